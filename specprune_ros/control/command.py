@@ -1,0 +1,65 @@
+"""What the executor answers: a command for this control tick, or a hold with its reason; and a receipt for a chunk."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+
+class HoldReason(StrEnum):
+    """Why the arm holds."""
+
+    DISABLED = "disabled"  # motion is not enabled
+    CLOCK_JUMPED = "clock_jumped"  # time went backwards; everything was forgotten
+    STALE_INPUT = "stale_input"  # a watched input (observation, TF) is missing or too old
+    NO_CHUNK = "no_chunk"  # no valid chunk has arrived yet
+    CHUNK_NOT_STARTED = "chunk_not_started"  # the chunk's first step lies in the future
+    CHUNK_FINISHED = "chunk_finished"  # the last step is over and no newer chunk has arrived
+
+
+class Refusal(StrEnum):
+    """Why a chunk was refused."""
+
+    DISABLED = "disabled"
+    BEFORE_ENABLE = "before_enable"  # its observation is older than the last `enable`
+    WRONG_SHAPE = "wrong_shape"
+    NOT_FINITE = "not_finite"
+    BAD_TIME = "bad_time"  # stamp or dt is not finite, or dt is not positive
+    FUTURE = "future"  # its observation has not happened yet
+    DUPLICATE = "duplicate"
+    OUT_OF_ORDER = "out_of_order"  # a newer chunk was accepted before
+    TOO_OLD = "too_old"  # its observation is older than `max_observation_age`
+    EXPIRED = "expired"  # its last step is already over
+
+
+@dataclass(frozen=True, eq=False)
+class Command:
+    """What to do during one control period."""
+
+    action: np.ndarray  # (A,) float64, checkpoint units; deltas are per `dt` of the chunk, whatever the control period
+    dt: float  # seconds per chunk step
+    index: int  # step of the chunk that is running, 0 .. C-1
+    stamp: float  # the chunk's observation, seconds
+    remaining: float  # seconds until the chunk ends
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Do not move: zero twist, or hold the position. The gripper keeps its last command."""
+
+    reason: HoldReason
+    detail: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Receipt:
+    """What became of a submitted chunk."""
+
+    refusal: Refusal | None = None
+    detail: str = ""
+    first_step: int = 0  # the first step that can still be executed; earlier ones are past
+    jump: np.ndarray | None = None  # (A,) new minus old command at the splice; None when nothing was running
+
+    @property
+    def accepted(self) -> bool:
+        return self.refusal is None
