@@ -1,0 +1,31 @@
+"""Into the decoder's embedding space: patch features and proprio."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PatchProjector(nn.Module):
+    """fc1 -> GELU -> fc2 -> GELU -> fc3."""
+
+    def __init__(self, vision_width: int, inner_width: int, hidden_size: int):
+        super().__init__()
+        self.fc1 = nn.Linear(vision_width, inner_width)
+        self.fc2 = nn.Linear(inner_width, hidden_size)
+        self.fc3 = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(patches, vision_width) -> (patches, hidden)."""
+        return self.fc3(F.gelu(self.fc2(F.gelu(self.fc1(features)))))
+
+
+class ProprioProjector(nn.Module):
+    """fc1 -> GELU -> fc2."""
+
+    def __init__(self, proprio_dim: int, hidden_size: int):
+        super().__init__()
+        self.fc1 = nn.Linear(proprio_dim, hidden_size)
+        self.fc2 = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, proprio: Tensor) -> Tensor:
+        """(P,) normalised proprio -> (hidden,)."""
+        return self.fc2(F.gelu(self.fc1(proprio)))

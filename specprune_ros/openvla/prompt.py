@@ -1,0 +1,60 @@
+"""The prompt, its tokens, and which of them are the words of the instruction."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from specprune_ros.errors import CheckpointError, ObservationError
+
+PROMPT = "In: What action should the robot take to {instruction}?\nOut:"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids of one prompt, BOS first, and the slice of them that holds the instruction's words."""
+
+    token_ids: tuple[int, ...]
+    instruction: slice
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """What fixed-shape code depends on: number of tokens, and where the instruction starts and ends."""
+        return len(self.token_ids), self.instruction.start, self.instruction.stop
+
+
+class PromptTokenizer:
+    """Turns an instruction into the token ids that the checkpoint was trained with."""
+
+    def __init__(self, checkpoint: Path, empty_token_id: int):
+        path = checkpoint / "tokenizer.json"
+        if not path.is_file():
+            raise CheckpointError(
+                f"{path} is missing; copy it, or write it from tokenizer.model with "
+                "transformers.AutoTokenizer.from_pretrained(folder, use_fast=True).save_pretrained(folder)"
+            )
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the tokenizers library raises bare Exception
+            raise CheckpointError(f"{path} is not a tokenizer file ({error}); copy the file again") from None
+        self._empty_token_id = empty_token_id
+        self.bos_id = self._tokenizer.token_to_id("<s>")
+        self.eos_id = self._tokenizer.token_to_id("</s>")
+        if self.bos_id is None or self.eos_id is None:
+            raise CheckpointError(f"{path} has no <s> or </s> token; it is not the tokenizer of an OpenVLA checkpoint")
+
+    def __call__(self, instruction: str) -> Prompt:
+        """Tokenise an instruction. Raises ObservationError when it is empty."""
+        words = instruction.strip().lower()
+        if not words:
+            raise ObservationError("the instruction is empty; say what the robot should do, for example 'pick up the bowl'")
+        text = PROMPT.format(instruction=words)
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        token_ids = [self.bos_id, *encoding.ids]
+        if token_ids[-1] != self._empty_token_id:
+            token_ids.append(self._empty_token_id)
+
+        start = text.index(words)
+        end = start + len(words)
+        inside = [i for i, (a, b) in enumerate(encoding.offsets, start=1) if b > start and a < end and b > a]
+        return Prompt(tuple(token_ids), slice(inside[0], inside[-1] + 1))
