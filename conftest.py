@@ -1,0 +1,47 @@
+"""Keeps the tests' ROS traffic on this machine and away from every other test run and robot."""
+
+import fcntl
+import importlib.util
+import os
+import random
+import tempfile
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+DOMAINS = range(1, 102)  # the IDs whose ports are clear of Linux's ephemeral ports
+
+NEEDED_MODULES = {"ros": "rclpy", "sim": "libero"}
+domain_lock: IO[str] | None = None  # open, and so locked, for the whole session
+
+
+def lock_free_domain() -> tuple[int, IO[str]]:
+    """A ROS domain ID that no other test session on this machine uses, and the lock that reserves it."""
+    for domain in random.sample(DOMAINS, len(DOMAINS)):
+        lock = Path(tempfile.gettempdir(), f"specprune_ros_test_domain_{domain}.lock").open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+        else:
+            return domain, lock
+    raise pytest.UsageError("every ROS domain ID is taken by other test sessions on this machine")
+
+
+def pytest_configure() -> None:
+    # Before any test imports rclpy. The caller's own domain is never used: it may have a robot in it.
+    global domain_lock
+    domain, domain_lock = lock_free_domain()
+    os.environ["ROS_DOMAIN_ID"] = str(domain)
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+
+
+def pytest_report_header() -> str:
+    return f"ROS_DOMAIN_ID: {os.environ['ROS_DOMAIN_ID']}"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker, module in NEEDED_MODULES.items():
+        if item.get_closest_marker(marker) and importlib.util.find_spec(module) is None:
+            pytest.skip(f"needs {module}; run through scripts/test")

@@ -1,0 +1,165 @@
+"""The package builds with colcon and pip, and its parts agree with each other."""
+
+import configparser
+import os
+import py_compile
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
+SCRIPTS = [ROOT / "scripts" / name for name in ("demo", "env", "test")]
+
+
+def nodes() -> dict[str, str]:
+    """Executable -> module of the nodes that setup.cfg lists."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    scripts = config["options.entry_points"]["console_scripts"].split("\n")
+    pairs = dict(line.split(" = ") for line in scripts if line.startswith("specprune-"))
+    return {
+        name.removeprefix("specprune-").replace("-", "_"): entry.removesuffix(":main") for name, entry in pairs.items()
+    }
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A copy of the files that git tracks or would track, as a fresh checkout has them."""
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--deduplicate", "-z"]
+    files = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
+    copy = tmp_path / "src" / "specprune_ros"
+    for file in filter(None, files):
+        if (ROOT / file).exists() and not file.startswith("test/"):
+            (copy / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / file, copy / file, follow_symlinks=False)
+    return copy
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    """Standard output of a command that has to succeed."""
+    done = subprocess.run(
+        command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def test_version_and_licence_agree() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    package = ElementTree.parse(ROOT / "package.xml").getroot()
+    assert package.findtext("version") == config["metadata"]["version"]
+    assert package.findtext("name") == config["metadata"]["name"]
+    assert package.findtext("license") == config["metadata"]["license"] == "Apache-2.0"
+    assert "Version 2.0, January 2004" in (ROOT / "LICENSE").read_text()
+
+
+def test_every_listed_node_exists() -> None:
+    for module in nodes().values():
+        assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
+
+
+def test_requirements_are_pinned() -> None:
+    pinned = re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements/constraints.txt").read_text(), re.MULTILINE)
+    for group in ("base", "ros", "sim", "dev"):
+        lines = (ROOT / f"requirements/{group}.txt").read_text().splitlines()
+        names = {line.lower().replace("_", "-") for line in lines if line and line[0] not in "#-"}
+        assert names <= set(pinned), names - set(pinned)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_script_prints_help(script: Path) -> None:
+    assert os.access(script, os.X_OK)
+    assert "Usage: scripts/" in run(script, "--help", cwd=ROOT) or "usage: " in run(script, "--help", cwd=ROOT)
+
+
+def test_env_refuses_another_ros_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "share/rclpy").mkdir(parents=True)
+    environment = {**os.environ, "ROS_DISTRO": "humble", "AMENT_PREFIX_PATH": str(tmp_path)}
+    done = subprocess.run([ROOT / "scripts/env", "true"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "humble" in done.stderr
+
+
+def test_launch_files_are_there() -> None:
+    assert {path.name for path in LAUNCH_FILES} >= {"policy.launch.py", "libero.launch.py"}
+
+
+@pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)
+def test_launch_file_compiles(path: Path, tmp_path: Path) -> None:
+    py_compile.compile(str(path), cfile=str(tmp_path / "compiled.pyc"), doraise=True)
+
+
+@pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)
+def test_launch_file_describes(path: Path) -> None:
+    pytest.importorskip("launch_ros", reason="launch is in ROS installs only, not in the wheels")
+    from launch import LaunchContext
+    from launch.launch_description_sources import get_launch_description_from_python_launch_file
+
+    description = get_launch_description_from_python_launch_file(str(path))
+    assert description.describe_sub_entities is not None
+    assert description.visit(LaunchContext()) is not None
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize("options", [(), ("--symlink-install",)], ids=["copied", "symlinked"])
+def test_colcon_build(source: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    prefixes = os.environ["AMENT_PREFIX_PATH"].replace(":", ";")
+    cmake_options = [f"-DCMAKE_PREFIX_PATH={prefixes}", f"-DPython3_EXECUTABLE={sys.executable}", "-DBUILD_TESTING=OFF"]
+    run("colcon", "build", *options, "--cmake-args", *cmake_options, cwd=tmp_path)
+
+    prefix = tmp_path / "install/specprune_ros"
+    (packages,) = prefix.glob("lib/python3*/*-packages")
+    script = (
+        "import specprune_ros.parameters as own, specprune_ros.msg as generated\n"
+        "print(generated.ActionChunk(sequence=7).sequence, own.__file__, generated.__file__)"
+    )
+    libraries = f"{prefix}/lib:{os.environ.get('LD_LIBRARY_PATH', '')}"
+    # -P: not from the folder that the command runs in.
+    output = run(sys.executable, "-P", "-c", script, cwd=tmp_path, PYTHONPATH=str(packages), LD_LIBRARY_PATH=libraries)
+    assert output.split() == [
+        "7",
+        str(packages / "specprune_ros/parameters.py"),
+        str(packages / "specprune_ros/msg/__init__.py"),
+    ]
+
+    for executable in nodes():
+        assert os.access(prefix / "lib/specprune_ros" / executable, os.X_OK), executable
+    share = prefix / "share/specprune_ros"
+    for file in [*LAUNCH_FILES, *(ROOT / "config").glob("**/*.*"), *(ROOT / "config/pruning").glob("*.yaml")]:
+        assert (share / file.relative_to(ROOT)).is_file(), file
+
+
+def build_wheel(source: Path, target: Path, **environment: str) -> list[str]:
+    """Names of the files in the wheel that pip makes from `source`."""
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", target, source]
+    run(*command, cwd=source, **environment)
+    (wheel,) = target.glob("specprune_ros-*.whl")
+    return zipfile.ZipFile(wheel).namelist()
+
+
+@pytest.mark.ros
+def test_wheel_with_ros_brings_interfaces_and_executables(source: Path, tmp_path: Path) -> None:
+    names = build_wheel(source, tmp_path / "wheel")
+    assert "specprune_ros/msg/_action_chunk.py" in names
+    assert "specprune_ros/parameters.py" in names
+    assert any(re.search(r"data/lib/libspecprune_ros__.*\.so$", name) for name in names)
+    for executable in nodes():
+        assert any(name.endswith(f"data/lib/specprune_ros/{executable}") for name in names), executable
+    assert any(name.endswith("share/ament_index/resource_index/packages/specprune_ros") for name in names)
+
+
+def test_wheel_without_ros_is_pure_python(source: Path, tmp_path: Path) -> None:
+    names = build_wheel(source, tmp_path / "wheel", AMENT_PREFIX_PATH="")
+    assert not any(name.endswith(".so") for name in names)
+    assert "specprune_ros/pruning/presets/paper.yaml" in names
+    assert any(name.endswith("data/share/specprune_ros/config/fastdds.xml") for name in names)
+    assert any(name.endswith("data/share/specprune_ros/config/pruning/paper.yaml") for name in names)
