@@ -4,4 +4,7 @@ executor   ChunkExecutor, ExecutorConfig: `submit` chunks, `step(now)` -> Comman
 command    Command, Hold, HoldReason, Receipt, Refusal
 plan       Plan: a chunk laid out in time
 watchdog   Watchdog: which watched input is stale
+pose       Pose: position (3,) m and quaternion (4,) xyzw; `a @ b`, `inverse()`
+transform_buffer  TransformBuffer: `set_transform`, `lookup(target, source, stamp)` -> Transform; TransformError
+motion     TwistEstimator: `add(stamp, position, quaternion)`, `twist(at)` -> (6,) or None
 """

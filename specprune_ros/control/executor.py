@@ -117,7 +117,9 @@ class ChunkExecutor:
             old = self._plan if self._plan is not None and self._plan.covers(now) else None
             self._chunks = [new, *(chunk for chunk in self._chunks if chunk.end > now)][:MAX_ENSEMBLE]
             self._plan = self._ensemble(new) if self.config.splice == "ensemble" else self._blend(old, new, first)
-            jump = None if old is None else self._sample(self._plan, now) - self._sample(old, now) * self._scale(old, dt)
+            jump = (
+                None if old is None else self._sample(self._plan, now) - self._sample(old, now) * self._scale(old, dt)
+            )
             return Receipt(first_step=first, jump=jump)
 
     def step(self, now: float) -> Command | Hold:
