@@ -42,7 +42,7 @@ def declare(node: Node, group: str, config_class: type[Config], defaults: Config
     """
     base = config_class() if defaults is None else defaults
     fields = dataclasses.fields(config_class)  # type: ignore[arg-type]
-    overrides = {field.name: _override(node, _name(group, field)) for field in fields}
+    overrides = {field.name: override(node, _name(group, field)) for field in fields}
     types = _ros_types(config_class)
     given = {name: plain(_as(types[name], value)) for name, value in overrides.items() if value is not None}
     config = from_mapping(config_class, given, group, base)
@@ -59,7 +59,7 @@ class LiveParameters:
 
     `declared` is what the parameters say; `running` is the same but for fields that only take effect at the next
     *configure* (`adopt`). `validate` may refuse a change by raising a UserError, before anything changes; `changed` is
-    told afterwards. `expand` may add parameters to a change (a preset sets the fields it stands for).
+    told afterwards. `expand` returns what else a change sets (a preset, the fields it stands for).
     All of it happens on the executor's thread; the frozen configurations may be read from any thread.
     """
 
@@ -70,7 +70,7 @@ class LiveParameters:
         *,
         validate: Callable[["LiveParameters", dict[type, Any]], None] = lambda live, proposed: None,
         changed: Callable[[set[str]], None] = lambda names: None,
-        expand: Callable[[dict[str, Any]], dict[str, Any]] = lambda changes: changes,
+        expand: Callable[[dict[str, Any]], dict[str, Any]] = lambda changes: {},
     ) -> None:
         """`groups`: group name -> the configurations declared under it."""
         self._node = node
@@ -109,8 +109,7 @@ class LiveParameters:
             result[parameter.name] = parameter
         ours = {name: plain(p.value) for name, p in result.items() if name in self._owner}
         for name, value in self._expand(ours).items():
-            if name not in ours:
-                result[name] = Parameter(name, self._type(name), _to_ros(value))
+            result[name] = Parameter(name, self._type(name), _to_ros(value))
         return list(result.values())
 
     def _coerced(self, parameter: Parameter) -> Parameter:
@@ -133,6 +132,7 @@ class LiveParameters:
             group = self._group[config_class]
             proposed[config_class] = from_mapping(config_class, values, group, self._declared[config_class])
             check(proposed[config_class], group)
+            with_live_fields(self._running[config_class], proposed[config_class])  # refused when they contradict
         return proposed
 
     def _check(self, parameters: list[Parameter]) -> SetParametersResult:
@@ -178,7 +178,7 @@ def _name(group: str, field: dataclasses.Field) -> str:
     return f"{group}.{field.name}" if group else field.name
 
 
-def _override(node: Node, name: str) -> Any:
+def override(node: Node, name: str) -> Any:
     """The value that the user gave for a parameter that is not declared yet, None without one."""
     value = node.declare_parameter(name, None, ParameterDescriptor(dynamic_typing=True)).value
     node.undeclare_parameter(name)

@@ -1,0 +1,190 @@
+"""The newest camera images, joint states and end-effector pose, assembled into one observation.
+
+Callbacks (executor thread) only store messages; `assemble` (worker thread) converts the chosen ones.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CompressedImage, Image, JointState
+
+from specprune_ros.errors import ObservationError
+from specprune_ros.nodes.end_effector import EndEffector
+from specprune_ros.nodes.history import History
+from specprune_ros.nodes.images import to_rgb, transformed
+from specprune_ros.nodes.joints import JointInput
+from specprune_ros.nodes.policy_parameters import InputsConfig
+from specprune_ros.nodes.proprio import end_effector_proprio
+from specprune_ros.nodes.stamps import NANOSECONDS, from_stamp
+
+IMAGES_KEPT = 8  # per camera, to find images of one time; 8 VGA images are 7 MB
+JOINT_STATES_QOS = QoSProfile(depth=50)
+
+
+@dataclass(frozen=True, eq=False)
+class Sensed:
+    """What the sensors say at one stamp."""
+
+    stamp: int  # nanoseconds
+    views: dict[str, np.ndarray]  # name -> (H, W, 3) uint8 RGB, as the checkpoint expects it
+    proprio: np.ndarray  # (P,) float64
+    twist: np.ndarray | None  # (6,) m/s and rad/s in the base frame; None: unknown
+    twist_problem: str  # why the twist is unknown
+
+
+class Inputs:
+    """Owns the subscriptions to cameras and joint states. `on_image` is called for every new image."""
+
+    def __init__(
+        self,
+        node: Node,
+        config: InputsConfig,
+        end_effector: EndEffector | None,
+        axis_angle_near: np.ndarray,
+        on_image: Callable[[], None],
+    ) -> None:
+        """`end_effector`: where pose and twist come from; None when the proprio does not need it.
+
+        `axis_angle_near`: (3,) see `proprio.axis_angle`.
+        """
+        self.config = config
+        self._node = node
+        self._clock = node.get_clock()
+        self._end_effector = end_effector
+        self._near = axis_angle_near
+        self._on_image = on_image
+        self._lock = threading.Lock()
+        self._images: dict[str, History] = {camera: History(IMAGES_KEPT) for camera in config.cameras}
+        self._subscriptions = [self._subscribe_camera(camera) for camera in config.cameras]
+        self._topics = dict(zip(config.cameras, (s.topic_name for s in self._subscriptions), strict=True))
+        joint_topic = node.resolve_topic_name("joint_states")
+        self._joints = JointInput(config.joint_names if config.proprio != "none" else (), joint_topic)
+        if config.joint_names and config.proprio != "none":
+            self._subscriptions.append(
+                node.create_subscription(
+                    JointState,
+                    "joint_states",
+                    self._on_joints,
+                    JOINT_STATES_QOS,
+                    qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+                )
+            )
+
+    def _subscribe_camera(self, camera: str):
+        compressed = self.config.image_transport == "compressed"
+
+        def store(message: Image | CompressedImage) -> None:
+            with self._lock:
+                fresh = self._images[camera].add(self._stamp(message), message, time.monotonic())
+            if fresh:
+                self._on_image()
+
+        return self._node.create_subscription(
+            CompressedImage if compressed else Image,
+            f"~/image_{camera}/compressed" if compressed else f"~/image_{camera}",
+            store,
+            qos_profile_sensor_data,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+
+    def _on_joints(self, message: JointState) -> None:
+        with self._lock:
+            self._joints.add(message, self._stamp(message), time.monotonic())
+
+    def _stamp(self, message: Image | CompressedImage | JointState) -> int:
+        """Acquisition time, nanoseconds; the time of arrival for drivers that leave the stamp empty."""
+        return from_stamp(message.header.stamp) or self._clock.now().nanoseconds
+
+    def assemble(self, now: int, newer_than: int = -1) -> Sensed | None:
+        """The newest complete observation; None when nothing is newer than the stamp `newer_than`. Nanoseconds.
+
+        Raises ObservationError that says which input is missing, stale or broken, and what to do.
+        """
+        with self._lock:
+            stamp = self._newest_common_stamp(now)
+            if stamp <= newer_than:
+                return None
+            skew = int(self.config.max_skew * NANOSECONDS)
+            messages = {camera: self._image_near(camera, stamp, skew) for camera in self.config.cameras}
+            joints = self._joints.positions(stamp, skew)
+        views = {
+            camera: transformed(to_rgb(message, self._topics[camera]), self.config.transform_of(camera))
+            for camera, message in messages.items()
+        }
+        proprio, twist, problem = self._motion(stamp, skew, joints)
+        return Sensed(stamp, views, proprio, twist, problem)
+
+    def _newest_common_stamp(self, now: int) -> int:
+        """The stamp of the camera that lags behind most."""
+        stamps = []
+        for camera, history in self._images.items():
+            newest = history.newest_stamp
+            if newest is None:
+                raise ObservationError(
+                    f"no image on {self._topics[camera]} yet; start the camera or remap ~/image_{camera} to its topic"
+                )
+            age = (now - newest) / NANOSECONDS
+            if age > self.config.max_age:
+                raise ObservationError(
+                    f"newest image on {self._topics[camera]} is {age:.2f} s old (inputs.max_age "
+                    f"{self.config.max_age:g} s); check the camera, or the clock of its machine"
+                )
+            if -age > self.config.max_skew:
+                raise ObservationError(
+                    f"image on {self._topics[camera]} is stamped {-age:.2f} s in the future; synchronise the clocks, "
+                    "or set use_sim_time on every node"
+                )
+            stamps.append(newest)
+        return min(stamps)
+
+    def _image_near(self, camera: str, stamp: int, skew: int) -> Image | CompressedImage:
+        found = self._images[camera].nearest(stamp)
+        assert found is not None  # _newest_common_stamp has seen one, under the same lock
+        apart = abs(found[0] - stamp)
+        if apart > skew:
+            raise ObservationError(
+                f"image on {self._topics[camera]} is {apart / NANOSECONDS:.3f} s apart from the other cameras' "
+                f"(inputs.max_skew {self.config.max_skew:g} s); check its rate"
+            )
+        return found[1]
+
+    def _motion(self, stamp: int, skew: int, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, str]:
+        """Proprio, twist, and why the twist is unknown."""
+        if self._end_effector is None:
+            return joints, None, "no end effector frame is configured"
+        twist, problem = self._end_effector.twist(stamp, skew)
+        if self.config.proprio != "end_effector":
+            return joints, twist, problem
+        position, quaternion = self._end_effector.pose(stamp, skew)
+        return end_effector_proprio(position, quaternion, joints, self._near), twist, problem
+
+    def rates(self) -> dict[str, float]:
+        """Topic -> messages per second."""
+        now = time.monotonic()
+        with self._lock:
+            rates = {self._topics[camera]: history.rate(now) for camera, history in self._images.items()}
+            if self.config.joint_names:
+                rates["joint_states"] = self._joints.rate(now)
+        return rates
+
+    def dropped(self) -> int:
+        """Images that came twice or out of order."""
+        with self._lock:
+            return sum(history.dropped for history in self._images.values())
+
+    def clear(self) -> None:
+        """Forget every message: the clock jumped."""
+        with self._lock:
+            for history in self._images.values():
+                history.clear()
+            self._joints.clear()
+
+    def destroy(self) -> None:
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)

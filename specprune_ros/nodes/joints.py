@@ -1,0 +1,73 @@
+"""Joint positions by name, from any number of publishers on one JointState topic."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from sensor_msgs.msg import JointState
+
+from specprune_ros.errors import ObservationError
+from specprune_ros.nodes.history import History
+
+LENGTH = 256  # samples per joint: a quarter of a second at 1 kHz
+
+
+class JointInput:
+    """Position histories of the joints that are asked for. Not thread-safe: its owner locks."""
+
+    def __init__(self, names: Sequence[str], topic: str) -> None:
+        self._topic = topic
+        self._positions: dict[str, History[float]] = {name: History(LENGTH) for name in names}
+        self._seen: set[str] = set()
+        self._problem = ""
+
+    def add(self, message: JointState, stamp: int, arrival: float) -> None:
+        """Keep the positions of the joints that matter; a broken message is remembered as the problem."""
+        if not message.position:
+            return  # allowed by the message definition: velocities or efforts alone
+        if len(message.name) != len(message.position):
+            self._problem = f"{self._topic} has {len(message.name)} names but {len(message.position)} positions"
+            return
+        self._problem = ""
+        if len(self._seen) < 1000:
+            self._seen.update(message.name)
+        for name, position in zip(message.name, message.position, strict=True):
+            if name in self._positions:
+                self._positions[name].add(stamp, position, arrival)
+
+    def positions(self, stamp: int, max_skew: int) -> np.ndarray:
+        """(J,) float64 positions nearest to `stamp`, m or rad, in the order of the names given at construction.
+
+        `stamp`, `max_skew`: nanoseconds. Raises ObservationError that says which joint and what to do.
+        """
+        values = []
+        for name, history in self._positions.items():
+            sample = history.nearest(stamp)
+            if sample is None:
+                raise ObservationError(self._problem or self._missing(name))
+            if abs(sample[0] - stamp) > max_skew:
+                apart = (sample[0] - stamp) / 1e9
+                raise ObservationError(
+                    f"joint {name} on {self._topic} is {apart:+.3f} s away from the images "
+                    f"(inputs.max_skew {max_skew / 1e9:g} s); check its publisher and the clocks"
+                )
+            if not math.isfinite(sample[1]):
+                raise ObservationError(f"joint {name} on {self._topic} is {sample[1]}; check the robot driver")
+            values.append(sample[1])
+        return np.array(values)
+
+    def _missing(self, name: str) -> str:
+        if not self._seen:
+            return f"no joint positions on {self._topic} yet; start the robot driver or remap joint_states"
+        published = ", ".join(sorted(self._seen)[:20])
+        return f"joint {name} is not on {self._topic}; set inputs.joint_names from: {published}"
+
+    def rate(self, now: float) -> float:
+        """Messages per second of the slowest joint."""
+        return min((history.rate(now) for history in self._positions.values()), default=0.0)
+
+    def clear(self) -> None:
+        for history in self._positions.values():
+            history.clear()
+        self._seen.clear()
+        self._problem = ""

@@ -1,0 +1,89 @@
+"""The parameters of the policy node that no other part owns: `model.*`, `inputs.*`, and those without a group."""
+
+from dataclasses import dataclass
+
+from specprune_ros.errors import ConfigError
+from specprune_ros.nodes.images import TRANSFORMS
+from specprune_ros.parameters import parameter
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    instruction: str = parameter("", "What the arm should do, in words; also settable on ~/instruction.")
+    autostart: bool = parameter(False, "Configure and activate at start, without a lifecycle manager.", live=False)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    checkpoint: str = parameter("", "Folder of the OpenVLA-OFT checkpoint.", live=False)
+    device: str = parameter("auto", "Torch device; auto takes the GPU when there is one.", live=False)
+    dtype: str = parameter(
+        "auto",
+        "Number format of the weights; auto is bfloat16 on a GPU and float32 on a CPU.",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        live=False,
+    )
+    unnorm_key: str = parameter(
+        "", "Data set whose statistics scale the actions; empty takes the only one.", live=False
+    )
+    chunk_length: int = parameter(0, "Steps per chunk; 0 takes the checkpoint's.", minimum=0, maximum=1000, live=False)
+    num_views: int = parameter(0, "Camera views; 0 takes the checkpoint's.", minimum=0, maximum=16, live=False)
+    center_crop: str = parameter(
+        "checkpoint",
+        "Crop the centre 90 % of the area, as checkpoints trained with image augmentation need.",
+        choices=("checkpoint", "on", "off"),
+        live=False,
+    )
+
+
+@dataclass(frozen=True)
+class InputsConfig:
+    cameras: tuple[str, ...] = parameter(
+        ("primary", "wrist"),
+        "Views in the checkpoint's order; view NAME is read from ~/image_NAME.",
+        live=False,
+    )
+    image_transport: str = parameter(
+        "raw",
+        "raw reads sensor_msgs/Image from ~/image_NAME, compressed reads CompressedImage from ~/image_NAME/compressed.",
+        choices=("raw", "compressed"),
+        live=False,
+    )
+    camera_transforms: tuple[str, ...] = parameter(
+        ("none",),
+        "What turns an upright image into what the checkpoint saw in training: one for every camera, or one for all.",
+        choices=tuple(TRANSFORMS),
+        live=False,
+    )
+    proprio: str = parameter(
+        "end_effector",
+        "What the checkpoint's proprio is: end_effector is position, axis-angle, then joint_names (LIBERO: the two "
+        "fingers); joints is joint_names alone (ALOHA); none for a checkpoint without proprio.",
+        choices=("end_effector", "joints", "none"),
+        live=False,
+    )
+    joint_names: tuple[str, ...] = parameter((), "Joints in the proprio, in the checkpoint's order.", live=False)
+    base_frame: str = parameter("base_link", "TF frame in which the end effector's pose is expressed.", live=False)
+    ee_frame: str = parameter("tool0", "TF frame of the end effector.", live=False)
+    max_age: float = parameter(
+        0.5, "Oldest image that is still used, at the start of an inference.", minimum=0.01, maximum=60.0, unit="s"
+    )
+    max_skew: float = parameter(
+        0.1, "Largest difference of stamps within one observation.", minimum=0.001, maximum=10.0, unit="s"
+    )
+
+    def __post_init__(self) -> None:
+        if not self.cameras or len(set(self.cameras)) != len(self.cameras) or not all(self.cameras):
+            raise ConfigError(
+                f"inputs.cameras = {list(self.cameras)} has no, an empty or a repeated name; give each view one"
+            )
+        if len(self.camera_transforms) not in (1, len(self.cameras)):
+            raise ConfigError(
+                f"inputs.camera_transforms has {len(self.camera_transforms)} entries for {len(self.cameras)} cameras; "
+                "give one for all, or one for each"
+            )
+
+    def transform_of(self, camera: str) -> str:
+        if len(self.camera_transforms) == 1:
+            return self.camera_transforms[0]
+        return self.camera_transforms[self.cameras.index(camera)]

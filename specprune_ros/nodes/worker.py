@@ -1,0 +1,155 @@
+"""Inference in one thread, on the newest complete observation, never on a queue."""
+
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from specprune_ros.errors import UserError
+from specprune_ros.nodes.inputs import Sensed
+from specprune_ros.nodes.stamps import NANOSECONDS
+from specprune_ros.policy import ActionChunk, Observation, Policy
+
+POLL = 0.1  # seconds; how often missing and stale inputs are noticed when no image wakes the worker
+
+
+class Sensors(Protocol):
+    """What the worker needs of `inputs.Inputs`."""
+
+    def assemble(self, now: int, newer_than: int = -1) -> Sensed | None: ...
+
+
+class InferenceWorker:
+    """Owns the policy: nobody else calls it between `start` and `close`.
+
+    `problem` says why there is no inference ("" when there is none); it ends when the cause ends.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        sensors: Sensors,
+        *,
+        instruction: Callable[[], str],
+        now: Callable[[], int],
+        interval: Callable[[], float],
+        on_chunk: Callable[[Sensed, ActionChunk], None],
+        on_error: Callable[[Exception], None],
+    ) -> None:
+        """`now`: the node's clock, nanoseconds. `interval`: least seconds between two inferences' observations.
+
+        `on_chunk` and `on_error` (something unexpected failed) are called on the worker's thread.
+        """
+        self._policy, self._sensors = policy, sensors
+        self._instruction, self._now, self._interval = instruction, now, interval
+        self._on_chunk, self._on_error = on_chunk, on_error
+        self._wake = threading.Event()
+        self._lock = threading.Lock()
+        self._active = False
+        self._closed = False
+        self._generation = 0  # a result of an older generation is dropped
+        self._reset = False
+        self._pruning: Any = None  # to be set before the next inference
+        self._last_inferred = self._last_seen = -1
+        self.problem = ""
+        self.errors = 0
+        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+        self._thread.start()
+
+    def start(self) -> None:
+        with self._lock:
+            self._active = True
+        self.reset()
+
+    def stop(self) -> None:
+        """Stop inferring. Returns at once; the result of a running inference is dropped."""
+        with self._lock:
+            self._active = False
+            self._generation += 1
+        self.problem = ""
+
+    def reset(self) -> None:
+        """Forget all history before the next inference, and drop the result of a running one."""
+        with self._lock:
+            self._reset = True
+            self._generation += 1
+        self._wake.set()
+
+    def set_pruning(self, pruning: Any) -> None:
+        """Use this pruning ("off" or a PruningConfig) from the next inference on."""
+        with self._lock:
+            self._pruning = pruning
+        self._wake.set()
+
+    def wake(self) -> None:
+        """There is a new image."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """End the thread; waits for a running inference."""
+        self.stop()
+        self._closed = True
+        self._wake.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closed:
+            self._wake.wait(POLL if self._active else None)
+            self._wake.clear()
+            if self._active and not self._closed:
+                self._step()
+
+    def _step(self) -> None:
+        try:
+            generation = self._prepare()
+            result = self._infer()
+        except UserError as error:
+            self.problem = str(error)
+            return
+        except Exception as error:  # the node must outlive whatever an inference does
+            self.errors += 1
+            self.problem = describe(error)
+            self.reset()
+            self._on_error(error)
+            self._wake.clear()  # and does not spin on it
+            return
+        self.problem = ""
+        if result is not None:
+            with self._lock:
+                if generation == self._generation:
+                    self._on_chunk(*result)
+
+    def _prepare(self) -> int:
+        """Apply what was asked for since the last inference; returns the generation that starts now."""
+        with self._lock:
+            generation, reset, pruning = self._generation, self._reset, self._pruning
+            self._reset, self._pruning = False, None
+        if pruning is not None:
+            self._policy.set_pruning(pruning)
+        if reset:
+            self._policy.reset()
+            self._last_inferred = self._last_seen = -1
+        return generation
+
+    def _infer(self) -> tuple[Sensed, ActionChunk] | None:
+        instruction = self._instruction()
+        if not instruction:
+            raise UserError("no instruction; publish it on ~/instruction or set the parameter instruction")
+        sensed = self._sensors.assemble(self._now(), self._last_seen)
+        if sensed is None:
+            return None
+        self._last_seen = sensed.stamp
+        stamp = sensed.stamp / NANOSECONDS
+        if sensed.stamp < self._last_inferred + self._interval() * NANOSECONDS:
+            self._policy.observe(sensed.views, stamp)
+            return None
+        self._last_inferred = sensed.stamp
+        chunk = self._policy.act(Observation(sensed.views, sensed.proprio, instruction, stamp, sensed.twist))
+        return sensed, chunk
+
+
+def describe(error: Exception) -> str:
+    """An unexpected error in one line, with what to do."""
+    text = f"{type(error).__name__}: {error}".splitlines()[0]
+    if "out of memory" in text.lower():
+        return f"inference ran out of memory ({text[:120]}); close other programs on the device or use a smaller dtype"
+    return f"inference failed ({text[:200]}); the log has the traceback, please report it"
