@@ -19,7 +19,7 @@ domain_lock: IO[str] | None = None  # open, and so locked, for the whole session
 def lock_free_domain() -> tuple[int, IO[str]]:
     """A ROS domain ID that no other test session on this machine uses, and the lock that reserves it."""
     for domain in random.sample(DOMAINS, len(DOMAINS)):
-        lock = Path(tempfile.gettempdir(), f"specprune_ros_test_domain_{domain}.lock").open("a")
+        lock = Path(tempfile.gettempdir(), f"specprune_ros_test_domain_{domain}.lock").open("a")  # noqa: SIM115
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

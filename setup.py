@@ -1,4 +1,4 @@
-"""Serves pip. Where ROS 2 is found, runs the same CMakeLists.txt as colcon, so that the wheel brings the interfaces too.
+"""Serves pip. Where ROS 2 is found, runs the same CMakeLists.txt as colcon, so that the wheel has the interfaces too.
 
 Without ROS the wheel has the policy and the replay, which need none. What pip needs beyond this is in setup.cfg.
 """
@@ -45,18 +45,14 @@ class BuildWithInterfaces(build):
         self.distribution.data_files = files_below(stage, Path())
 
     def cmake(self, binary: Path, stage: Path) -> None:
-        prefix = ";".join(PREFIXES)
-        configure = [
-            "cmake",
-            "-S",
-            ROOT,
-            "-B",
-            binary,
-            f"-DCMAKE_INSTALL_PREFIX={stage}",
-            f"-DCMAKE_PREFIX_PATH={prefix}",
-        ]
-        options = [f"-DPython3_EXECUTABLE={sys.executable}", "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_TESTING=OFF"]
-        subprocess.run([*configure, *options], check=True, env=cmake_environment())
+        options = {
+            "CMAKE_BUILD_TYPE": "Release",
+            "CMAKE_INSTALL_PREFIX": str(stage),
+            "CMAKE_PREFIX_PATH": ";".join(PREFIXES),
+            "Python3_EXECUTABLE": sys.executable,
+        }
+        definitions = [f"-D{name}={value}" for name, value in options.items()]
+        subprocess.run(["cmake", "-S", str(ROOT), "-B", str(binary), *definitions], check=True, env=cmake_environment())
         subprocess.run(["cmake", "--build", binary, "--target", "install"], check=True, env=cmake_environment())
 
 

@@ -101,12 +101,9 @@ def test_launch_file_compiles(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)
 def test_launch_file_describes(path: Path) -> None:
     pytest.importorskip("launch_ros", reason="launch is in ROS installs only, not in the wheels")
-    from launch import LaunchContext
-    from launch.launch_description_sources import get_launch_description_from_python_launch_file
-
-    description = get_launch_description_from_python_launch_file(str(path))
-    assert description.describe_sub_entities is not None
-    assert description.visit(LaunchContext()) is not None
+    sources = pytest.importorskip("launch.launch_description_sources")
+    description = sources.get_launch_description_from_python_launch_file(str(path))
+    assert description.entities
 
 
 @pytest.mark.ros
@@ -140,7 +137,17 @@ def test_colcon_build(source: Path, tmp_path: Path, options: tuple[str, ...]) ->
 
 def build_wheel(source: Path, target: Path, **environment: str) -> list[str]:
     """Names of the files in the wheel that pip makes from `source`."""
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", target, source]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        target,
+        source,
+    ]
     run(*command, cwd=source, **environment)
     (wheel,) = target.glob("specprune_ros-*.whl")
     return zipfile.ZipFile(wheel).namelist()
