@@ -100,6 +100,7 @@ class LiberoEnv:
 
     def reset_to(self, state: np.ndarray) -> None:
         """Put the scene into a flat MuJoCo state (S,), as in `task.initial_states`, and let the objects settle."""
+        self._sim.reset()  # also what a state does not hold, such as the solver's warm start
         self._sim.set_state_from_flattened(state)
         self._sim.forward()
         self._rearm()
