@@ -1,4 +1,4 @@
-"""Loading a checkpoint in the release format from a folder: config.json, safetensors, head files, statistics, tokenizer."""
+"""Loading a checkpoint folder in the release format: config.json, safetensors, heads, statistics, tokenizer."""
 
 import re
 from collections.abc import Iterator
@@ -105,7 +105,9 @@ class WeightFiles:
         elif single.exists():
             names = [single.name]
         else:
-            raise CheckpointError(f"{folder} has no model.safetensors and no model.safetensors.index.json; copy the weights")
+            raise CheckpointError(
+                f"{folder} has no model.safetensors and no model.safetensors.index.json; copy the weights"
+            )
         self._keys: dict[str, list[str]] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         for name in names:
@@ -142,7 +144,9 @@ def _device(device: str) -> torch.device:
     except RuntimeError:
         raise CheckpointError(f"device '{device}' is unknown; use cpu or cuda") from None
     if target.type == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError(f"device '{device}' is not available: torch sees no CUDA GPU; use device cpu or mend the driver")
+        raise CheckpointError(
+            f"device '{device}' is not available: torch sees no CUDA GPU; use device cpu or mend the driver"
+        )
     if target.type not in ("cpu", "cuda"):
         raise CheckpointError(f"device '{device}' is not supported; use cpu or cuda")
     return target
@@ -208,7 +212,8 @@ def _model_config(
     for i, tower in enumerate((first, second)):
         if (image_size // tower.patch_size) ** 2 != tower.num_patches:
             raise CheckpointError(
-                f"config.json: image_sizes {image_size} does not fit {TOWER_NAMES[i]}pos_embed with {tower.num_patches} patches"
+                f"config.json: image_sizes {image_size} does not fit the {tower.num_patches} patches of "
+                f"{TOWER_NAMES[i]}pos_embed; copy config.json and the weights from the same checkpoint"
             )
     action_dim = norm.action_low.shape[0]
     try:
@@ -217,7 +222,9 @@ def _model_config(
         proprio_dim = proprio["fc1.weight"].shape[1]
         projector_width = shapes["projector.fc1.weight"][0]
     except KeyError as error:
-        raise CheckpointError(f"weight {error} is missing; the checkpoint is incomplete or of an unsupported variant") from None
+        raise CheckpointError(
+            f"weight {error} is missing; the checkpoint is incomplete or of an unsupported variant"
+        ) from None
     if head_action_dim != action_dim or head_input != action_dim * decoder.hidden_size:
         raise CheckpointError(
             f"the action head has {head_action_dim} action dimensions but the statistics have {action_dim}; "
@@ -250,7 +257,9 @@ def _tower_config(raw: dict[str, Any], shapes: dict[str, tuple[int, ...]], index
         mlp_width = shapes[prefix + "blocks.0.mlp.fc1.weight"][0]
         patch_size = shapes[prefix + "patch_embed.proj.weight"][2]
     except KeyError as error:
-        raise CheckpointError(f"weight {error} is missing; the checkpoint is incomplete or of an unsupported variant") from None
+        raise CheckpointError(
+            f"weight {error} is missing; the checkpoint is incomplete or of an unsupported variant"
+        ) from None
     blocks = {int(key[len(prefix) :].split(".")[1]) for key in shapes if key.startswith(prefix + "blocks.")}
     heads = raw.get("vision_num_heads", [RELEASE_HEADS.get(width)] * 2)[index]
     if not heads or width % heads:
@@ -322,7 +331,9 @@ def _fill(model: OpenVLA, weights: WeightFiles, head: dict[str, Tensor], proprio
     for source, tensor in proprio.items():
         place("proprio_projector." + source, tensor, source)
     if unfilled:
-        raise CheckpointError(f"{len(unfilled)} weights are missing, the first is {min(unfilled)}; the checkpoint is incomplete")
+        raise CheckpointError(
+            f"{len(unfilled)} weights are missing, the first is {min(unfilled)}; the checkpoint is incomplete"
+        )
     _fold_layer_scale(parameters, scales)
 
 

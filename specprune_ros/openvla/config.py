@@ -102,7 +102,9 @@ def decoder_config(text_config: dict[str, Any]) -> DecoderConfig:
     default = DecoderConfig()
     heads = text_config.get("num_attention_heads", default.num_heads)
     if text_config.get("num_key_value_heads", heads) != heads:
-        raise CheckpointError("config.json: text_config uses grouped-query attention; only Llama-2 7B style is supported")
+        raise CheckpointError(
+            "config.json: text_config uses grouped-query attention; only Llama-2 7B style is supported"
+        )
     return DecoderConfig(
         vocab_size=text_config.get("vocab_size", default.vocab_size),
         hidden_size=text_config.get("hidden_size", default.hidden_size),
@@ -118,8 +120,10 @@ def family_config(unnorm_key: str, config: dict[str, Any], overrides: dict[str, 
     """The robot family's facts: `overrides` first, then `config.json`, then `families.yaml`."""
     text = resources.files("specprune_ros.openvla").joinpath("families.yaml").read_text()
     families = yaml.safe_load(text)
-    known = next((facts for facts in families.values() if re.search(facts["match"], unnorm_key.lower())), {})
-    values = {}
+    known: dict[str, Any] = next(
+        (facts for facts in families.values() if re.search(facts["match"], unnorm_key.lower())), {}
+    )
+    values: dict[str, Any] = {}
     for name in FamilyConfig.__dataclass_fields__:
         value = next((source[name] for source in (overrides, config, known) if source.get(name) is not None), None)
         if value is None:
@@ -130,7 +134,7 @@ def family_config(unnorm_key: str, config: dict[str, Any], overrides: dict[str, 
     for name in ("action_names", "action_units"):
         if len(values[name]) != action_dim:
             raise CheckpointError(
-                f"{name} has {len(values[name])} entries but unnorm_key '{unnorm_key}' has {action_dim} action dimensions; "
+                f"{name} has {len(values[name])} entries but the statistics of '{unnorm_key}' have {action_dim}; "
                 f'set "{name}" in the checkpoint\'s config.json'
             )
     return FamilyConfig(**values)

@@ -86,7 +86,7 @@ class OpenVLA(nn.Module):
         return torch.cat(features, dim=-1).flatten(0, 1)
 
     def embed_text(self, token_ids: Tensor, eos_id: int) -> tuple[Tensor, Tensor]:
-        """Embeddings that depend on the prompt alone: BOS (1, hidden), and the tail without proprio (tail - 1, hidden)."""
+        """Embeddings that the prompt fixes: BOS (1, hidden), and the tail without proprio (tail - 1, hidden)."""
         embedded = self.decoder.embed_tokens(token_ids)
         zeros = embedded.new_zeros(self.config.num_actions, embedded.shape[1])
         eos = self.decoder.embed_tokens(torch.tensor([eos_id], device=token_ids.device))

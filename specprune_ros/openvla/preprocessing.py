@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 CROP_AREA = 0.9  # share of the area that the training crops kept
+TENSORFLOW_ROUNDING = 255.5 / 255  # its conversion of [0, 1] to uint8 scales by 255.5 and truncates
 
 
 def resize(frame: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -33,7 +34,7 @@ class CenterCrop:
         """(V, S, S, 3) uint8 -> (V, S, S, 3) uint8, on the frames' device."""
         rows = torch.lerp(frames[:, self._low].float(), frames[:, self._high].float(), self._weight[:, None, None])
         pixels = torch.lerp(rows[:, :, self._low], rows[:, :, self._high], self._weight[:, None])
-        return pixels.round().to(torch.uint8)
+        return (pixels * TENSORFLOW_ROUNDING).to(torch.uint8)
 
 
 class Normalization:

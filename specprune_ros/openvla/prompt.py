@@ -38,16 +38,19 @@ class PromptTokenizer:
         except Exception as error:  # the tokenizers library raises bare Exception
             raise CheckpointError(f"{path} is not a tokenizer file ({error}); copy the file again") from None
         self._empty_token_id = empty_token_id
-        self.bos_id = self._tokenizer.token_to_id("<s>")
-        self.eos_id = self._tokenizer.token_to_id("</s>")
-        if self.bos_id is None or self.eos_id is None:
+        bos_id, eos_id = (self._tokenizer.token_to_id(token) for token in ("<s>", "</s>"))
+        if bos_id is None or eos_id is None:
             raise CheckpointError(f"{path} has no <s> or </s> token; it is not the tokenizer of an OpenVLA checkpoint")
+        self.bos_id: int = bos_id
+        self.eos_id: int = eos_id
 
     def __call__(self, instruction: str) -> Prompt:
         """Tokenise an instruction. Raises ObservationError when it is empty."""
         words = instruction.strip().lower()
         if not words:
-            raise ObservationError("the instruction is empty; say what the robot should do, for example 'pick up the bowl'")
+            raise ObservationError(
+                "the instruction is empty; say what the robot should do, for example 'pick up the bowl'"
+            )
         text = PROMPT.format(instruction=words)
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         token_ids = [self.bos_id, *encoding.ids]

@@ -34,7 +34,9 @@ class Normalizer:
             expected = self.proprio_low.shape[0]
             raise ObservationError(f"proprio has shape {values.shape}; the checkpoint expects ({expected},) numbers")
         if not np.isfinite(values).all():
-            raise ObservationError(f"proprio[{int(np.argmin(np.isfinite(values)))}] is not finite; check the joint states")
+            raise ObservationError(
+                f"proprio[{int(np.argmin(np.isfinite(values)))}] is not finite; check the joint states"
+            )
         scaled = 2 * (values - self.proprio_low) / (self.proprio_high - self.proprio_low + EPSILON) - 1
         return np.clip(scaled, -1.0, 1.0)
 
@@ -77,14 +79,20 @@ def normalizer(statistics: dict[str, Any], unnorm_key: str, normalization: str) 
         for bound in (low, high):
             values = entry.get(group, {}).get(bound)
             if values is None:
-                raise CheckpointError(f"dataset_statistics.json: {unnorm_key}.{group}.{bound} is missing; copy the file again")
+                raise CheckpointError(
+                    f"dataset_statistics.json: {unnorm_key}.{group}.{bound} is missing; copy the file again"
+                )
             arrays[group, bound] = np.asarray(values, dtype=np.float64)
         if arrays[group, low].shape != arrays[group, high].shape:
-            raise CheckpointError(f"dataset_statistics.json: {unnorm_key}.{group} has {low} and {high} of unequal length")
+            raise CheckpointError(
+                f"dataset_statistics.json: {unnorm_key}.{group} has {low} and {high} of unequal length"
+            )
     action_dim = arrays["action", low].shape[0]
     mask = np.asarray(entry["action"].get("mask", [True] * action_dim), dtype=bool)
     if mask.shape != (action_dim,):
-        raise CheckpointError(f"dataset_statistics.json: {unnorm_key}.action.mask has {mask.size} entries, not {action_dim}")
+        raise CheckpointError(
+            f"dataset_statistics.json: {unnorm_key}.action.mask has {mask.size} entries, not {action_dim}"
+        )
     return Normalizer(
         arrays["proprio", low], arrays["proprio", high], arrays["action", low], arrays["action", high], mask
     )

@@ -1,0 +1,187 @@
+"""Runs inferences of every mode: prepares frames, owns the device state, keeps a pass per mode and prompt length."""
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from specprune_ros.engine.calibration import best_tile
+from specprune_ros.engine.cuda_graph import CapturedPass
+from specprune_ros.engine.flops import decoder_flops, scoring_flops
+from specprune_ros.engine.forward_pass import ForwardPass, Inputs, Pruning
+from specprune_ros.engine.pruning_run import PruningState
+from specprune_ros.openvla.model import OpenVLA, SequenceLayout
+from specprune_ros.openvla.preprocessing import CenterCrop, resize
+from specprune_ros.openvla.prompt import Prompt
+from specprune_ros.pruning.config import PruningConfig
+from specprune_ros.pruning.frames import patch_similarity
+from specprune_ros.pruning.schedule import MODES, ModelShape, Schedule, schedule
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How frames differ from a reference frame."""
+
+    similarity: Tensor  # (V, P) float32 on the device
+    dynamic_share: float  # largest share of dynamic patches in any view; 0 without a reference
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One inference, on the host."""
+
+    actions: NDArray[np.float32]  # (C, A) normalised
+    kept_static: tuple[NDArray[np.int64], ...]  # per view, indices in the view
+    kept_final: tuple[NDArray[np.int64], ...]
+    set_sizes: NDArray[np.int64]  # (3, V): global, dynamic, local
+    tokens_per_layer: tuple[int, ...]
+    flop_share: float
+    stage_seconds: dict[str, float]
+
+
+class Engine:
+    """Everything on the device for one model and one pruning configuration. One caller at a time.
+
+    `config` None: dense, nothing is scored. `tile`: sequence lengths of the budget selection are snapped to multiples
+    of it; 0 measures the best one.
+    """
+
+    def __init__(self, model: OpenVLA, eos_id: int, center_crop: bool, config: PruningConfig | None, tile: int = 0):
+        self.model = model
+        self.config = config
+        self.tile: int = tile or best_tile(model)
+        size = model.config
+        self._shape = ModelShape(size.decoder.num_layers, size.num_views, size.patches_per_view)
+        self._eos_id = eos_id
+        self._crop = CenterCrop(size.image_size, model.device) if center_crop else None
+        self._state = PruningState(config, self._shape, model.device) if config else None
+        self._passes: dict[tuple, ForwardPass | CapturedPass] = {}
+        self._embedded: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+        self._pool = torch.cuda.graph_pool_handle() if model.device.type == "cuda" else None
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        return MODES if self.config else ("off",)
+
+    def reset(self) -> None:
+        """Forget the scores of earlier inferences."""
+        if self._state:
+            self._state.reset()
+
+    @torch.inference_mode()
+    def prepare(self, views: list[NDArray[np.uint8]]) -> Tensor:
+        """Camera frames, each (H, W, 3) uint8 RGB, to (V, S, S, 3) uint8 on the device: resized, then cropped."""
+        size = self.model.config.image_size
+        frames = torch.from_numpy(np.stack([resize(view, size) for view in views])).to(self.model.device)
+        return self._crop(frames) if self._crop else frames
+
+    @torch.inference_mode()
+    def compare(self, frames: Tensor, reference: Tensor | None) -> Comparison:
+        """Similarity with the reference frame. Reads one number back, before the forward pass starts."""
+        if reference is None or self.config is None:
+            ones = torch.ones(self._shape.num_views, self._shape.patches_per_view, device=frames.device)
+            return Comparison(ones, 0.0)
+        similarity = patch_similarity(frames, reference, self.model.config.towers[0].patch_size)
+        dynamic = (similarity < self.config.similarity_threshold).float().mean(dim=1)
+        return Comparison(similarity, float(dynamic.max()))
+
+    @torch.inference_mode()
+    def run(
+        self, mode: str, prompt: Prompt, frames: Tensor, similarity: Tensor, proprio: NDArray[np.float64]
+    ) -> Result:
+        """One inference. `proprio`: (P,) normalised."""
+        bos, tail = self._embed(prompt)
+        proprio_tensor = torch.from_numpy(proprio).to(self.model.device, torch.float32)
+        inputs = Inputs(frames, similarity, proprio_tensor, bos, tail)
+        layout, plan = self._plan(mode, prompt)
+        forward = self._pass(mode, prompt, layout, plan, inputs)
+        outputs = forward(inputs)
+        actions = outputs.actions.cpu().numpy().copy()  # waits for the device
+
+        kept_static = outputs.kept_static.cpu().numpy()
+        tokens = self._tokens_per_layer(plan, layout, len(kept_static))
+        return Result(
+            actions=actions,
+            kept_static=self._per_view(kept_static),
+            kept_final=self._per_view(outputs.kept_final.cpu().numpy()),
+            set_sizes=outputs.set_sizes.cpu().numpy().copy(),
+            tokens_per_layer=tokens,
+            flop_share=self._flop_share(plan, layout, tokens),
+            stage_seconds=forward.clock.seconds(),
+        )
+
+    def warm_up(self, prompt: Prompt, runs: int = 3) -> dict[str, float]:
+        """Capture or warm every mode for a prompt; median seconds of an inference per mode. Resets the history."""
+        size = self.model.config
+        frames = torch.zeros(size.num_views, size.image_size, size.image_size, 3, dtype=torch.uint8)
+        frames = frames.to(self.model.device)
+        similarity = self.compare(frames, None).similarity
+        seconds = {}
+        for mode in self.modes:
+            times = []
+            for _ in range(runs):
+                begin = time.perf_counter()
+                self.run(mode, prompt, frames, similarity, np.zeros(size.proprio_dim))
+                times.append(time.perf_counter() - begin)
+            seconds[mode] = statistics.median(times[1:])
+        self.reset()
+        return seconds
+
+    def _embed(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
+        """Embeddings of the prompt; kept for the last prompt, because it seldom changes."""
+        if prompt.token_ids not in self._embedded:
+            token_ids = torch.tensor(prompt.token_ids, device=self.model.device)
+            self._embedded = {prompt.token_ids: self.model.embed_text(token_ids, self._eos_id)}
+        return self._embedded[prompt.token_ids]
+
+    def _plan(self, mode: str, prompt: Prompt) -> tuple[SequenceLayout, Schedule | None]:
+        layout = SequenceLayout.of(self.model.config, prompt)
+        if self.config is None:
+            return layout, None
+        return layout, schedule(self.config, self._shape, 1 + layout.tail_length, mode, self.tile)
+
+    def _pass(
+        self, mode: str, prompt: Prompt, layout: SequenceLayout, plan: Schedule | None, example: Inputs
+    ) -> ForwardPass | CapturedPass:
+        key = (mode, prompt.shape)
+        if key not in self._passes:
+            pruning = Pruning(self.config, plan, self._state) if self.config and plan and self._state else None
+            forward = ForwardPass(self.model, layout, pruning)
+            fixed_shapes = self.config is None or self.config.selection == "budget" or mode == "dense"
+            if self._pool is not None and fixed_shapes:
+                self._passes[key] = self._capture(forward, example)
+            else:
+                self._passes[key] = forward
+        return self._passes[key]
+
+    def _capture(self, forward: ForwardPass, example: Inputs) -> CapturedPass:
+        """Capture without leaving the warm-up runs in the history."""
+        before = self._state.copy() if self._state else None
+        assert self._pool is not None
+        captured = CapturedPass(forward, example, self._pool)
+        if self._state and before:
+            self._state.restore(before)
+        return captured
+
+    def _tokens_per_layer(self, plan: Schedule | None, layout: SequenceLayout, static: int) -> tuple[int, ...]:
+        if plan is None:
+            return (layout.length,) * self._shape.num_layers
+        assert self.config is not None
+        return plan.tokens_per_layer(static if self.config.selection == "union" else None)
+
+    def _flop_share(self, plan: Schedule | None, layout: SequenceLayout, tokens: tuple[int, ...]) -> float:
+        """Decoder operations, scoring included, over those of a dense pass."""
+        decoder, num_actions = self.model.config.decoder, layout.num_actions
+        spent = decoder_flops(decoder, tokens, num_actions)
+        if plan:
+            text_rows = layout.instruction.stop - layout.instruction.start
+            spent += scoring_flops(decoder, [tokens[layer - 1] for layer in plan.scored_layers], text_rows)
+        return spent / decoder_flops(decoder, (layout.length,) * len(tokens), num_actions)
+
+    def _per_view(self, kept: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+        per_view = self._shape.patches_per_view
+        return tuple(kept[kept // per_view == view] - view * per_view for view in range(self._shape.num_views))

@@ -1,0 +1,281 @@
+"""Observation in, action chunk out: one object that owns model, pruning state and normalisation."""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from specprune_ros.engine.engine import Engine, Result
+from specprune_ros.errors import ObservationError
+from specprune_ros.openvla import checkpoint as release
+from specprune_ros.openvla.prompt import Prompt
+from specprune_ros.pruning.config import PruningConfig
+from specprune_ros.pruning.controller import ActionAwareController, Decision, Motion
+from specprune_ros.pruning.frames import FrameHistory, reference_delay
+
+WARM_UP_INSTRUCTION = "pick up the object and place it on the plate"
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What the robot sees and feels at one stamp.
+
+    `views`: name -> (H, W, 3) uint8 RGB, oriented as in training, in the order of the checkpoint's views.
+    `proprio`: (P,) in the checkpoint's units. `stamp`: seconds. `twist`: (6,) of the end effector in the base frame,
+    m/s and rad/s (REP 103), None when unknown.
+    """
+
+    views: Mapping[str, NDArray[np.uint8]]
+    proprio: NDArray[np.float64]
+    instruction: str
+    stamp: float = 0.0
+    twist: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class PruningReport:
+    """What the pruning did in one inference. Patch indices are row-major in a view's patch grid."""
+
+    mode: str  # off, dense, coarse or fine
+    reason: str
+    preset: str
+    selection: str
+    v_t: float  # m/s, nan when unknown; likewise below
+    v_r: float  # rad/s
+    v_z: float  # m/s
+    views: tuple[str, ...]
+    patches: tuple[int, ...]
+    global_set: tuple[int, ...]
+    dynamic_set: tuple[int, ...]
+    local_set: tuple[int, ...]
+    kept_static: tuple[NDArray[np.int64], ...]
+    kept_final: tuple[NDArray[np.int64], ...]
+    tokens_per_layer: tuple[int, ...]
+    flop_share: float
+
+
+@dataclass(frozen=True, eq=False)
+class ActionChunk:
+    """Actions for the steps that follow an observation, (C, A) float64 in the checkpoint's units."""
+
+    actions: NDArray[np.float64]
+    stamp: float  # of the observation, seconds
+    instruction: str
+    unnorm_key: str
+    pruning: PruningReport
+    stage_seconds: dict[str, float]
+    seconds: float  # whole inference
+
+
+class Policy:
+    """An OpenVLA-OFT checkpoint with SpecPrune-VLA's pruning. One caller at a time."""
+
+    def __init__(self, loaded: release.Checkpoint, pruning: str | PruningConfig = "off", tile: int = 0):
+        self._model = loaded.model
+        self._tokenizer = loaded.tokenizer
+        self._normalizer = loaded.normalizer
+        self._center_crop = loaded.family.center_crop
+        self._tile = tile
+        self._frames = FrameHistory()
+        self._prompt: tuple[str, Prompt] | None = None
+        self._last_stamp = -math.inf
+        self.unnorm_key = loaded.unnorm_key
+        self.action_space = loaded.family.action_space
+        self.action_names = loaded.family.action_names
+        self.action_units = loaded.family.action_units
+        self.set_pruning(pruning)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        device: str = "cpu",
+        dtype: str = "float32",
+        unnorm_key: str | None = None,
+        pruning: str | PruningConfig = "off",
+        *,
+        chunk_length: int | None = None,
+        num_views: int | None = None,
+        center_crop: bool | None = None,
+        tile: int = 0,
+    ) -> "Policy":
+        """Load a checkpoint folder in the release format.
+
+        `unnorm_key` may be left out when the checkpoint has one. `pruning`: "off", a preset's name, or a
+        PruningConfig. `chunk_length`, `num_views`, `center_crop` override what the checkpoint and its family say.
+        `tile`: 0 measures the device's best tile. Raises CheckpointError or ConfigError, one line each.
+        """
+        overrides = {"chunk_length": chunk_length, "num_views": num_views, "center_crop": center_crop}
+        return cls(release.load(path, device, dtype, unnorm_key, overrides), pruning, tile)
+
+    @property
+    def chunk_length(self) -> int:
+        return self._model.config.chunk_length
+
+    @property
+    def action_dim(self) -> int:
+        return self._model.config.action_dim
+
+    @property
+    def proprio_dim(self) -> int:
+        return self._model.config.proprio_dim
+
+    @property
+    def num_views(self) -> int:
+        return self._model.config.num_views
+
+    @property
+    def image_size(self) -> int:
+        return self._model.config.image_size
+
+    @property
+    def patch_grid(self) -> tuple[int, int]:
+        """Rows and columns of a view's patches."""
+        side = self.image_size // self._model.config.towers[0].patch_size
+        return side, side
+
+    @property
+    def pruning(self) -> PruningConfig | None:
+        """The configuration in force; None when pruning is off."""
+        return self._engine.config
+
+    @property
+    def tile(self) -> int:
+        return self._engine.tile
+
+    def set_pruning(self, pruning: str | PruningConfig) -> None:
+        """Change the pruning between two inferences, all or nothing. Forgets the history.
+
+        Raises ConfigError and changes nothing when the configuration does not fit the model.
+        """
+        if isinstance(pruning, str):
+            config = None if pruning == "off" else PruningConfig.from_preset(pruning)
+        else:
+            config = pruning
+        engine = Engine(self._model, self._tokenizer.eos_id, self._center_crop, config, self._tile)
+        self._engine = engine
+        self._tile = engine.tile
+        self._controller = ActionAwareController(config) if config else None
+        self.reset()
+
+    def warm_up(self, instruction: str = "") -> dict[str, float]:
+        """Run (on CUDA: capture) every mode a few times; median seconds of an inference per mode. Forgets the history.
+
+        Graphs depend on the prompt's length: give the instruction that will be used. Without one it is the last
+        instruction, or an ordinary one.
+        """
+        if instruction or self._prompt is None:
+            prompt = self._tokenizer(instruction or WARM_UP_INSTRUCTION)
+        else:
+            prompt = self._prompt[1]
+        seconds = self._engine.warm_up(prompt)
+        self.reset()
+        return seconds
+
+    def reset(self) -> None:
+        """Forget frames and scores: new task, new scene, or the clock was set back."""
+        self._engine.reset()
+        self._frames.reset()
+        if self._controller:
+            self._controller.reset()
+        self._last_stamp = -math.inf
+
+    def observe(self, views: Mapping[str, NDArray[np.uint8]], stamp: float) -> None:
+        """Remember frames between two inferences, so that the dynamic set finds the frame it asks for."""
+        if self._controller:
+            self._frames.add(self._engine.prepare(self._checked(views)), stamp)
+
+    def act(self, observation: Observation) -> ActionChunk:
+        """Predict the next chunk. A new instruction, or a stamp before the last one, resets the history.
+
+        Raises ObservationError, one line, when views, proprio or instruction do not fit the checkpoint.
+        """
+        begin = time.perf_counter()
+        views = self._checked(observation.views)
+        proprio = self._normalizer.normalize_proprio(observation.proprio)
+        prompt = self._tokenized(observation.instruction)
+        if observation.stamp < self._last_stamp:
+            self.reset()
+        motion = Motion.of(observation.twist)
+
+        frames = self._engine.prepare(views)
+        reference = self._reference(observation.stamp, motion)
+        comparison = self._engine.compare(frames, reference)
+        prepared = time.perf_counter()
+        if self._controller:
+            decision = self._controller.decide(motion, comparison.dynamic_share)
+        else:
+            decision = Decision("off", "pruning_off")
+
+        result = self._engine.run(decision.mode, prompt, frames, comparison.similarity, proprio)
+        self._frames.add(frames, observation.stamp)
+        self._last_stamp = observation.stamp
+        actions = self._normalizer.unnormalize_actions(result.actions)
+        stages = dict(result.stage_seconds)
+        stages["preprocess"] = stages.get("preprocess", 0.0) + prepared - begin
+        return ActionChunk(
+            actions=actions,
+            stamp=observation.stamp,
+            instruction=observation.instruction,
+            unnorm_key=self.unnorm_key,
+            pruning=self._report(decision, motion, tuple(observation.views), result),
+            stage_seconds=stages,
+            seconds=time.perf_counter() - begin,
+        )
+
+    def _checked(self, views: Mapping[str, NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+        if len(views) != self.num_views:
+            raise ObservationError(
+                f"the observation has {len(views)} views ({', '.join(views)}); the checkpoint expects {self.num_views}"
+            )
+        for name, image in views.items():
+            array = np.asarray(image)
+            if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+                raise ObservationError(
+                    f"view '{name}' is {array.dtype} of shape {array.shape}; expected RGB uint8 of shape (H, W, 3)"
+                )
+        return [np.ascontiguousarray(image) for image in views.values()]
+
+    def _tokenized(self, instruction: str) -> Prompt:
+        if self._prompt is None or self._prompt[0] != instruction:
+            prompt = self._tokenizer(instruction)
+            if self._prompt is not None:
+                self.reset()
+            self._prompt = instruction, prompt
+        return self._prompt[1]
+
+    def _reference(self, stamp: float, motion: Motion | None) -> Tensor | None:
+        config = self._engine.config
+        if config is None:
+            return None
+        return self._frames.nearest(stamp - reference_delay(config, motion.v_t if motion else 0.0))
+
+    def _report(
+        self, decision: Decision, motion: Motion | None, names: tuple[str, ...], result: Result
+    ) -> PruningReport:
+        config = self._engine.config
+        nan = math.nan
+        sizes = result.set_sizes
+        return PruningReport(
+            mode=decision.mode,
+            reason=decision.reason,
+            preset=config.preset if config else "",
+            selection=config.selection if config else "",
+            v_t=motion.v_t if motion else nan,
+            v_r=motion.v_r if motion else nan,
+            v_z=motion.v_z if motion else nan,
+            views=names,
+            patches=(self._model.config.patches_per_view,) * len(names),
+            global_set=tuple(int(n) for n in sizes[0]),
+            dynamic_set=tuple(int(n) for n in sizes[1]),
+            local_set=tuple(int(n) for n in sizes[2]),
+            kept_static=result.kept_static,
+            kept_final=result.kept_final,
+            tokens_per_layer=result.tokens_per_layer,
+            flop_share=result.flop_share,
+        )

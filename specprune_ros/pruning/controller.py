@@ -1,0 +1,77 @@
+"""The action-aware controller (paper section 4.3): coarse or fine from the measured motion, and when to run dense."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specprune_ros.pruning.config import PruningConfig
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Motion of the end effector in the base frame."""
+
+    v_t: float  # speed, m/s
+    v_r: float  # angular speed, rad/s
+    v_z: float  # vertical velocity, m/s, up is positive
+
+    @classmethod
+    def of(cls, twist: Sequence[float] | NDArray[np.float64] | None) -> "Motion | None":
+        """From a (6,) twist, m/s and rad/s; None when it is missing or not finite."""
+        if twist is None:
+            return None
+        x, y, z, *rotation = (float(value) for value in twist)
+        motion = cls(math.hypot(x, y, z), math.hypot(*rotation), z)
+        return motion if all(map(math.isfinite, (motion.v_t, motion.v_r, motion.v_z))) else None
+
+
+@dataclass(frozen=True)
+class Decision:
+    mode: str
+    reason: str
+
+
+class ActionAwareController:
+    """Chooses the mode of each inference. State: the last granularity (hysteresis) and inferences since a dense one."""
+
+    def __init__(self, config: PruningConfig):
+        self._config = config
+        self.reset()
+
+    def reset(self) -> None:
+        self._fine = False
+        self._has_history = False
+        self._since_dense = 0
+
+    def decide(self, motion: Motion | None, dynamic_share: float) -> Decision:
+        """Mode of the next inference. `dynamic_share`: largest share of dynamic patches in any view."""
+        granularity = self._granularity(motion)
+        config = self._config
+        self._since_dense += 1
+        if not self._has_history:
+            dense_reason = "no_history"
+        elif dynamic_share > config.scene_cut_share:
+            dense_reason = "scene_cut"
+        elif config.refresh_interval and self._since_dense >= config.refresh_interval:
+            dense_reason = "refresh"
+        else:
+            return granularity
+        self._has_history = True
+        self._since_dense = 0
+        return Decision("dense", dense_reason)
+
+    def _granularity(self, motion: Motion | None) -> Decision:
+        config = self._config
+        if not config.controller:
+            return Decision("coarse", "controller_off")
+        if motion is None:
+            self._fine = True
+            return Decision("fine", "velocity_unknown")
+        factor = config.exit_factor if self._fine else 1.0
+        slow = motion.v_t < config.translation_threshold * factor and motion.v_r < config.rotation_threshold * factor
+        # Entering asks for a downward or resting hand; once fine, only speed leads out again.
+        self._fine = slow and (self._fine or motion.v_z <= 0)
+        return Decision("fine", "slow") if self._fine else Decision("coarse", "fast")

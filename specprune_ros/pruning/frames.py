@@ -1,0 +1,61 @@
+"""Change between frames: the reference frame that the velocity asks for, and the similarity of every patch with it."""
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from specprune_ros.pruning.config import PruningConfig
+
+
+def patch_similarity(frames: Tensor, reference: Tensor, patch_size: int) -> Tensor:
+    """Cosine similarity of raw RGB patches: (V, S, S, 3) uint8 twice -> (V, P) float32, patches row-major."""
+
+    def patches(images: Tensor) -> Tensor:
+        views, size = images.shape[:2]
+        grid = size // patch_size
+        cut = images[:, : grid * patch_size, : grid * patch_size].float()
+        cut = cut.view(views, grid, patch_size, grid, patch_size, 3)
+        return cut.transpose(2, 3).reshape(views, grid * grid, -1)
+
+    return F.cosine_similarity(patches(frames), patches(reference), dim=-1)
+
+
+def reference_delay(config: PruningConfig, speed: float) -> float:
+    """T of the paper in seconds: floor(b + k v) + margin control steps, v the speed (m/s) in action units per step."""
+    units = speed / (config.control_rate * config.metres_per_unit)
+    steps = math.floor(config.frame_offset + config.frame_slope * units) + config.frame_margin
+    return max(steps, 1) / config.control_rate
+
+
+@dataclass(frozen=True)
+class StampedFrames:
+    stamp: float  # seconds
+    frames: Tensor  # (V, S, S, 3) uint8
+
+
+class FrameHistory:
+    """The last frames with their stamps. Owned by the policy."""
+
+    def __init__(self, length: int = 16):
+        self._frames: deque[StampedFrames] = deque(maxlen=length)
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def reset(self) -> None:
+        self._frames.clear()
+
+    def add(self, frames: Tensor, stamp: float) -> None:
+        """Remember frames. A stamp before the newest one means that the clock was set back: old ones are dropped."""
+        if self._frames and stamp < self._frames[-1].stamp:
+            self.reset()
+        self._frames.append(StampedFrames(stamp, frames))
+
+    def nearest(self, stamp: float) -> Tensor | None:
+        """The frames nearest to a stamp, the newer of equally near ones; None when there are none."""
+        if not self._frames:
+            return None
+        return min(reversed(self._frames), key=lambda entry: abs(entry.stamp - stamp)).frames
