@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from specprune_ros.errors import UserError
-from specprune_ros.sim.libero_env import CAMERAS, LiberoEnv, axis_angle, relative, simulator_action
+from specprune_ros.sim.libero_env import CAMERAS, LiberoEnv, axis_angle, simulator_action
 from specprune_ros.sim.libero_tasks import find_task, suites
 
 pytestmark = pytest.mark.sim
@@ -95,7 +95,7 @@ def test_images_are_upright_and_agree_with_the_camera_model(env):
         assert image.shape == (256, 256, 3) and image.dtype == np.uint8 and image.flags.c_contiguous
         assert 60 < image.mean() < 200 and image.std() > 30
         pose = env.camera_pose(camera)
-        point = relative(pose, env.eef_pose._replace(position=box)).position
+        point = pose.rotation.inv().apply(box - pose.position)
         u, v = (env.camera_intrinsics(camera) @ point / point[2])[:2].astype(int)
         assert 0 <= u < 256 and 0 <= v < 256 and point[2] > 0
 
@@ -107,10 +107,10 @@ def test_images_are_upright_and_agree_with_the_camera_model(env):
 
 
 def test_wrist_camera_is_fixed_to_the_end_effector(env, episode):
-    before = relative(env.eef_pose, env.camera_pose("wrist"))
+    before = env.eef_pose.inverse() @ env.camera_pose("wrist")
     for action in episode["action"][:20]:
         env.step(action)
-    after = relative(env.eef_pose, env.camera_pose("wrist"))
+    after = env.eef_pose.inverse() @ env.camera_pose("wrist")
     np.testing.assert_allclose(after.position, before.position, atol=1e-6)
     np.testing.assert_allclose(after.quaternion, before.quaternion, atol=1e-6)
 

@@ -6,7 +6,8 @@ from geometry_msgs.msg import TransformStamped
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Header
 
-from specprune_ros.sim.libero_env import LiberoEnv, Pose, relative
+from specprune_ros.control.pose import Pose
+from specprune_ros.sim.libero_env import LiberoEnv
 
 WORLD, BASE = "world", "panda_link0"
 ARM_JOINTS = tuple(f"panda_joint{i}" for i in range(1, 8))
@@ -39,17 +40,16 @@ def image(pixels: np.ndarray, camera: str, stamp: Time) -> Image:
 
 def fixed_transforms(env: LiberoEnv, ee_frame: str, stamp: Time) -> list[TransformStamped]:
     """Base and third-person camera in the world; wrist camera on the end effector."""
-    eef, wrist, primary = env.eef_pose, env.camera_pose("wrist"), env.camera_pose("primary")
     return [
         _transform(WORLD, BASE, env.base_pose, stamp),
-        _transform(WORLD, optical_frame("primary"), primary, stamp),
-        _transform(ee_frame, optical_frame("wrist"), relative(eef, wrist), stamp),
+        _transform(WORLD, optical_frame("primary"), env.camera_pose("primary"), stamp),
+        _transform(ee_frame, optical_frame("wrist"), env.eef_pose.inverse() @ env.camera_pose("wrist"), stamp),
     ]
 
 
 def arm_transform(env: LiberoEnv, ee_frame: str, stamp: Time) -> TransformStamped:
     """End effector in the base frame."""
-    return _transform(BASE, ee_frame, relative(env.base_pose, env.eef_pose), stamp)
+    return _transform(BASE, ee_frame, env.base_pose.inverse() @ env.eef_pose, stamp)
 
 
 def _transform(parent: str, child: str, pose: Pose, stamp: Time) -> TransformStamped:

@@ -51,7 +51,7 @@ class LiberoSim(Node):
         super().__init__("libero_sim")
         scene = declare(self, "", SceneConfig)
         scene.check_exists()
-        self._parameters = LiveParameters(
+        self._settings = LiveParameters(
             self,
             {"": (scene, declare(self, "", RunConfig)), "execution": (declare(self, "execution", ExecutorConfig),)},
             validate=self._validate,
@@ -71,7 +71,7 @@ class LiberoSim(Node):
         self.create_service(Trigger, "~/reset", self._on_reset)
 
         self._ticks = 0  # control periods since the start; time 0 means "no clock yet" in ROS
-        self._chunks = ChunkExecutor(ACTION_DIM, PERIOD, config=self._parameters.running(ExecutorConfig))
+        self._chunks = ChunkExecutor(ACTION_DIM, PERIOD, config=self._settings.running(ExecutorConfig))
         self._scene = scene
         self._env = self._make_env()
         self._begin_episode()
@@ -82,7 +82,7 @@ class LiberoSim(Node):
         executor.add_node(self)
         while True:
             # Not caught up after a slow rendering: a policy would see less time pass than on a real arm, then more.
-            next_step = time.monotonic() + PERIOD / self._parameters.running(RunConfig).max_real_time_factor
+            next_step = time.monotonic() + PERIOD / self._settings.running(RunConfig).max_real_time_factor
             self._step()
             until = max(next_step, time.monotonic() + MESSAGE_TIME)
             while (left := until - time.monotonic()) > 0:
@@ -151,7 +151,7 @@ class LiberoSim(Node):
     def _end_episode_when_due(self, success: bool) -> None:
         if self._over or self._first_motion is None:
             return
-        elapsed, duration = self._now - self._first_motion, self._parameters.running(RunConfig).duration
+        elapsed, duration = self._now - self._first_motion, self._settings.running(RunConfig).duration
         if success or (duration > 0 and elapsed >= duration):
             self._over = True
             self._success_pub.publish(Bool(data=success))
@@ -171,7 +171,7 @@ class LiberoSim(Node):
 
     def _image_due(self) -> bool:
         """Whether a multiple of the camera's period lies within the control period that just passed."""
-        images_per_step = self._parameters.running(RunConfig).camera_rate / CONTROL_RATE
+        images_per_step = self._settings.running(RunConfig).camera_rate / CONTROL_RATE
         return int(self._ticks * images_per_step + 1e-9) > int((self._ticks - 1) * images_per_step + 1e-9)
 
     def _publish_images(self) -> None:
@@ -207,7 +207,7 @@ class LiberoSim(Node):
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Start a new episode in the scene that the parameters name now."""
-        before, self._scene = self._scene, self._parameters.running(SceneConfig)
+        before, self._scene = self._scene, self._settings.running(SceneConfig)
         try:
             if dataclasses.replace(before, init_state=self._scene.init_state) != self._scene:
                 self._env.close()
@@ -226,7 +226,7 @@ class LiberoSim(Node):
             proposed[SceneConfig].check_exists()
 
     def _on_changed(self, names: set[str]) -> None:
-        self._chunks.config = self._parameters.running(ExecutorConfig)
+        self._chunks.config = self._settings.running(ExecutorConfig)
 
 
 def main() -> int:

@@ -7,24 +7,18 @@ the settling steps, the proprioception and the gripper's sign.
 import logging
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from specprune_ros.control.pose import Pose
 from specprune_ros.sim.libero_tasks import SimulatorError, find_task
 
 CONTROL_RATE = 20  # Hz, of LIBERO's demonstrations and controller
 CAMERAS = {"primary": "agentview", "wrist": "robot0_eye_in_hand"}
 SETTLE_STEPS = 10  # objects drop onto the table before an episode starts
 OPEN, CLOSE = -1.0, 1.0  # gripper command of the simulator
-
-
-class Pose(NamedTuple):
-    """A pose in the LIBERO world frame."""
-
-    position: np.ndarray  # (3,) m
-    quaternion: np.ndarray  # (4,) x, y, z, w; the sign is continuous along a motion
 
 
 def simulator_action(action: np.ndarray) -> np.ndarray:
@@ -51,18 +45,12 @@ def axis_angle(quaternion: np.ndarray) -> np.ndarray:
     return np.asarray(quaternion[:3]) * (2.0 * np.arccos(w) / length)
 
 
-def relative(parent: Pose, child: Pose) -> Pose:
-    """The pose of `child` in the frame of `parent`."""
-    inverse = Rotation.from_quat(parent.quaternion).inv()
-    rotation = inverse * Rotation.from_quat(child.quaternion)
-    return Pose(inverse.apply(child.position - parent.position), rotation.as_quat())
-
-
 class LiberoEnv:
     """One task of one suite, with a Panda arm.
 
     Images are rendered when asked for, one camera at a time, because rendering costs far more than physics. The object
-    belongs to the thread that made it (OpenGL). Every getter describes the state after the last `reset` or `step`.
+    belongs to the thread that made it (OpenGL). Every getter describes the state after the last `reset` or `step`;
+    poses are in the LIBERO world frame, and their quaternions change sign continuously or not at all.
     """
 
     def __init__(
