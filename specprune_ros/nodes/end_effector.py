@@ -3,13 +3,14 @@
 from typing import Protocol
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
+from specprune_ros.control.motion import TwistEstimator
+from specprune_ros.control.pose import Pose
 from specprune_ros.errors import ObservationError
 from specprune_ros.nodes.stamps import NANOSECONDS
 
-WINDOW = NANOSECONDS // 10  # over which the twist is measured: two periods of a 20 Hz TF publisher
-SAMPLES = 5  # poses within the window
+WINDOW = NANOSECONDS * 15 // 100  # over which the twist is measured: three periods of a 20 Hz TF publisher
+SAMPLES = 7  # poses within the window
 
 
 class Transforms(Protocol):
@@ -37,14 +38,35 @@ class EndEffector:
         return self._pose(self._usable(stamp, max_skew))
 
     def twist(self, stamp: int, max_skew: int) -> tuple[np.ndarray | None, str]:
-        """((6,) m/s and rad/s in the base frame, "") or (None, why it is unknown)."""
+        """((6,) m/s and rad/s in the base frame, "") or (None, why it is unknown).
+
+        The poses are sampled from the buffer, evenly and interpolated, so the result depends neither on TF's rate
+        nor on which buffer holds it.
+        """
         try:
             end = self._usable(stamp, max_skew)
-            times = np.linspace(end - WINDOW, end, SAMPLES).astype(np.int64)
-            poses = [self._pose(int(time)) for time in times]
+            estimator = TwistEstimator(WINDOW / NANOSECONDS, max_skew / NANOSECONDS)
+            for sample in range(SAMPLES):
+                time = end - WINDOW + sample * WINDOW // (SAMPLES - 1)
+                estimator.add((time - stamp) / NANOSECONDS, *self._pose(time))
         except ObservationError as error:
             return None, str(error)
-        return fitted_twist((times - end) / NANOSECONDS, *map(np.array, zip(*poses, strict=True))), ""
+        return estimator.twist(0.0), ""
+
+    def newest(self) -> Pose | None:
+        """The newest pose, None when it is unknown."""
+        try:
+            position, quaternion, _ = self._transforms.lookup(self.base_frame, self.ee_frame, None)
+        except ObservationError:
+            return None
+        return Pose(position, quaternion)
+
+    def newest_stamp(self) -> int | None:
+        """Time of the newest pose, nanoseconds; 0 for static ones; None when it is unknown."""
+        try:
+            return self._transforms.lookup(self.base_frame, self.ee_frame, None)[2]
+        except ObservationError:
+            return None
 
     def _usable(self, stamp: int, max_skew: int) -> int:
         """`stamp`, or the time of the newest transform where that has not arrived yet."""
@@ -63,14 +85,3 @@ class EndEffector:
         if not (np.isfinite(position).all() and np.isfinite(quaternion).all()):
             raise ObservationError(f"TF {self.base_frame} -> {self.ee_frame} is not finite; check its publisher")
         return position, quaternion
-
-
-def fitted_twist(times: np.ndarray, positions: np.ndarray, quaternions: np.ndarray) -> np.ndarray:
-    """(6,) m/s and rad/s in the frame of the poses: the least-squares slope over `times` (n,), seconds.
-
-    `positions`: (n, 3) m. `quaternions`: (n, 4) xyzw. The slope over several poses averages the noise of single ones.
-    """
-    rotations = Rotation.from_quat(quaternions)
-    turned = (rotations * rotations[-1].inv()).as_rotvec()  # on the left: axes of the base frame
-    centred = times - times.mean()
-    return centred @ np.hstack([positions, turned]) / (centred @ centred)

@@ -46,12 +46,13 @@ class Inputs:
         node: Node,
         config: InputsConfig,
         end_effector: EndEffector | None,
+        controlled_joints: tuple[str, ...],
         axis_angle_near: np.ndarray,
         on_image: Callable[[], None],
     ) -> None:
-        """`end_effector`: where pose and twist come from; None when the proprio does not need it.
+        """`end_effector`: where pose and twist come from; None where there is none.
 
-        `axis_angle_near`: (3,) see `proprio.axis_angle`.
+        `controlled_joints`: joints that the controller moves. `axis_angle_near`: (3,) see `proprio.axis_angle`.
         """
         self.config = config
         self._node = node
@@ -63,9 +64,11 @@ class Inputs:
         self._images: dict[str, History] = {camera: History(IMAGES_KEPT) for camera in config.cameras}
         self._subscriptions = [self._subscribe_camera(camera) for camera in config.cameras]
         self._topics = dict(zip(config.cameras, (s.topic_name for s in self._subscriptions), strict=True))
-        joint_topic = node.resolve_topic_name("joint_states")
-        self._joints = JointInput(config.joint_names if config.proprio != "none" else (), joint_topic)
-        if config.joint_names and config.proprio != "none":
+        self._proprio_joints = config.joint_names if config.proprio != "none" else ()
+        self._controlled_joints = controlled_joints
+        joints = {*self._proprio_joints, *controlled_joints}
+        self._joints = JointInput(joints, node.resolve_topic_name("joint_states")) if joints else None
+        if self._joints:
             self._subscriptions.append(
                 node.create_subscription(
                     JointState,
@@ -94,6 +97,7 @@ class Inputs:
         )
 
     def _on_joints(self, message: JointState) -> None:
+        assert self._joints is not None
         with self._lock:
             self._joints.add(message, self._stamp(message), time.monotonic())
 
@@ -112,13 +116,44 @@ class Inputs:
                 return None
             skew = int(self.config.max_skew * NANOSECONDS)
             messages = {camera: self._image_near(camera, stamp, skew) for camera in self.config.cameras}
-            joints = self._joints.positions(stamp, skew)
+            joints = self._positions(self._proprio_joints, stamp, skew)
         views = {
             camera: transformed(to_rgb(message, self._topics[camera]), self.config.transform_of(camera))
             for camera, message in messages.items()
         }
         proprio, twist, problem = self._motion(stamp, skew, joints)
         return Sensed(stamp, views, proprio, twist, problem)
+
+    def measured_joints(self, now: int) -> np.ndarray | None:
+        """(J,) newest positions of the controlled joints, rad; None when one is missing, stale or not finite."""
+        with self._lock:
+            try:
+                return self._positions(self._controlled_joints, now, int(self.config.max_age * NANOSECONDS))
+            except ObservationError:
+                return None
+
+    def _positions(self, names: tuple[str, ...], stamp: int, skew: int) -> np.ndarray:
+        return self._joints.positions(names, stamp, skew) if self._joints else np.zeros(0)
+
+    def newest_stamps(self) -> dict[str, int | None]:
+        """Watched input -> stamp of its newest sample, nanoseconds, None when it is missing."""
+        with self._lock:
+            images = [history.newest_stamp for history in self._images.values()]
+            stamps: dict[str, int | None] = {"images": None if None in images else min(images)}  # type: ignore[type-var]
+            if self._joints:
+                stamps["joint states"] = self._joints.newest_stamp()
+        if self._end_effector is not None and self.config.proprio == "end_effector":
+            stamps["TF"] = self._end_effector.newest_stamp()
+        return stamps
+
+    def problem(self, now: int) -> str:
+        """Why there is no complete set of camera images, "" when there is one."""
+        with self._lock:
+            try:
+                self._newest_common_stamp(now)
+            except ObservationError as error:
+                return str(error)
+        return ""
 
     def _newest_common_stamp(self, now: int) -> int:
         """The stamp of the camera that lags behind most."""
@@ -169,8 +204,8 @@ class Inputs:
         now = time.monotonic()
         with self._lock:
             rates = {self._topics[camera]: history.rate(now) for camera, history in self._images.items()}
-            if self.config.joint_names:
-                rates["joint_states"] = self._joints.rate(now)
+            if self._joints:
+                rates[self._joints.topic] = self._joints.rate(now)
         return rates
 
     def dropped(self) -> int:
@@ -183,7 +218,8 @@ class Inputs:
         with self._lock:
             for history in self._images.values():
                 history.clear()
-            self._joints.clear()
+            if self._joints:
+                self._joints.clear()
 
     def destroy(self) -> None:
         for subscription in self._subscriptions:

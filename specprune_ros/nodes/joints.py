@@ -1,7 +1,7 @@
 """Joint positions by name, from any number of publishers on one JointState topic."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from sensor_msgs.msg import JointState
@@ -13,10 +13,10 @@ LENGTH = 256  # samples per joint: a quarter of a second at 1 kHz
 
 
 class JointInput:
-    """Position histories of the joints that are asked for. Not thread-safe: its owner locks."""
+    """Position histories of joints. Not thread-safe: its owner locks."""
 
-    def __init__(self, names: Sequence[str], topic: str) -> None:
-        self._topic = topic
+    def __init__(self, names: Iterable[str], topic: str) -> None:
+        self.topic = topic
         self._positions: dict[str, History[float]] = {name: History(LENGTH) for name in names}
         self._seen: set[str] = set()
         self._problem = ""
@@ -26,7 +26,7 @@ class JointInput:
         if not message.position:
             return  # allowed by the message definition: velocities or efforts alone
         if len(message.name) != len(message.position):
-            self._problem = f"{self._topic} has {len(message.name)} names but {len(message.position)} positions"
+            self._problem = f"{self.topic} has {len(message.name)} names but {len(message.position)} positions"
             return
         self._problem = ""
         if len(self._seen) < 1000:
@@ -35,32 +35,37 @@ class JointInput:
             if name in self._positions:
                 self._positions[name].add(stamp, position, arrival)
 
-    def positions(self, stamp: int, max_skew: int) -> np.ndarray:
-        """(J,) float64 positions nearest to `stamp`, m or rad, in the order of the names given at construction.
+    def positions(self, names: Sequence[str], stamp: int, max_skew: int) -> np.ndarray:
+        """(J,) float64 positions of `names` nearest to `stamp`, m or rad.
 
         `stamp`, `max_skew`: nanoseconds. Raises ObservationError that says which joint and what to do.
         """
         values = []
-        for name, history in self._positions.items():
-            sample = history.nearest(stamp)
+        for name in names:
+            sample = self._positions[name].nearest(stamp)
             if sample is None:
                 raise ObservationError(self._problem or self._missing(name))
             if abs(sample[0] - stamp) > max_skew:
                 apart = (sample[0] - stamp) / 1e9
                 raise ObservationError(
-                    f"joint {name} on {self._topic} is {apart:+.3f} s away from the images "
+                    f"joint {name} on {self.topic} is {apart:+.3f} s away from what it is used with "
                     f"(inputs.max_skew {max_skew / 1e9:g} s); check its publisher and the clocks"
                 )
             if not math.isfinite(sample[1]):
-                raise ObservationError(f"joint {name} on {self._topic} is {sample[1]}; check the robot driver")
+                raise ObservationError(f"joint {name} on {self.topic} is {sample[1]}; check the robot driver")
             values.append(sample[1])
         return np.array(values)
 
     def _missing(self, name: str) -> str:
         if not self._seen:
-            return f"no joint positions on {self._topic} yet; start the robot driver or remap joint_states"
+            return f"no joint positions on {self.topic} yet; start the robot driver or remap joint_states"
         published = ", ".join(sorted(self._seen)[:20])
-        return f"joint {name} is not on {self._topic}; set inputs.joint_names from: {published}"
+        return f"joint {name} is not on {self.topic}; set inputs.joint_names from: {published}"
+
+    def newest_stamp(self) -> int | None:
+        """Stamp of the joint that lags behind most, nanoseconds; None while one is missing."""
+        stamps = [history.newest_stamp for history in self._positions.values()]
+        return None if None in stamps else min(stamps, default=None)  # type: ignore[type-var]
 
     def rate(self, now: float) -> float:
         """Messages per second of the slowest joint."""
