@@ -3,10 +3,9 @@
     ros2 launch specprune_ros libero.launch.py checkpoint:=/path/to/checkpoint task:=3
     ros2 service call /specprune_policy/enable std_srvs/srv/SetBool "{data: true}"
 
-The arm does not move before the second line. `ros2 launch specprune_ros libero.launch.py --show-args` lists the arguments.
+The arm does not move before the second line. `--show-args` lists the arguments.
 """
 
-from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     GroupAction,
@@ -18,6 +17,8 @@ from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node, SetRemap
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
+
+from launch import LaunchDescription
 
 SCENE_ARGUMENTS = (
     ("suite", "libero_spatial", str, "LIBERO suite"),
