@@ -1,5 +1,6 @@
 """The simulator node as users run it: a real process, real DDS, real LIBERO."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from specprune_ros.control.pose import Pose
+from specprune_ros.parameters import check, from_mapping
+from specprune_ros.sim.config import RunConfig, SceneConfig
 
 pytestmark = [pytest.mark.ros, pytest.mark.sim]
 
@@ -296,6 +300,24 @@ def test_parameters_are_checked_while_it_runs(client):
     refused = client.set_parameter("camera_rate", 50.0)
     assert not refused.successful and "camera_rate" in refused.reason
     assert client.set_parameter("init_state", 3).successful
+
+
+def test_the_parameter_file_fits_both_nodes():
+    from specprune_ros.control.action_space import ControllerConfig
+    from specprune_ros.nodes.policy_parameters import InputsConfig
+
+    sections = yaml.safe_load((ROOT / "config" / "libero.yaml").read_text())
+    given = sections["libero_sim"]["ros__parameters"]
+    for kind in (SceneConfig, RunConfig):
+        names = {field.name for field in dataclasses.fields(kind)}
+        check(from_mapping(kind, {name: value for name, value in given.items() if name in names}, ""), "")
+        given = {name: value for name, value in given.items() if name not in names}
+    assert not given
+    policy = sections["specprune_policy"]["ros__parameters"]
+    assert policy.pop("use_sim_time") is True
+    for group, kind in (("inputs", InputsConfig), ("controller", ControllerConfig)):
+        check(from_mapping(kind, policy.pop(group), group), group)
+    assert not policy
 
 
 @pytest.mark.parametrize(

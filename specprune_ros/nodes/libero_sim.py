@@ -11,7 +11,7 @@ import dataclasses
 import signal
 import sys
 import time
-from typing import NoReturn
+from typing import Any
 
 import numpy as np
 import rclpy
@@ -70,23 +70,27 @@ class LiberoSim(Node):
         self.create_subscription(ActionChunk, "~/action_chunk", self._on_chunk, 10)
         self.create_service(Trigger, "~/reset", self._on_reset)
 
+        self._stopped = False
         self._ticks = 0  # control periods since the start; time 0 means "no clock yet" in ROS
         self._chunks = ChunkExecutor(ACTION_DIM, PERIOD, config=self._settings.running(ExecutorConfig))
         self._scene = scene
         self._env = self._make_env()
         self._begin_episode()
 
-    def run(self) -> NoReturn:
-        """Simulate until interrupted."""
+    def run(self) -> None:
+        """Simulate until `stop` is called (by a signal handler), and finish the step that is running."""
         executor = SingleThreadedExecutor()
         executor.add_node(self)
-        while True:
+        while not self._stopped:
             # Not caught up after a slow rendering: a policy would see less time pass than on a real arm, then more.
             next_step = time.monotonic() + PERIOD / self._settings.running(RunConfig).max_real_time_factor
             self._step()
             until = max(next_step, time.monotonic() + MESSAGE_TIME)
             while (left := until - time.monotonic()) > 0:
                 executor.spin_once(timeout_sec=min(left, SIGNAL_TIME))
+
+    def stop(self) -> None:
+        self._stopped = True
 
     def destroy_node(self) -> None:
         self._env.close()
@@ -231,30 +235,25 @@ class LiberoSim(Node):
 
 def main() -> int:
     """Run the node until it is interrupted. Returns 2 when the user's parameters are wrong."""
-    # rclpy's own handlers would invalidate the publishers in the middle of a step.
+    # Not rclpy's handlers, which invalidate the publishers in the middle of a step, and no exceptions either, which get
+    # lost in compiled code. While the scene is loading there is nothing to finish: a signal just ends the process.
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
-    node = None
+    handle_signals(signal.SIG_DFL)
     try:
         node = LiberoSim()
-        node.run()
     except UserError as error:
         print(f"libero_sim: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
+    handle_signals(lambda *_: node.stop())
+    node.run()
+    node.destroy_node()
+    rclpy.shutdown()
+    return 0
 
 
-def _interrupt(*_: object) -> None:
-    """Leave the loop once; a launch file and a terminal both send the signal."""
+def handle_signals(handler: Any) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
+        signal.signal(number, handler)
 
 
 if __name__ == "__main__":
