@@ -17,6 +17,7 @@ from specprune_ros.openvla.prompt import Prompt
 from specprune_ros.pruning.config import PruningConfig
 from specprune_ros.pruning.controller import ActionAwareController, Decision, Motion
 from specprune_ros.pruning.frames import FrameHistory, reference_delay
+from specprune_ros.pruning.schedule import MODES, ModelShape, schedule
 
 WARM_UP_INSTRUCTION = "pick up the object and place it on the plate"
 
@@ -140,6 +141,16 @@ class Policy:
         return side, side
 
     @property
+    def center_crop(self) -> bool:
+        """Whether the towers see the centre of a view only (`preprocessing.CROP_AREA` of it)."""
+        return self._center_crop
+
+    @property
+    def proprio_middle(self) -> NDArray[np.float64]:
+        """(P,) middle of each number's range in the training data, in the checkpoint's units."""
+        return (self._normalizer.proprio_low + self._normalizer.proprio_high) / 2
+
+    @property
     def pruning(self) -> PruningConfig | None:
         """The configuration in force; None when pruning is off."""
         return self._engine.config
@@ -157,11 +168,20 @@ class Policy:
             config = None if pruning == "off" else PruningConfig.from_preset(pruning)
         else:
             config = pruning
+        if config is not None:
+            self.check_pruning(config)
         engine = Engine(self._model, self._tokenizer.eos_id, self._center_crop, config, self._tile)
         self._engine = engine
         self._tile = engine.tile
         self._controller = ActionAwareController(config) if config else None
         self.reset()
+
+    def check_pruning(self, config: PruningConfig) -> None:
+        """Raises ConfigError when the configuration does not fit the model. Safe to call during an inference."""
+        size = self._model.config
+        shape = ModelShape(size.decoder.num_layers, size.num_views, size.patches_per_view)
+        for mode in MODES:
+            schedule(config, shape, 0, mode)
 
     def warm_up(self, instruction: str = "") -> dict[str, float]:
         """Run (on CUDA: capture) every mode a few times; median seconds of an inference per mode. Forgets the history.

@@ -21,7 +21,7 @@ class PruningConfig:
     scaled to the model at hand (`pruning.schedule`). Raises ConfigError that names the field, its value and its range.
     """
 
-    preset: str = parameter("", "name of the preset these values come from; empty when changed by hand", live=False)
+    preset: str = parameter("", "name of the preset these values come from; empty when changed by hand")
     selection: str = parameter(
         "budget",
         "static selection: the paper's union, of varying size, or a fixed budget per mode, which runs fastest",
