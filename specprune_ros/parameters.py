@@ -60,7 +60,7 @@ def check(config: Any, group: str) -> None:
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        name = f"{group}.{field.name}"
+        name = f"{group}.{field.name}".lstrip(".")
         for element in value if isinstance(value, tuple) else (value,):
             _check_type(field, name, value, element)
             _check_range(field, name, value, element)
@@ -103,7 +103,8 @@ def from_mapping(cls: type, values: Mapping[str, Any], group: str, base: Any = N
     changes = {}
     for name, value in values.items():
         if name not in fields:
-            raise ConfigError(f"{group}.{name} is not a parameter; known: {', '.join(sorted(fields))}")
+            full_name = f"{group}.{name}".lstrip(".")
+            raise ConfigError(f"{full_name} is not a parameter; known: {', '.join(sorted(fields))}")
         if isinstance(value, list):
             value = tuple(value)
         if isinstance(fields[name].default, float) and isinstance(value, int) and not isinstance(value, bool):

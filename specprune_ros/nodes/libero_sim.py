@@ -237,8 +237,12 @@ def main() -> int:
     """Run the node until it is interrupted. Returns 2 when the user's parameters are wrong."""
     # Not rclpy's handlers, which invalidate the publishers in the middle of a step, and no exceptions either, which get
     # lost in compiled code. While the scene is loading there is nothing to finish: a signal just ends the process.
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     handle_signals(signal.SIG_DFL)
+    try:
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:  # rcl's, for arguments and parameter files that it cannot read
+        print(f"libero_sim: {str(error).partition(', at ')[0]}", file=sys.stderr)
+        return 2
     try:
         node = LiberoSim()
     except UserError as error:
