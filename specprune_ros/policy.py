@@ -224,9 +224,9 @@ class Policy:
         motion = Motion.of(observation.twist)
 
         frames = self._engine.prepare(views)
-        reference = self._reference(observation.stamp, motion)
-        comparison = self._engine.compare(frames, reference)
         prepared = time.perf_counter()
+        comparison = self._engine.compare(frames, self._reference(observation.stamp, motion))
+        compared = time.perf_counter()
         if self._controller:
             decision = self._controller.decide(motion, comparison.dynamic_share)
         else:
@@ -236,8 +236,9 @@ class Policy:
         self._frames.add(frames, observation.stamp)
         self._last_stamp = observation.stamp
         actions = self._normalizer.unnormalize_actions(result.actions)
-        stages = dict(result.stage_seconds)
-        stages["preprocess"] = stages.get("preprocess", 0.0) + prepared - begin
+        stages = result.stage_seconds
+        stages["preprocess"] += prepared - begin
+        stages["selection"] += compared - prepared
         return ActionChunk(
             actions=actions,
             stamp=observation.stamp,

@@ -1,6 +1,6 @@
-"""Floating-point operations of the decoder, counted from shapes (a multiply-add is two)."""
+"""Floating-point operations, counted from shapes (a multiply-add is two)."""
 
-from specprune_ros.openvla.config import DecoderConfig
+from specprune_ros.openvla.config import DecoderConfig, ModelConfig
 
 
 def layer_flops(config: DecoderConfig, length: int, rows: int) -> int:
@@ -21,3 +21,17 @@ def decoder_flops(config: DecoderConfig, tokens_per_layer: tuple[int, ...], num_
 def scoring_flops(config: DecoderConfig, lengths: list[int], text_rows: int) -> int:
     """The extra q_text . K^T product of each scored layer, of the given sequence lengths."""
     return sum(2 * text_rows * length * config.hidden_size for length in lengths)
+
+
+def vision_flops(config: ModelConfig) -> int:
+    """Both towers and the projector, on all views."""
+    total = 0
+    for tower in config.towers:
+        tokens = tower.num_patches + (1 + tower.num_registers if tower.num_registers else 0)
+        block = 2 * tokens * tower.width * (4 * tower.width + 2 * tower.mlp_width) + 4 * tokens * tokens * tower.width
+        patch_embedding = 2 * tower.num_patches * 3 * tower.patch_size**2 * tower.width
+        total += tower.depth * block + patch_embedding
+    vision_width = sum(tower.width for tower in config.towers)
+    inner, hidden = config.projector_width, config.decoder.hidden_size
+    projector = 2 * config.patches_per_view * (vision_width * inner + inner * hidden + hidden * hidden)
+    return config.num_views * (total + projector)

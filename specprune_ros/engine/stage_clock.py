@@ -35,8 +35,8 @@ class StageClock:
 
     def seconds(self) -> dict[str, float]:
         """Seconds per stage since `start`. On CUDA call it after synchronising."""
-        total: dict[str, float] = {}
+        total = dict.fromkeys(STAGES, 0.0)
         for (stage, begin), (_, end) in zip(self._marks, self._marks[1:], strict=False):
             elapsed = begin.elapsed_time(end) / 1000 if self._cuda else end - begin
-            total[stage] = total.get(stage, 0.0) + elapsed
+            total[stage] += elapsed
         return total

@@ -1,0 +1,84 @@
+"""What the numbers were measured on, and how fast it multiplies matrices."""
+
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROUNDS = 5
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Processor or GPU, driver, versions, commit and command."""
+    facts: dict[str, Any] = {
+        "command": " ".join(["python", *sys.argv]),
+        "commit": _output(["git", "rev-parse", "--short", "HEAD"]),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "processor": _processor(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+    }
+    if device.type == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name(device)
+        facts["cuda"] = torch.version.cuda
+        facts["driver"] = _output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+    return facts
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Median rate of a large matrix product with the decoder's shape, operations per second."""
+    length, hidden, inner = 512, 4096, 11008
+    a = torch.randn(length, hidden, device=device, dtype=dtype)
+    b = torch.randn(inner, hidden, device=device, dtype=dtype)
+    rates = []
+    for _ in range(ROUNDS + 1):
+        synchronize(device)
+        begin = time.perf_counter()
+        repeat = 20 if device.type == "cuda" else 1
+        for _ in range(repeat):
+            torch.nn.functional.linear(a, b)
+        synchronize(device)
+        rates.append(repeat * 2 * length * hidden * inner / (time.perf_counter() - begin))
+    return statistics.median(rates[1:])
+
+
+def fastest_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 on a GPU; on a CPU whichever multiplies faster (bfloat16 needs AVX-512 or AMX to pay)."""
+    if device.type == "cuda":
+        return torch.bfloat16
+    return max((torch.float32, torch.bfloat16), key=lambda dtype: matmul_rate(device, dtype))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU's allocator, or the process's largest resident size."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def _output(command: list[str]) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
