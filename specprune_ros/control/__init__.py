@@ -1,10 +1,20 @@
 """Chunk execution, limits and end-effector motion. No ROS, no clock of its own: every call gets the time in seconds.
 
-executor   ChunkExecutor, ExecutorConfig: `submit` chunks, `step(now)` -> Command or Hold
-command    Command, Hold, HoldReason, Receipt, Refusal
-plan       Plan: a chunk laid out in time
-watchdog   Watchdog: which watched input is stale
-pose       Pose: position (3,) m and quaternion (4,) xyzw; `a @ b`, `inverse()`
-transform_buffer  TransformBuffer: `set_transform`, `lookup(target, source, stamp)` -> Transform; TransformError
-motion     TwistEstimator: `add(stamp, position, quaternion)`, `twist(at)` -> (6,) or None
+A node builds one `Arm`, gives it chunks (`arm.executor.submit`), reports fresh inputs (`arm.watchdog.feed`), calls
+`arm.tick` at the control rate, and turns the answer into messages with `adapters`.
+
+arm                Arm: `tick(now, pose, joints)` -> Motion (within limits) or Hold; `limits` may be replaced live
+executor           ChunkExecutor: `enable`, `stop`, `clear`, `submit(actions, stamp, dt, now)` -> Receipt,
+                   `step(now)` -> Command or Hold; ExecutorConfig (group execution), may be replaced live
+command            Command, Hold, HoldReason, Receipt, Refusal
+plan               Plan: a chunk laid out in time
+watchdog           Watchdog: `feed(name, stamp)`, `lost(name)`, `stale(now)`
+action_space       ControllerConfig (group controller), ActionSpace: checkpoint units -> twist, joints, openings
+limits             LimitsConfig (group limits); enforced by cartesian_limiter, joint_limiter, gripper
+adapters           TargetPose, joint_point, joint_hold, gripper_commands, gripper_point, STOP: numbers for messages
+replan             ReplanConfig (group replan), Replanner: `due(motion, mode, latency)` -> ReplanReason or None
+deviation          PoseDeviation: how far the arm has left the plan
+pose               Pose: position (3,) m and quaternion (4,) xyzw; `a @ b`, `inverse()`
+motion             TwistEstimator: `add(stamp, position, quaternion)`, `twist(at)` -> (6,) or None
+transform_buffer   TransformBuffer: `set_transform`, `lookup(target, source, stamp)` -> Transform; TransformError
 """

@@ -15,6 +15,9 @@ class HoldReason(StrEnum):
     NO_CHUNK = "no_chunk"  # no valid chunk has arrived yet
     CHUNK_NOT_STARTED = "chunk_not_started"  # the chunk's first step lies in the future
     CHUNK_FINISHED = "chunk_finished"  # the last step is over and no newer chunk has arrived
+    POSE_UNKNOWN = "pose_unknown"  # limits of the end effector cannot be checked
+    JOINTS_UNKNOWN = "joints_unknown"  # limits of the joints cannot be checked
+    LIMIT = "limit"  # the action violates a limit, and `limits.on_violation` is hold
 
 
 class Refusal(StrEnum):

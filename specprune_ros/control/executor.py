@@ -76,7 +76,8 @@ class ChunkExecutor:
         self._enabled = False
         self._since = -math.inf
         self._now = -math.inf
-        self._clear()
+        self._plan: Plan | None = None
+        self._chunks: list[Plan] = []  # newest first, as submitted
 
     @property
     def enabled(self) -> bool:
@@ -157,8 +158,8 @@ class ChunkExecutor:
             return self._plan
 
     def _clear(self) -> None:
-        self._plan: Plan | None = None
-        self._chunks: list[Plan] = []  # newest first, as submitted
+        self._plan = None
+        self._chunks = []
 
     def _refuse(self, actions: np.ndarray, stamp: float, dt: float, now: float) -> Receipt | None:
         newest = self._chunks[0].stamp if self._chunks else -math.inf

@@ -4,6 +4,7 @@ Source: the behaviour of tf2::BufferCore (ROS 2 Jazzy): static and timed transfo
 linear and spherical-linear interpolation, no extrapolation.
 """
 
+import functools
 import threading
 from dataclasses import dataclass
 
@@ -50,8 +51,8 @@ class TransformBuffer:
         """Store the pose of `child` in `parent`: `position` (3,) m, `quaternion` (4,) xyzw, `stamp` in seconds.
 
         Raises TransformError for what tf2 refuses (empty or equal frames, NaN, a quaternion that is not normalised,
-        data older than the cache), and when `now` is given for a stamp far in the future, which would push all good data
-        out of the cache.
+        data older than the cache), and when `now` is given for a stamp far in the future, which would push all good
+        data out of the cache.
         """
         parent, child = parent.lstrip("/"), child.lstrip("/")
         position, quaternion = np.array(position, dtype=np.float64), np.array(quaternion, dtype=np.float64)
@@ -110,8 +111,10 @@ class TransformBuffer:
                 raise TransformError(f"{target} <- {source}: {gap}")
             raise TransformError(f"{target} and {source} are not connected; two parts of the TF tree have no link")
         source_in_common = _compose(source_chain, common)
-        target_in_common = _compose(target_chain, common)
-        return target_in_common.inverse() @ source_in_common
+        if common == target:
+            return source_in_common
+        target_in_common = _compose(target_chain, common).inverse()
+        return target_in_common if common == source else target_in_common @ source_in_common
 
     def _chain(self, frame: str, stamp: float | None) -> tuple[dict[str, Pose], str | None]:
         """Every frame from `frame` up, with the pose of the frame below in it, and what ended the chain early.
@@ -136,12 +139,9 @@ class TransformBuffer:
 
 def _compose(chain: dict[str, Pose], last: str) -> Pose:
     """The pose of the chain's first frame in its frame `last`."""
-    total = IDENTITY
-    for frame, pose in chain.items():
-        total = pose @ total
-        if frame == last:
-            break
-    return total
+    frames = list(chain)
+    poses = [chain[frame] for frame in frames[1 : frames.index(last) + 1]]
+    return functools.reduce(lambda below, pose: pose @ below, poses) if poses else IDENTITY
 
 
 def _between_frames(

@@ -1,0 +1,99 @@
+"""From motion to the plain numbers of controller messages. No ROS types here."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from specprune_ros.control.action_space import ControllerConfig
+from specprune_ros.control.deviation import integrate
+from specprune_ros.control.limits import LimitsConfig
+from specprune_ros.control.pose import Pose
+
+STOP = np.zeros(6)  # the twist of a hold
+
+
+@dataclass(frozen=True, eq=False)
+class TrajectoryPoint:
+    """A trajectory_msgs/JointTrajectory of one point, which replaces the one before it."""
+
+    names: tuple[str, ...]
+    positions: np.ndarray  # (J,) rad, or the gripper controller's unit
+    time_from_start: float  # seconds
+
+
+@dataclass(frozen=True)
+class GripperCommand:
+    """The numbers of a control_msgs/GripperCommand."""
+
+    position: float  # in the gripper controller's unit
+    max_effort: float  # N
+
+
+class TargetPose:
+    """Integrates twists to a target pose in the base frame, for Cartesian position and impedance controllers."""
+
+    def __init__(self, config: ControllerConfig) -> None:
+        self.config = config
+        self._target: Pose | None = None
+        self._held = False
+
+    def advance(self, twist: np.ndarray, measured: Pose) -> Pose:
+        """The target after one period of `twist` (6,), at most the maximum lead away from the `measured` pose."""
+        start = measured if self._target is None or self._held else self._target
+        self._target, self._held = self._leashed(integrate(start, twist, self.config.period), measured), False
+        return self._target
+
+    def hold(self, measured: Pose | None) -> Pose | None:
+        """The pose to stay at: where the arm was when the hold began. None when that is not known."""
+        if not self._held and measured is not None:
+            self._target, self._held = measured, True
+        return self._target
+
+    def _leashed(self, target: Pose, measured: Pose) -> Pose:
+        lead = target.position - measured.position
+        turn = (target.rotation * measured.rotation.inv()).as_rotvec()
+        lead = _at_most(lead, self.config.max_lead)
+        turn = _at_most(turn, self.config.max_lead_angle)
+        return Pose(measured.position + lead, (Rotation.from_rotvec(turn) * measured.rotation).as_quat())
+
+
+def joint_point(
+    joints: np.ndarray, velocities: np.ndarray, controller: ControllerConfig, limits: LimitsConfig
+) -> TrajectoryPoint:
+    """A point that passes `joints` (J,) at the end of this control period and goes on with `velocities` (J,) rad/s.
+
+    It lies `trajectory_time` ahead, so that the arm does not stop when the next point is late, and inside the joint
+    ranges. It has no velocities: joint_trajectory_controller refuses a last point that still moves.
+    """
+    beyond = joints + velocities * (controller.trajectory_time - controller.period)
+    inside = np.clip(beyond, limits.joint_min, limits.joint_max)
+    return TrajectoryPoint(controller.joint_names, inside, controller.trajectory_time)
+
+
+def joint_hold(measured: np.ndarray, controller: ControllerConfig) -> TrajectoryPoint:
+    """Stop where the joints are, `measured` (J,) rad."""
+    return TrajectoryPoint(controller.joint_names, measured.copy(), controller.trajectory_time)
+
+
+def gripper_commands(openings: np.ndarray, controller: ControllerConfig) -> list[GripperCommand]:
+    """One command per gripper, from the openings (G,) 0 closed .. 1 open."""
+    positions = _gripper_positions(openings, controller)
+    return [GripperCommand(float(position), controller.gripper_max_effort) for position in positions]
+
+
+def gripper_point(openings: np.ndarray, controller: ControllerConfig) -> TrajectoryPoint:
+    """All gripper joints, gripper after gripper, from the openings (G,) 0 closed .. 1 open."""
+    joints_each = len(controller.gripper_joint_names) // len(controller.gripper_dimensions)
+    positions = np.repeat(_gripper_positions(openings, controller), joints_each)
+    return TrajectoryPoint(controller.gripper_joint_names, positions, controller.trajectory_time)
+
+
+def _gripper_positions(openings: np.ndarray, controller: ControllerConfig) -> np.ndarray:
+    closed, opened = controller.gripper_closed_position, controller.gripper_open_position
+    return closed + openings * (opened - closed)
+
+
+def _at_most(vector: np.ndarray, longest: float) -> np.ndarray:
+    length = float(np.linalg.norm(vector))
+    return vector if length <= longest else vector * (longest / length)

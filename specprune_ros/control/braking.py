@@ -1,0 +1,14 @@
+"""How fast something may still go when it has to stop within a distance."""
+
+import numpy as np
+
+
+def braking_speed(distance: np.ndarray | float, deceleration: np.ndarray | float, period: float) -> np.ndarray:
+    """Largest speed from which a stop within `distance` needs no more than `deceleration`, at one change per `period`.
+
+    Travelling a tick at speed v and then braking takes less than v^2 / 2a + v T. Zero for distances below zero.
+    Works one order up as well: distance as a speed to gain, deceleration as jerk, the result an acceleration.
+    """
+    distance = np.maximum(distance, 0.0)
+    tick = deceleration * period
+    return 2 * deceleration * distance / (tick + np.sqrt(tick**2 + 2 * deceleration * distance))

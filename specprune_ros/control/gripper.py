@@ -1,0 +1,35 @@
+"""Gripper debounce: a single outlier among the predicted steps must not drop the object."""
+
+import numpy as np
+
+ROUNDING = 1e-6  # seconds; stamps are floats
+
+
+class GripperDebounce:
+    """Passes a gripper's new state on once it has been asked for without interruption for `seconds`."""
+
+    def __init__(self, seconds: float, binary: bool) -> None:
+        """`seconds`: 0 passes everything on. Proportional grippers (`binary` false) are passed on at once."""
+        self.seconds = seconds
+        self._binary = binary
+        self._state: np.ndarray | None = None
+        self._since: np.ndarray | None = None
+
+    @property
+    def state(self) -> np.ndarray | None:
+        """The openings passed on last, (G,); None before the first."""
+        return self._state
+
+    def update(self, openings: np.ndarray, now: float) -> np.ndarray:
+        """The openings to send, (G,), from those asked for, (G,) in 0 .. 1. The first ones pass at once."""
+        if self._state is None or not self._binary:
+            self._state = openings.copy()
+        if self._since is None:
+            self._since = np.full(len(openings), now)
+        self._since = np.where(openings == self._state, now, self._since)
+        self._state = np.where(now - self._since >= self.seconds - ROUNDING, openings, self._state)
+        return self._state.copy()
+
+    def interrupt(self) -> None:
+        """The arm holds: a change that was waiting starts over."""
+        self._since = None
