@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 from specprune_ros.errors import CheckpointError, ObservationError
 
 PROMPT = "In: What action should the robot take to {instruction}?\nOut:"
+INSTRUCTION_START = PROMPT.index("{instruction}")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class PromptTokenizer:
         if token_ids[-1] != self._empty_token_id:
             token_ids.append(self._empty_token_id)
 
-        start = text.index(words)
-        end = start + len(words)
-        inside = [i for i, (a, b) in enumerate(encoding.offsets, start=1) if b > start and a < end and b > a]
+        # Offsets are characters of `text`; a word's token starts at the space before it.
+        end = INSTRUCTION_START + len(words)
+        inside = [i for i, (a, b) in enumerate(encoding.offsets, start=1) if a < end and b > INSTRUCTION_START]
         return Prompt(tuple(token_ids), slice(inside[0], inside[-1] + 1))
