@@ -14,7 +14,10 @@ SAMPLES = 7  # poses within the window
 
 
 class Transforms(Protocol):
-    """Where transforms are looked up."""
+    """Where transforms are looked up. `refused` counts those that could not be stored; `last_refusal` says why."""
+
+    refused: int
+    last_refusal: str
 
     def lookup(self, target: str, source: str, stamp: int | None) -> tuple[np.ndarray, np.ndarray, int]:
         """Pose of frame `source` in frame `target` at `stamp` (nanoseconds; None: the newest common time).
@@ -22,6 +25,12 @@ class Transforms(Protocol):
         Returns position (3,) m, quaternion (4,) xyzw, stamp. Raises ObservationError.
         """
         ...
+
+    def clear(self) -> None:
+        """Forget timed transforms: the clock jumped."""
+        ...
+
+    def destroy(self) -> None: ...
 
 
 class EndEffector:

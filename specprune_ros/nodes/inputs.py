@@ -142,8 +142,6 @@ class Inputs:
             stamps: dict[str, int | None] = {"images": None if None in images else min(images)}  # type: ignore[type-var]
             if self._joints:
                 stamps["joint states"] = self._joints.newest_stamp()
-        if self._end_effector is not None and self.config.proprio == "end_effector":
-            stamps["TF"] = self._end_effector.newest_stamp()
         return stamps
 
     def problem(self, now: int) -> str:

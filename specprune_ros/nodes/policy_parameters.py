@@ -1,5 +1,6 @@
 """The parameters of the policy node that no other part owns: `model.*`, `inputs.*`, and those without a group."""
 
+import re
 from dataclasses import dataclass
 
 from specprune_ros.errors import ConfigError
@@ -10,6 +11,7 @@ from specprune_ros.parameters import parameter
 @dataclass(frozen=True)
 class NodeConfig:
     instruction: str = parameter("", "What the arm should do, in words; also settable on ~/instruction.")
+    dry_run: bool = parameter(False, "Compute and publish everything, move nothing, even when motion is enabled.")
     autostart: bool = parameter(False, "Configure and activate at start, without a lifecycle manager.", live=False)
 
 
@@ -73,9 +75,9 @@ class InputsConfig:
     )
 
     def __post_init__(self) -> None:
-        if not self.cameras or len(set(self.cameras)) != len(self.cameras) or not all(self.cameras):
+        if not self.cameras or len(set(self.cameras)) != len(self.cameras) or not all(map(_is_token, self.cameras)):
             raise ConfigError(
-                f"inputs.cameras = {list(self.cameras)} has no, an empty or a repeated name; give each view one"
+                f"inputs.cameras = {list(self.cameras)}; give every view a name of its own, of letters, digits and _"
             )
         if len(self.camera_transforms) not in (1, len(self.cameras)):
             raise ConfigError(
@@ -87,3 +89,8 @@ class InputsConfig:
         if len(self.camera_transforms) == 1:
             return self.camera_transforms[0]
         return self.camera_transforms[self.cameras.index(camera)]
+
+
+def _is_token(name: str) -> bool:
+    """Whether a name can be part of a topic's name."""
+    return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is not None

@@ -31,16 +31,16 @@ class InferenceWorker:
         *,
         instruction: Callable[[], str],
         now: Callable[[], int],
-        interval: Callable[[], float],
+        due: Callable[[], bool],
         on_chunk: Callable[[Sensed, ActionChunk], None],
         on_error: Callable[[Exception], None],
     ) -> None:
-        """`now`: the node's clock, nanoseconds. `interval`: least seconds between two inferences' observations.
+        """`now`: the node's clock, nanoseconds. `due`: whether to infer now; otherwise new images are only remembered.
 
         `on_chunk` and `on_error` (something unexpected failed) are called on the worker's thread.
         """
         self._policy, self._sensors = policy, sensors
-        self._instruction, self._now, self._interval = instruction, now, interval
+        self._instruction, self._now, self._due = instruction, now, due
         self._on_chunk, self._on_error = on_chunk, on_error
         self._wake = threading.Event()
         self._lock = threading.Lock()
@@ -134,15 +134,16 @@ class InferenceWorker:
         instruction = self._instruction()
         if not instruction:
             raise UserError("no instruction; publish it on ~/instruction or set the parameter instruction")
-        sensed = self._sensors.assemble(self._now(), self._last_seen)
+        due = self._due()
+        sensed = self._sensors.assemble(self._now(), self._last_inferred if due else self._last_seen)
         if sensed is None:
             return None
-        self._last_seen = sensed.stamp
         stamp = sensed.stamp / NANOSECONDS
-        if sensed.stamp < self._last_inferred + self._interval() * NANOSECONDS:
+        if not due:
             self._policy.observe(sensed.views, stamp)
+            self._last_seen = sensed.stamp
             return None
-        self._last_inferred = sensed.stamp
+        self._last_inferred = self._last_seen = sensed.stamp
         chunk = self._policy.act(Observation(sensed.views, sensed.proprio, instruction, stamp, sensed.twist))
         return sensed, chunk
 

@@ -1,0 +1,73 @@
+"""Loads the policy that `model.*` names, and checks that the other parameters fit it."""
+
+import torch
+
+from specprune_ros.control.action_space import ControllerConfig
+from specprune_ros.errors import CheckpointError, ConfigError
+from specprune_ros.nodes.policy_parameters import InputsConfig, ModelConfig
+from specprune_ros.policy import Policy
+from specprune_ros.pruning.config import PruningConfig
+
+CROP = {"checkpoint": None, "on": True, "off": False}
+POSE_NUMBERS = 6  # position and axis-angle
+
+
+def load_policy(model: ModelConfig, pruning: PruningConfig | None) -> Policy:
+    """The policy of `model`, with `pruning` or dense. Raises CheckpointError or ConfigError."""
+    if not model.checkpoint:
+        raise ConfigError("model.checkpoint is empty; give the folder of an OpenVLA-OFT checkpoint")
+    on_gpu = torch.cuda.is_available() if model.device == "auto" else model.device.startswith("cuda")
+    device = ("cuda" if on_gpu else "cpu") if model.device == "auto" else model.device
+    dtype = ("bfloat16" if on_gpu else "float32") if model.dtype == "auto" else model.dtype
+    try:
+        return Policy.from_checkpoint(
+            model.checkpoint,
+            device,
+            dtype,
+            model.unnorm_key or None,
+            pruning if pruning is not None else "off",
+            chunk_length=model.chunk_length or None,
+            num_views=model.num_views or None,
+            center_crop=CROP[model.center_crop],
+        )
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise CheckpointError(
+            f"not enough memory on {device} for {model.checkpoint} in {dtype}; free some, or set model.dtype bfloat16"
+        ) from error
+
+
+def check_fits(policy: Policy, inputs: InputsConfig, controller: ControllerConfig) -> None:
+    """Raises ConfigError, which names the parameter, when cameras, proprio or actions do not fit the checkpoint."""
+    if len(inputs.cameras) != policy.num_views:
+        raise ConfigError(
+            f"inputs.cameras has {len(inputs.cameras)} names ({', '.join(inputs.cameras)}); the checkpoint expects "
+            f"{policy.num_views} views"
+        )
+    pose = POSE_NUMBERS if inputs.proprio == "end_effector" else 0
+    joints = 0 if inputs.proprio == "none" else len(inputs.joint_names)
+    if pose + joints != policy.proprio_dim:
+        raise ConfigError(
+            f"inputs.proprio {inputs.proprio} with {joints} inputs.joint_names gives {pose + joints} numbers; the "
+            f"checkpoint expects {policy.proprio_dim}" + _joints_hint(policy.proprio_dim - pose, inputs)
+        )
+    if inputs.proprio == "end_effector" and not (inputs.base_frame and inputs.ee_frame):
+        raise ConfigError("inputs.proprio end_effector needs inputs.base_frame and inputs.ee_frame")
+    if controller.action_space != policy.action_space:
+        raise ConfigError(
+            f"controller.action_space is {controller.action_space}; the checkpoint predicts {policy.action_space}"
+        )
+
+
+def _joints_hint(missing: int, inputs: InputsConfig) -> str:
+    return f": name {missing} joints" if missing >= 0 and inputs.proprio != "none" else ""
+
+
+def memory_mb() -> dict[str, float]:
+    """Resident memory of this process and what torch holds on the GPU, MiB."""
+    with open("/proc/self/status") as status:
+        resident = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+    memory = {"resident MiB": resident / 1024}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        memory["GPU allocated MiB"] = torch.cuda.memory_allocated() / 2**20
+        memory["GPU peak MiB"] = torch.cuda.max_memory_allocated() / 2**20
+    return memory

@@ -1,0 +1,238 @@
+"""Node `specprune_policy`: cameras, joint states and TF in; chunks of actions out.
+
+A lifecycle node. Threads: the executor's (callbacks, control timer, lifecycle) and the worker's (inference). Everything
+between *configure* and *cleanup* belongs to a `Session`.
+"""
+
+import signal
+import sys
+from typing import Any
+
+import rclpy
+from rclpy.clock import JumpThreshold
+from rclpy.duration import Duration
+from rclpy.exceptions import NameValidationException, ParameterException
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.signals import SignalHandlerOptions
+from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
+
+from specprune_ros.control.action_space import ControllerConfig
+from specprune_ros.control.executor import ExecutorConfig
+from specprune_ros.control.limits import LimitsConfig
+from specprune_ros.control.replan import ReplanConfig
+from specprune_ros.errors import ConfigError, UserError
+from specprune_ros.nodes.diagnostics import ERROR, Diagnostics, Status
+from specprune_ros.nodes.policy_parameters import InputsConfig, ModelConfig, NodeConfig
+from specprune_ros.nodes.pruning_parameters import check_preset, declare_pruning, expand_preset
+from specprune_ros.nodes.ros_parameters import LiveParameters, declare
+from specprune_ros.nodes.session import Session
+from specprune_ros.pruning.config import PruningConfig
+
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+SWITCH_INTERVAL = 0.0005  # seconds; a busy Python thread then delays callbacks by 1 ms instead of 6
+SIGNAL_TIME = 0.1  # seconds until a signal is noticed at the latest
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+class PolicyNode(LifecycleNode):
+    """Lifecycle, parameters, instruction, services. Motion is off until ~/enable."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        """Raises UserError for parameters that are out of range. `kwargs` go to the node."""
+        super().__init__("specprune_policy", **kwargs)
+        self.session: Session | None = None
+        self._state = "unconfigured"
+        self._failure = ""
+        switch, pruning = declare_pruning(self)
+        self.parameters = LiveParameters(
+            self,
+            {
+                "": (declare(self, "", NodeConfig),),
+                "model": (declare(self, "model", ModelConfig),),
+                "inputs": (declare(self, "inputs", InputsConfig),),
+                "pruning": (switch, pruning),
+                "controller": (declare(self, "controller", ControllerConfig),),
+                "limits": (declare(self, "limits", LimitsConfig),),
+                "execution": (declare(self, "execution", ExecutorConfig),),
+                "replan": (declare(self, "replan", ReplanConfig),),
+            },
+            validate=self._validate,
+            changed=self._on_changed,
+            expand=expand_preset,
+        )
+        self.create_subscription(String, "~/instruction", self._on_instruction, LATCHED)
+        self.create_service(SetBool, "~/enable", self._on_enable)
+        self.create_service(Trigger, "~/reset", self._on_reset)
+        self._diagnostics = Diagnostics(self, self._statuses)
+        backward = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True)
+        self._jump = self.get_clock().create_jump_callback(backward, post_callback=self._on_clock_jump)
+
+    # Lifecycle
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load and warm up the model. On failure: one line in the log and in /diagnostics, and all is released."""
+        self.parameters.adopt()
+        try:
+            self.session = Session(self, self.parameters)
+        except Exception as error:  # whatever it is, the node stays unconfigured and can be configured again
+            self._failure = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            self._failure = " ".join(self._failure.split())
+            self.get_logger().error(f"configure failed: {self._failure}")
+            return FAILURE
+        self._state, self._failure = "inactive", ""
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start inference. The arm stays where it is until ~/enable."""
+        result = super().on_activate(state)
+        assert self.session is not None
+        self.session.start()
+        self._state = "active"
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop motion at once, even in the middle of an inference; keep the model."""
+        assert self.session is not None
+        self.session.stop()
+        self._state = "inactive"
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free the model."""
+        self._close()
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop motion and free the model."""
+        self._close()
+        self._state = "finalized"
+        return SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """After an unexpected error in a transition: back to unconfigured."""
+        self._close()
+        self.get_logger().error("a lifecycle transition failed; the node is unconfigured and can be configured again")
+        return SUCCESS
+
+    def _close(self) -> None:
+        if self.session is not None:
+            self.session.stop()
+            self.session.close()
+            self.session = None
+        self._state = "unconfigured"
+
+    def destroy_node(self) -> None:
+        self._close()
+        self._jump.unregister()
+        super().destroy_node()
+
+    # Instruction, services, parameters
+
+    def _on_instruction(self, message: String) -> None:
+        result = self.set_parameters([Parameter("instruction", value=message.data)])[0]
+        if not result.successful:
+            self.get_logger().warning(f"instruction refused: {result.reason}")
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        if self.session is None or self._state != "active":
+            response.success = not request.data
+            response.message = f"the node is {self._state}; activate it first" if request.data else "motion is off"
+            return response
+        response.success, response.message = self.session.enable(request.data)
+        return response
+
+    def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self.session is not None:
+            self.session.reset()
+        response.success, response.message = True, "history and running chunk are forgotten"
+        return response
+
+    def _on_clock_jump(self, _: object) -> None:
+        if self.session is not None:
+            self.session.on_clock_jump()
+
+    def _validate(self, live: LiveParameters, proposed: dict[type, Any]) -> None:
+        if NodeConfig in proposed:
+            node, before = proposed[NodeConfig], live.declared(NodeConfig)
+            if before.instruction and not node.instruction.strip():
+                raise ConfigError("instruction is empty; say in words what the arm should do")
+        if PruningConfig in proposed:
+            check_preset(proposed[PruningConfig])
+        if self.session is not None:
+            self.session.validate(proposed)
+
+    def _on_changed(self, names: set[str]) -> None:
+        if self.session is not None:
+            self.session.on_parameters(names)
+
+    def _statuses(self) -> list[Status]:
+        lifecycle = Status("lifecycle", self._failure or self._state, ERROR if self._failure else b"\0")
+        return [lifecycle, *(self.session.statuses() if self.session is not None else [])]
+
+
+def run(node: PolicyNode) -> None:
+    """Spin until interrupted. An unexpected error in a callback stops the motion and not the node."""
+    executor = SingleThreadedExecutor(context=node.context)
+    executor.add_node(node)
+    while node.context.ok():
+        try:
+            executor.spin_once(timeout_sec=SIGNAL_TIME)
+        except KeyboardInterrupt:
+            return
+        except Exception as error:
+            if not node.context.ok():
+                return
+            node.get_logger().error(f"unexpected error, motion is off: {type(error).__name__}: {error}")
+            if node.session is not None:
+                node.session.enable(False)
+
+
+def main() -> int:
+    """Run the node until it is interrupted. Returns 2 when the user's parameters are wrong."""
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    node = None
+    try:
+        _init()
+        node = PolicyNode()
+        if node.parameters.declared(NodeConfig).autostart:
+            if node.trigger_configure() != SUCCESS:
+                return 2
+            node.trigger_activate()
+        run(node)
+    except (UserError, ParameterException, NameValidationException) as error:
+        print(f"specprune_policy: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        pass
+    finally:
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+def _init() -> None:
+    """Raises UserError for ROS arguments that do not parse."""
+    try:
+        # rclpy's own handlers would invalidate the publishers before the arm is told to hold.
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    except Exception as error:  # rclpy has several, of no common kind
+        raise UserError(f"{str(error).split(', at ')[0]}; check what follows --ros-args") from error
+
+
+def _interrupt(*_: object) -> None:
+    """Leave the loop once; a launch file and a terminal both send the signal."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,315 @@
+"""Everything between *configure* and *cleanup*: policy, inputs, worker, control loop, publishers."""
+
+import traceback
+from typing import Any
+
+import numpy as np
+from rclpy.lifecycle import LifecycleNode
+
+from specprune_ros.control.action_space import ControllerConfig
+from specprune_ros.control.arm import Arm
+from specprune_ros.control.command import Hold, HoldReason
+from specprune_ros.control.executor import ExecutorConfig
+from specprune_ros.control.limits import LimitsConfig
+from specprune_ros.control.replan import ReplanConfig, Replanner
+from specprune_ros.nodes.chunk_publisher import ChunkPublisher
+from specprune_ros.nodes.diagnostics import ERROR, OK, WARN, Status
+from specprune_ros.nodes.end_effector import EndEffector
+from specprune_ros.nodes.inputs import Inputs, Sensed
+from specprune_ros.nodes.latency import Latency
+from specprune_ros.nodes.model import check_fits, load_policy, memory_mb
+from specprune_ros.nodes.motion_loop import MotionLoop
+from specprune_ros.nodes.policy_parameters import InputsConfig, ModelConfig, NodeConfig
+from specprune_ros.nodes.pruning_parameters import PruningSwitch
+from specprune_ros.nodes.ros_parameters import LiveParameters
+from specprune_ros.nodes.stamps import NANOSECONDS
+from specprune_ros.nodes.tf_input import open_transforms
+from specprune_ros.nodes.worker import InferenceWorker
+from specprune_ros.policy import ActionChunk
+from specprune_ros.pruning.config import PruningConfig
+from specprune_ros.pruning.controller import ActionAwareController, Motion
+
+AXIS_ANGLE = slice(3, 6)  # of an end effector's proprio
+
+
+class Session:
+    """Built by *configure*, on the executor's thread. Raises UserError for what the user can mend."""
+
+    def __init__(self, node: LifecycleNode, parameters: LiveParameters) -> None:
+        self._node, self._parameters = node, parameters
+        inputs = parameters.running(InputsConfig)
+        self._controller = parameters.running(ControllerConfig)
+        self._policy = load_policy(parameters.running(ModelConfig), self._wanted_pruning())
+        check_fits(self._policy, inputs, self._controller)
+        self._watch_tf = inputs.proprio == "end_effector" or (
+            self._controller.delta and self._controller.output != "action_chunk"
+        )
+        watched = ["images"]
+        if self._watch_tf:
+            watched.append("TF")
+        if (inputs.joint_names and inputs.proprio != "none") or self._controller.joint_names:
+            watched.append("joint states")
+        self._arm = Arm(
+            self._policy.action_dim,
+            self._controller,
+            parameters.running(LimitsConfig),
+            parameters.running(ExecutorConfig),
+            dict.fromkeys(watched, inputs.max_age),
+        )
+        self._warm_up()
+        self._latency, self._age = Latency(), Latency()
+        self._modes: dict[str, int] = {}
+        self._twist_problem = ""
+        self._due = True
+        self._last_now = 0
+        self._open(inputs)
+
+    def _open(self, inputs: InputsConfig) -> None:
+        """Subscribe, publish, start the threads."""
+        node, parameters = self._node, self._parameters
+        self._transforms = open_transforms(node) if inputs.base_frame and inputs.ee_frame else None
+        self._end_effector = None
+        if self._transforms is not None:
+            self._end_effector = EndEffector(self._transforms, inputs.base_frame, inputs.ee_frame)
+        middle = self._policy.proprio_middle[AXIS_ANGLE] if inputs.proprio == "end_effector" else np.zeros(3)
+        self._inputs = Inputs(
+            node, inputs, self._end_effector, self._controller.joint_names, middle, lambda: self._worker.wake()
+        )
+        self._publisher = ChunkPublisher(
+            node, self._policy, inputs.cameras, inputs.base_frame, self._controller.step_duration
+        )
+        self._mode_controller = self._new_mode_controller()
+        self._motion = MotionLoop(
+            node,
+            self._arm,
+            Replanner(parameters.running(ReplanConfig)),
+            self._inputs,
+            self._end_effector,
+            watch_tf=self._watch_tf,
+            mode=self._wanted_mode,
+            on_stop=self._publisher.publish_stop,
+            on_due=self._on_due,
+        )
+        self._motion.dry_run = parameters.running(NodeConfig).dry_run
+        self._worker = InferenceWorker(
+            self._policy,
+            self._inputs,
+            instruction=lambda: parameters.running(NodeConfig).instruction,
+            now=lambda: self._now(),
+            due=lambda: self._due or self._motion.replanner.config.when == "continuous",
+            on_chunk=self._on_chunk,
+            on_error=self._on_inference_error,
+        )
+        self._timer = node.create_timer(self._controller.period, self._tick)
+        self._timer.cancel()
+
+    def _warm_up(self) -> None:
+        """Run every mode before the arm depends on it, and say how long an inference takes."""
+        instruction = self._parameters.running(NodeConfig).instruction
+        self._warm_seconds = self._policy.warm_up(instruction)
+        chunk = self._policy.chunk_length * self._controller.step_duration
+        modes = ", ".join(f"{mode} {seconds * 1e3:.0f} ms" for mode, seconds in self._warm_seconds.items())
+        self._node.get_logger().info(
+            f"{self._parameters.running(ModelConfig).checkpoint}: chunks of {self._policy.chunk_length} x "
+            f"{self._policy.action_dim}, {chunk:.2f} s; inference: {modes}"
+        )
+        if max(self._warm_seconds.values()) > chunk:
+            self._node.get_logger().warning(
+                f"inference takes longer than a chunk of {chunk:.2f} s: the arm will pause between chunks; use a GPU "
+                "or pruning.preset fast"
+            )
+
+    # Lifecycle, on the executor's thread
+
+    def start(self) -> None:
+        self._latency.clear()
+        self._age.clear()
+        self._modes.clear()
+        self._motion.clear_counts()
+        self._publisher.restart()
+        self._last_now = self._now()
+        self._timer.reset()
+        self._worker.start()
+
+    def stop(self) -> None:
+        """Stop motion and inference; returns at once."""
+        self._motion.stop(self._now())
+        self._worker.stop()
+        self._timer.cancel()
+
+    def close(self) -> None:
+        """Release everything; waits for a running inference."""
+        self._worker.close()
+        self._node.destroy_timer(self._timer)
+        self._motion.destroy()
+        self._inputs.destroy()
+        self._publisher.destroy()
+        if self._transforms is not None:
+            self._transforms.destroy()
+
+    def enable(self, enable: bool) -> tuple[bool, str]:
+        """Allow or forbid motion; whether that worked, and a message."""
+        if not enable:
+            self._motion.stop(self._now())
+            return True, "motion is off"
+        if not self._parameters.running(NodeConfig).instruction:
+            return False, "there is no instruction; publish it on ~/instruction or set the parameter instruction"
+        self._motion.enable(self._now())
+        dry = " (dry run: nothing moves)" if self._motion.dry_run else ""
+        waiting = f"; waiting: {self._worker.problem}" if self._worker.problem else ""
+        return True, f"motion is on{dry}{waiting}"
+
+    def reset(self) -> None:
+        """New task or scene: forget history and the running chunk."""
+        self._arm.executor.clear()
+        self._worker.reset()
+
+    def on_clock_jump(self) -> None:
+        """The clock went back, or changed: nothing that was received is comparable any more."""
+        self._inputs.clear()
+        if self._transforms is not None:
+            self._transforms.clear()
+        self._last_now = self._now()
+        self.reset()
+
+    # Parameters, on the executor's thread
+
+    def validate(self, proposed: dict[type, Any]) -> None:
+        """Raises UserError when proposed configurations do not fit the checkpoint."""
+        if PruningConfig in proposed:
+            self._policy.check_pruning(proposed[PruningConfig])
+        if LimitsConfig in proposed:
+            before, self._arm.limits = self._arm.limits, proposed[LimitsConfig]  # raises when they do not fit
+            self._arm.limits = before
+
+    def on_parameters(self, names: set[str]) -> None:
+        """Use changed parameters."""
+        parameters = self._parameters
+        if any(name.startswith("pruning.") for name in names):
+            self._worker.set_pruning(self._wanted_pruning() or "off")
+            self._mode_controller = self._new_mode_controller()
+        if "instruction" in names:
+            self.reset()
+        self._inputs.config = parameters.running(InputsConfig)
+        self._arm.limits = parameters.running(LimitsConfig)
+        self._arm.executor.config = parameters.running(ExecutorConfig)
+        self._motion.replanner.config = parameters.running(ReplanConfig)
+        self._motion.configure(parameters.running(ControllerConfig))
+        self._motion.set_dry_run(parameters.running(NodeConfig).dry_run, self._now())
+
+    def _wanted_pruning(self) -> PruningConfig | None:
+        enabled = self._parameters.running(PruningSwitch).enabled
+        return self._parameters.running(PruningConfig) if enabled else None
+
+    # Inference, on the worker's thread
+
+    def _on_chunk(self, sensed: Sensed, chunk: ActionChunk) -> None:
+        self._due = False
+        ready = self._now()
+        self._latency.add(chunk.seconds)
+        self._age.add((ready - sensed.stamp) / NANOSECONDS)
+        self._modes[chunk.pruning.mode] = self._modes.get(chunk.pruning.mode, 0) + 1
+        self._twist_problem = sensed.twist_problem
+        if not np.isfinite(chunk.actions).all():
+            self._worker.problem = "the policy predicted NaN or Inf; check the checkpoint, or set model.dtype float32"
+            return
+        self._motion.submit(chunk.actions, sensed.stamp, ready)
+        self._publisher.publish(sensed, chunk, ready, lambda: self._motion.moves)
+
+    def _on_inference_error(self, error: Exception) -> None:
+        text = "".join(traceback.format_exception(error))
+        self._node.get_logger().error(f"inference failed:\n{text}", throttle_duration_sec=30.0)
+
+    # Control, on the executor's thread
+
+    def _tick(self) -> None:
+        now = self._now()
+        if now < self._last_now:
+            self.on_clock_jump()
+        self._last_now = now
+        self._motion.tick(now)
+
+    def _on_due(self) -> None:
+        if not self._due:
+            self._due = True
+            self._worker.wake()
+
+    def _wanted_mode(self) -> str:
+        """The pruning mode that the measured motion asks for; only needed to replan when it changes."""
+        replan = self._motion.replanner.config
+        if self._mode_controller is None or replan.when == "continuous" or self._end_effector is None:
+            return ""
+        skew = int(self._inputs.config.max_skew * NANOSECONDS)
+        twist, _ = self._end_effector.twist(self._now(), skew)
+        return self._mode_controller.decide(Motion.of(twist), 0.0).mode
+
+    def _new_mode_controller(self) -> ActionAwareController | None:
+        config = self._wanted_pruning()
+        return ActionAwareController(config) if config else None
+
+    def _now(self) -> int:
+        return self._node.get_clock().now().nanoseconds
+
+    # Diagnostics, on the executor's thread
+
+    def statuses(self) -> list[Status]:
+        active = not self._timer.is_canceled()
+        return [
+            self._inference_status(active),
+            self._inputs_status(active),
+            self._motion_status(),
+            self._memory_status(),
+        ]
+
+    def _inference_status(self, active: bool) -> Status:
+        p50, p99 = (value * 1e3 for value in self._latency.percentiles())
+        age_p50, age_p99 = (value * 1e3 for value in self._age.percentiles())
+        values = {
+            "instruction": self._parameters.running(NodeConfig).instruction,
+            "chunks": self._latency.count,
+            "latency p50 ms": p50,
+            "latency p99 ms": p99,
+            "latency max ms": self._latency.maximum * 1e3,
+            "observation age p50 ms": age_p50,
+            "observation age p99 ms": age_p99,
+            "late chunks": self._motion.late,
+            "errors": self._worker.errors,
+            **{f"mode {mode}": count for mode, count in dict(self._modes).items()},
+            **{f"warm-up {mode} ms": seconds * 1e3 for mode, seconds in self._warm_seconds.items()},
+        }
+        problem = self._worker.problem if active else ""
+        message = problem or ("running" if active else "stopped")
+        return Status("inference", message, ERROR if problem else OK, values)
+
+    def _inputs_status(self, active: bool) -> Status:
+        values: dict[str, object] = {f"{topic} Hz": rate for topic, rate in self._inputs.rates().items()}
+        values["images dropped (twice or out of order)"] = self._inputs.dropped()
+        message, level = self._inputs.problem(self._now()), ERROR
+        if not message and self._twist_problem:
+            message, level = f"end-effector velocity is unknown: {self._twist_problem}", WARN
+        if self._transforms is not None:
+            values["transforms refused"] = self._transforms.refused
+            values["last refused transform"] = self._transforms.last_refusal
+            values["TF"] = "known" if self._end_effector and self._end_effector.newest() else "unknown"
+        return Status("inputs", message or "complete", level if message and active else OK, values)
+
+    def _motion_status(self) -> Status:
+        result = self._motion.result
+        values: dict[str, object] = {
+            "enabled": self._motion.enabled,
+            "dry run": self._motion.dry_run,
+            "pauses between chunks": self._motion.pauses,
+            **{f"limit {name}": count for name, count in self._motion.limits_hit.items()},
+        }
+        if not isinstance(result, Hold):
+            values["deviation m"], values["deviation rad"] = result.deviation, result.deviation_angle
+            hit = f"; limited by {', '.join(result.limits_hit)}" if result.limits_hit else ""
+            return Status("motion", f"moving{hit}", WARN if hit else OK, values)
+        if not self._motion.enabled:
+            return Status("motion", "motion is off; call ~/enable", OK, values)
+        detail = f": {result.detail}" if result.detail else ""
+        level = WARN if result.reason in (HoldReason.NO_CHUNK, HoldReason.CHUNK_NOT_STARTED) else ERROR
+        return Status("motion", f"holding, {result.reason}{detail}", level, values)
+
+    def _memory_status(self) -> Status:
+        return Status("memory", "in use", OK, dict(memory_mb()))
