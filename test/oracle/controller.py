@@ -1,0 +1,45 @@
+"""Which mode an inference runs in."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specprune_ros.pruning.config import PruningConfig
+
+
+@dataclass
+class Controller:
+    """Coarse, fine or dense, with what it has to remember between inferences."""
+
+    config: PruningConfig
+    slow: bool = False
+    since_dense: int | None = None  # None: no history
+
+    def reset(self) -> None:
+        self.slow = False
+        self.since_dense = None
+
+    def decide(self, twist: NDArray[np.float64] | None, dynamic_share: float) -> str:
+        """`dynamic_share`: largest share of dynamic patches in any view."""
+        self._watch(twist)
+        if self.since_dense is None or dynamic_share > self.config.scene_cut_share:
+            self.since_dense = 0
+            return "dense"
+        self.since_dense += 1
+        if self.since_dense == self.config.refresh_interval:
+            self.since_dense = 0
+            return "dense"
+        return "fine" if self.slow and self.config.controller else "coarse"
+
+    def _watch(self, twist: NDArray[np.float64] | None) -> None:
+        if twist is None:
+            self.slow = True
+            return
+        v_t, v_r, v_z = float(np.linalg.norm(twist[:3])), float(np.linalg.norm(twist[3:])), float(twist[2])
+        most_t, most_r = self.config.translation_threshold, self.config.rotation_threshold
+        if self.slow:
+            factor = self.config.exit_factor
+            self.slow = v_t < factor * most_t and v_r < factor * most_r
+        else:
+            self.slow = v_t < most_t and v_r < most_r and v_z <= 0

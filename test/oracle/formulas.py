@@ -1,0 +1,157 @@
+"""Every formula of docs/method.md, one function each, on plain lists of numbers."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specprune_ros.pruning.config import PruningConfig
+
+PATCH = 14  # pixels
+
+
+def rnd(x: float) -> int:
+    return math.floor(x + 0.5)
+
+
+def highest(values: Sequence[float], count: int, among: Iterable[int] | None = None) -> list[int]:
+    """Indices of the `count` highest values; of equal ones the lower index comes first."""
+    candidates = range(len(values)) if among is None else among
+    return sorted(candidates, key=lambda i: (-values[i], i))[:count]
+
+
+# Scaling
+
+
+def set_size(config: PruningConfig, tokens: int, mode: str, patches: int) -> int:
+    factor = config.fine_factor if mode == "fine" else 1.0
+    return min(rnd(tokens * config.alpha * factor * patches / 256), patches)
+
+
+def budget_per_view(config: PruningConfig, mode: str, patches: int) -> int:
+    factor = config.fine_factor if mode == "fine" else 1.0
+    return max(1, min(rnd(config.budget_tokens * factor * patches / 256), patches))
+
+
+def global_layers(config: PruningConfig, num_layers: int) -> list[int]:
+    return [max(1, rnd(layer * num_layers / config.depth)) for layer in config.global_layers]
+
+
+def inner_layers(config: PruningConfig, layers: Iterable[int], num_layers: int) -> set[int]:
+    """prune_layers or update_layers at the model's depth."""
+    scaled = {max(config.static_layer + 1, rnd(layer * num_layers / config.depth)) for layer in layers if layer > 0}
+    return {layer for layer in scaled if layer < num_layers}
+
+
+def snapped(count: int, others: int, tile: int, lowest: int, most: int) -> int:
+    """The number of patches nearest to `count` that, with the other tokens, fills whole tiles."""
+    if tile <= 1:
+        return count
+    fitting = [n for n in range(lowest, most + 1) if (n + others) % tile == 0]
+    return min(fitting, key=lambda n: abs(n - count)) if fitting else count
+
+
+# Scores
+
+
+def patch_scores(attention: NDArray, instruction_rows: list[int], patch_columns: list[int]) -> list[float]:
+    """Mean attention (heads, L, L) over heads and instruction tokens, for each patch."""
+    heads = attention.shape[0]
+    scores = []
+    for column in patch_columns:
+        total = sum(attention[head, row, column] for head in range(heads) for row in instruction_rows)
+        scores.append(total / (heads * len(instruction_rows)))
+    return scores
+
+
+# Static pruning
+
+
+def cosine_similarity(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> list[float]:
+    """Of each raw RGB patch with the same patch of the reference frame, row-major."""
+    similarity = []
+    for top in range(0, image.shape[0], PATCH):
+        for left in range(0, image.shape[1], PATCH):
+            a, b = (
+                picture[top : top + PATCH, left : left + PATCH].astype(np.float64).ravel()
+                for picture in (image, reference)
+            )
+            similarity.append(float(a @ b / math.sqrt((a @ a) * (b @ b))))
+    return similarity
+
+
+def reference_delay(config: PruningConfig, speed: float) -> float:
+    """Seconds between now and the wanted reference frame. `speed`: m/s."""
+    units = speed / (config.control_rate * config.metres_per_unit)
+    steps = max(1, math.floor(config.frame_offset + config.frame_slope * units) + config.frame_margin)
+    return steps / config.control_rate
+
+
+def global_set(config: PruningConfig, mode: str, history: list[float]) -> set[int]:
+    count = set_size(config, config.global_tokens, mode, len(history))
+    return set(highest(history, count, [i for i, value in enumerate(history) if value > 0]))
+
+
+def dynamic_set(config: PruningConfig, mode: str, similarity: list[float]) -> set[int]:
+    count = set_size(config, config.dynamic_tokens, mode, len(similarity))
+    candidates = [i for i, value in enumerate(similarity) if value < config.similarity_threshold]
+    return set(highest([-value for value in similarity], count, candidates))
+
+
+def local_set(config: PruningConfig, mode: str, local_scores: list[list[float]]) -> set[int]:
+    """`local_scores`: per local layer, per patch of the view."""
+    chosen: set[int] = set()
+    for scores in local_scores:
+        chosen |= set(highest(scores, set_size(config, config.local_tokens, mode, len(scores))))
+    return chosen
+
+
+def budget_order(sets: list[set[int]], history: list[float], local_scores: list[list[float]]) -> list[int]:
+    """All patches of a view, the first to keep first."""
+    shares = [[value / sum(scores) for value in scores] for scores in (history, *local_scores) if sum(scores) > 0]
+    patches = range(len(history))
+    attention = [sum(share[i] for share in shares) for i in patches]
+    votes = [sum(i in members for members in sets) for i in patches]
+    return sorted(patches, key=lambda i: (-votes[i], -attention[i], i))
+
+
+# Dynamic pruning
+
+
+def rank_weights(config: PruningConfig, scores: dict[int, float]) -> dict[int, float]:
+    """`scores`: of the patches alive, by patch index."""
+    order = sorted(scores, key=lambda i: (-scores[i], i))
+    weight = {i: 1 / (1 + math.exp(config.rank_slope * rank)) for rank, i in enumerate(order)}
+    total = sum(weight.values())
+    return {i: value / total for i, value in weight.items()}
+
+
+def confidence(
+    config: PruningConfig, attention: NDArray, instruction_rows: list[int], patch_columns: list[int]
+) -> float:
+    """w_conf of one layer of a dense inference."""
+    if config.confidence == "none":
+        return 1.0
+    if config.confidence == "mean_std":
+        scores = np.array(patch_scores(attention, instruction_rows, patch_columns))
+        return float(scores.mean() / scores.std())
+    entropies = []
+    for head in range(attention.shape[0]):
+        for row in instruction_rows:
+            weights = attention[head, row, patch_columns]
+            weights = weights / weights.sum()
+            entropies.append(-sum(w * math.log(w) for w in weights if w > 0))
+    return 1 / (sum(entropies) / len(entropies) + 1e-6)
+
+
+# History
+
+
+def rolling_history(config: PruningConfig, past: list[list[float]]) -> list[float]:
+    """`past`: the patches' scores of earlier inferences, the newest first."""
+    weights = [config.history_decay**age for age in range(config.history_length)]
+    total = [0.0] * len(past[0])
+    for scores, weight in zip(past[: config.history_length], weights, strict=False):
+        total = [sum_ + weight * score for sum_, score in zip(total, scores, strict=True)]
+    return [value / sum(weights) for value in total]

@@ -1,0 +1,214 @@
+"""Whole inferences, one after another."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oracle import formulas
+from oracle.controller import Controller
+from oracle.decoder import Array, EagerModel
+from specprune_ros.openvla.model import OpenVLA
+from specprune_ros.openvla.prompt import PROMPT, PromptTokenizer
+from specprune_ros.openvla.statistics import Normalizer
+from specprune_ros.policy import Observation
+from specprune_ros.pruning.config import PruningConfig
+
+
+@dataclass
+class Outcome:
+    """What one inference did. Patches are counted over all views."""
+
+    mode: str
+    actions: Array  # (C, A), checkpoint units
+    kept_static: set[int]
+    kept_final: set[int]
+    set_sizes: list[tuple[int, int, int]] = field(default_factory=list)  # per view: global, dynamic, local
+    alive_per_layer: list[int] = field(default_factory=list)  # tokens
+    confidence: dict[int, float] = field(default_factory=dict)  # by update layer, in force after this inference
+
+
+@dataclass
+class Token:
+    """One token of the sequence."""
+
+    vector: Array
+    position: int
+    patch: int | None = None
+    is_instruction: bool = False
+
+
+class OraclePolicy:
+    """`see`: frames (V, S, S, 3) uint8, as the towers see them -> (V * P, hidden) patch embeddings."""
+
+    def __init__(
+        self,
+        model: OpenVLA,
+        tokenizer: PromptTokenizer,
+        normalizer: Normalizer,
+        config: PruningConfig,
+        see: Callable[[NDArray[np.uint8]], Array],
+        tile: int = 1,
+    ):
+        self.model = EagerModel(model)
+        self.tokenizer, self.normalizer, self.see = tokenizer, normalizer, see
+        self.config, self.tile = config, tile
+        self.controller = Controller(config)
+        self.patches_per_view = model.config.patches_per_view
+        self.views = range(model.config.num_views)
+        self.instruction: str | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        self.controller.reset()
+        self.frames: list[tuple[float, NDArray[np.uint8]]] = []
+        self.past_scores: list[list[float]] = []
+        self.confidence: dict[int, float] = {}
+        self.last_stamp = -np.inf
+
+    def observe(self, frames: NDArray[np.uint8], stamp: float) -> None:
+        self.frames.append((stamp, frames))
+
+    def act(self, observation: Observation) -> Outcome:
+        if observation.instruction != self.instruction or observation.stamp < self.last_stamp:
+            self.reset()
+        self.instruction, self.last_stamp = observation.instruction, observation.stamp
+
+        frames = np.stack(list(observation.views.values()))
+        similarity = self._similarity(frames, observation)
+        dynamic = [[value < self.config.similarity_threshold for value in view] for view in similarity]
+        share = max(sum(view) / len(view) for view in dynamic)
+        mode = self.controller.decide(observation.twist, share)
+
+        proprio = self.normalizer.normalize_proprio(observation.proprio)
+        outcome = self._infer(mode, self._sequence(frames, proprio, observation.instruction), similarity)
+        outcome.actions = self.normalizer.unnormalize_actions(outcome.actions)
+        self.frames.append((observation.stamp, frames))
+        return outcome
+
+    def _similarity(self, frames: NDArray[np.uint8], observation: Observation) -> list[list[float]]:
+        if not self.frames:
+            return [[1.0] * self.patches_per_view for _ in self.views]
+        speed = 0.0 if observation.twist is None else float(np.linalg.norm(observation.twist[:3]))
+        wanted = observation.stamp - formulas.reference_delay(self.config, speed)
+        _, reference = min(self.frames, key=lambda entry: (abs(entry[0] - wanted), -entry[0]))
+        return [formulas.cosine_similarity(frames[view], reference[view]) for view in self.views]
+
+    def _sequence(self, frames: NDArray[np.uint8], proprio: Array, instruction: str) -> list[Token]:
+        """[BOS] [patches] [proprio] [prompt after BOS] [C x A zeros] [</s>]"""
+        token_ids = self.tokenizer(instruction).token_ids
+        words = self._instruction_tokens(instruction)
+        vectors = [(self.model.embed(token_ids[0]), None, False)]
+        vectors += [(vector, patch, False) for patch, vector in enumerate(self.see(frames))]
+        vectors += [(self.model.project_proprio(proprio), None, False)]
+        vectors += [(self.model.embed(token_ids[j]), None, j in words) for j in range(1, len(token_ids))]
+        vectors += [(np.zeros(self.model.config.decoder.hidden_size), None, False)] * self.model.config.num_actions
+        vectors += [(self.model.embed(self.tokenizer.eos_id), None, False)]
+        return [Token(vector, at, patch, word) for at, (vector, patch, word) in enumerate(vectors)]
+
+    def _instruction_tokens(self, instruction: str) -> set[int]:
+        """Tokens of the prompt, BOS being 0, that overlap the instruction's characters."""
+        words = instruction.strip().lower()
+        start = PROMPT.index("{")
+        stop = start + len(words)
+        encoding = self.tokenizer._tokenizer.encode(PROMPT.format(instruction=words), add_special_tokens=False)
+        return {
+            number
+            for number, (a, b) in enumerate(encoding.offsets, start=1)
+            if any(start <= c < stop for c in range(a, b))
+        }
+
+    def _infer(self, mode: str, tokens: list[Token], similarity: list[list[float]]) -> Outcome:
+        config, num_layers = self.config, self.model.config.decoder.num_layers
+        update_layers = formulas.inner_layers(config, config.update_layers, num_layers)
+        prune_layers = formulas.inner_layers(config, config.prune_layers, num_layers)
+        global_layers = formulas.global_layers(config, num_layers)
+        num_patches = self.patches_per_view * len(self.views)
+        outcome = Outcome(mode, np.empty(0), set(), set())
+        outcome.kept_static = outcome.kept_final = set(range(num_patches))
+        scores: dict[int, dict[int, float]] = {}  # by layer, by patch
+        importance = dict.fromkeys(range(num_patches), 0.0)
+
+        for layer in range(1, num_layers + 1):
+            outcome.alive_per_layer.append(len(tokens))
+            x, attention = self.model.layer(
+                layer, np.stack([token.vector for token in tokens]), [token.position for token in tokens]
+            )
+            for token, vector in zip(tokens, x, strict=True):
+                token.vector = vector
+            rows = [row for row, token in enumerate(tokens) if token.is_instruction]
+            alive = {token.patch: column for column, token in enumerate(tokens) if token.patch is not None}
+            scores[layer] = dict(zip(alive, formulas.patch_scores(attention, rows, list(alive.values())), strict=True))
+
+            if mode == "dense":
+                if layer in update_layers:
+                    self.confidence[layer] = formulas.confidence(config, attention, rows, list(alive.values()))
+                continue
+            if layer == config.static_layer:
+                outcome.kept_static = self._static_selection(mode, scores, similarity, len(tokens), outcome)
+                outcome.kept_final = outcome.kept_static
+                tokens = [token for token in tokens if token.patch is None or token.patch in outcome.kept_static]
+            if layer in update_layers:
+                weight = formulas.rank_weights(config, scores[layer])
+                for patch in alive:
+                    news = weight[patch] * self.confidence.get(layer, 1.0)
+                    beta = config.importance_rate
+                    importance[patch] = (1 - beta) * importance[patch] + beta * news
+            if layer in prune_layers:
+                others = len(tokens) - len(alive)
+                count = formulas.rnd(config.keep_ratio * len(alive))
+                count = formulas.snapped(count, others, self.tile, 0, len(alive))
+                outcome.kept_final = set(sorted(alive, key=lambda patch: (-importance[patch], patch))[:count])
+                tokens = [token for token in tokens if token.patch is None or token.patch in outcome.kept_final]
+
+        outcome.confidence = dict(self.confidence)
+        self._remember(scores, global_layers, num_patches)
+        outcome.actions = self.model.actions(np.stack([token.vector for token in self._action_tokens(tokens)]))
+        return outcome
+
+    def _action_tokens(self, tokens: list[Token]) -> list[Token]:
+        """The prompt's last token and all placeholders but the last: the </s> and one placeholder stay behind them."""
+        stop = len(tokens) - 2
+        return tokens[stop - self.model.config.num_actions : stop]
+
+    def _static_selection(
+        self,
+        mode: str,
+        scores: dict[int, dict[int, float]],
+        similarity: list[list[float]],
+        length: int,
+        outcome: Outcome,
+    ) -> set[int]:
+        config, per_view = self.config, self.patches_per_view
+        history = formulas.rolling_history(config, self.past_scores)
+        budgets = self._budgets(mode, length - per_view * len(self.views))
+        kept: set[int] = set()
+        for view in self.views:
+            first = view * per_view
+            view_history = history[first : first + per_view]
+            local = [[scores[layer][first + i] for i in range(per_view)] for layer in config.local_layers]
+            sets = [
+                formulas.global_set(config, mode, view_history),
+                formulas.dynamic_set(config, mode, similarity[view]),
+                formulas.local_set(config, mode, local),
+            ]
+            outcome.set_sizes.append((len(sets[0]), len(sets[1]), len(sets[2])))
+            if config.selection == "union":
+                chosen = set.union(*sets)
+            else:
+                chosen = set(formulas.budget_order(sets, view_history, local)[: budgets[view]])
+            kept |= {first + patch for patch in chosen}
+        return kept
+
+    def _budgets(self, mode: str, others: int) -> list[int]:
+        """Patches to keep per view in the budget selection. `others`: tokens that are no patches."""
+        num_views, most = len(self.views), self.patches_per_view * len(self.views)
+        total = num_views * formulas.budget_per_view(self.config, mode, self.patches_per_view)
+        total = formulas.snapped(total, others, self.tile, num_views, most)
+        return [total // num_views + (1 if view < total % num_views else 0) for view in self.views]
+
+    def _remember(self, scores: dict[int, dict[int, float]], layers: list[int], num_patches: int) -> None:
+        """A layer that a patch did not reach adds 0."""
+        mean = [sum(scores[layer].get(patch, 0.0) for layer in layers) / len(layers) for patch in range(num_patches)]
+        self.past_scores.insert(0, mean)
