@@ -41,9 +41,9 @@ class Arm:
     def __init__(
         self,
         action_dim: int,
-        controller: ControllerConfig = ControllerConfig(),
-        limits: LimitsConfig = LimitsConfig(),
-        execution: ExecutorConfig = ExecutorConfig(),
+        controller: ControllerConfig,
+        limits: LimitsConfig,
+        execution: ExecutorConfig,
         max_ages: Mapping[str, float] | None = None,
     ) -> None:
         """`max_ages`: watched input -> oldest acceptable age, seconds; feed them to `watchdog`.
