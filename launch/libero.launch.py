@@ -3,7 +3,7 @@
     ros2 launch specprune_ros libero.launch.py checkpoint:=/path/to/checkpoint task:=3
     ros2 service call /specprune_policy/enable std_srvs/srv/SetBool "{data: true}"
 
-The arm does not move before the second line. `--show-args` lists the arguments.
+The arm does not move before the second line. `--show-args` lists the arguments, those of policy.launch.py included.
 """
 
 from launch.actions import (
@@ -26,11 +26,6 @@ SCENE_ARGUMENTS = (
     ("init_state", "0", int, "Initial state of the task"),
     ("camera_rate", "5.0", float, "Images per second of simulated time, per camera"),
 )
-POLICY_REMAPPINGS = (
-    ("~/image_primary", "/libero_sim/primary/image"),
-    ("~/image_wrist", "/libero_sim/wrist/image"),
-    ("~/instruction", "/libero_sim/instruction"),
-)
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -50,12 +45,14 @@ def generate_launch_description() -> LaunchDescription:
     )
     policy = GroupAction(
         [
-            *(SetRemap(src=name, dst=topic) for name, topic in POLICY_REMAPPINGS),
+            SetRemap(src="~/instruction", dst="/libero_sim/instruction"),
             IncludeLaunchDescription(
                 PathJoinSubstitution([share, "launch", "policy.launch.py"]),
                 launch_arguments={
                     "checkpoint": LaunchConfiguration("checkpoint"),
                     "params_file": params_file,
+                    "primary_image": "/libero_sim/primary/image",
+                    "wrist_image": "/libero_sim/wrist/image",
                 }.items(),
             ),
         ]
