@@ -116,8 +116,11 @@ def decoder_config(text_config: dict[str, Any]) -> DecoderConfig:
     )
 
 
-def family_config(unnorm_key: str, config: dict[str, Any], overrides: dict[str, Any], action_dim: int) -> FamilyConfig:
-    """The robot family's facts: `overrides` first, then `config.json`, then `families.yaml`."""
+def family_config(unnorm_key: str, config: dict[str, Any], overrides: dict[str, Any]) -> FamilyConfig:
+    """The robot family's facts: `overrides` first, then `config.json`, then `families.yaml`.
+
+    Raises CheckpointError that names the fact to add when the family is unknown.
+    """
     text = resources.files("specprune_ros.openvla").joinpath("families.yaml").read_text()
     families = yaml.safe_load(text)
     known: dict[str, Any] = next(
@@ -131,10 +134,7 @@ def family_config(unnorm_key: str, config: dict[str, Any], overrides: dict[str, 
                 f"{name} is not known for unnorm_key '{unnorm_key}'; add \"{name}\" to the checkpoint's config.json"
             )
         values[name] = tuple(value) if isinstance(value, list) else value
-    for name in ("action_names", "action_units"):
-        if len(values[name]) != action_dim:
-            raise CheckpointError(
-                f"{name} has {len(values[name])} entries but the statistics of '{unnorm_key}' have {action_dim}; "
-                f'set "{name}" in the checkpoint\'s config.json'
-            )
+    for name in ("chunk_length", "num_views"):
+        if not isinstance(values[name], int) or values[name] < 1:
+            raise CheckpointError(f"{name} is {values[name]!r}; set a whole number of at least 1")
     return FamilyConfig(**values)

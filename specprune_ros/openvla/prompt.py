@@ -44,6 +44,7 @@ class PromptTokenizer:
             raise CheckpointError(f"{path} has no <s> or </s> token; it is not the tokenizer of an OpenVLA checkpoint")
         self.bos_id: int = bos_id
         self.eos_id: int = eos_id
+        self.max_token_id = max(empty_token_id, *self._tokenizer.get_vocab().values())
 
     def __call__(self, instruction: str) -> Prompt:
         """Tokenise an instruction. Raises ObservationError when it is empty."""

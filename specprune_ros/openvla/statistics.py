@@ -53,6 +53,8 @@ def read_statistics(checkpoint: Path, config: dict[str, Any]) -> dict[str, Any]:
     statistics = read_json(path) if path.exists() else config.get("norm_stats", {})
     if not statistics:
         raise CheckpointError(f"{path} is missing and config.json has no norm_stats; copy the file from the checkpoint")
+    if not isinstance(statistics, dict) or not all(isinstance(entry, dict) for entry in statistics.values()):
+        raise CheckpointError(f"{path} does not hold statistics by unnorm_key; copy the file from the checkpoint")
     return statistics
 
 
@@ -64,35 +66,40 @@ def choose_key(statistics: dict[str, Any], unnorm_key: str | None) -> str:
             raise CheckpointError(f"the checkpoint has several statistics; set unnorm_key to one of: {known}")
         return next(iter(statistics))
     if unnorm_key not in statistics:
-        raise CheckpointError(f"unnorm_key '{unnorm_key}' is not in dataset_statistics.json; known: {known}")
+        raise CheckpointError(f"the checkpoint has no statistics for unnorm_key '{unnorm_key}'; use one of: {known}")
     return unnorm_key
 
 
 def normalizer(statistics: dict[str, Any], unnorm_key: str, normalization: str) -> Normalizer:
-    """The normaliser of one key. `normalization`: 'quantile' (q01, q99) or 'bounds' (min, max)."""
+    """The normaliser of one key. `normalization`: 'quantile' (q01, q99) or 'bounds' (min, max).
+
+    Raises CheckpointError when a bound is missing, is not a list of numbers, or lengths differ.
+    """
     if normalization not in BOUNDS:
         raise CheckpointError(f"proprio_normalization '{normalization}' is unknown; use one of: {', '.join(BOUNDS)}")
-    low, high = BOUNDS[normalization]
     entry = statistics[unnorm_key]
-    arrays = {}
-    for group in ("proprio", "action"):
-        for bound in (low, high):
-            values = entry.get(group, {}).get(bound)
-            if values is None:
-                raise CheckpointError(
-                    f"dataset_statistics.json: {unnorm_key}.{group}.{bound} is missing; copy the file again"
-                )
-            arrays[group, bound] = np.asarray(values, dtype=np.float64)
-        if arrays[group, low].shape != arrays[group, high].shape:
-            raise CheckpointError(
-                f"dataset_statistics.json: {unnorm_key}.{group} has {low} and {high} of unequal length"
-            )
-    action_dim = arrays["action", low].shape[0]
-    mask = np.asarray(entry["action"].get("mask", [True] * action_dim), dtype=bool)
-    if mask.shape != (action_dim,):
+    proprio_low, proprio_high = _bounds(entry, unnorm_key, "proprio", normalization)
+    action_low, action_high = _bounds(entry, unnorm_key, "action", normalization)
+    mask = np.asarray(entry["action"].get("mask", [True] * len(action_low)), dtype=bool)
+    if mask.shape != action_low.shape:
         raise CheckpointError(
-            f"dataset_statistics.json: {unnorm_key}.action.mask has {mask.size} entries, not {action_dim}"
+            f"dataset_statistics.json: {unnorm_key}.action.mask has {mask.size} entries, not {len(action_low)}; "
+            "copy the file again"
         )
-    return Normalizer(
-        arrays["proprio", low], arrays["proprio", high], arrays["action", low], arrays["action", high], mask
-    )
+    return Normalizer(proprio_low, proprio_high, action_low, action_high, mask)
+
+
+def _bounds(entry: dict[str, Any], unnorm_key: str, group: str, normalization: str) -> list[NDArray[np.float64]]:
+    """Low and high of `group`: 'proprio' or 'action'."""
+    where = f"dataset_statistics.json: {unnorm_key}.{group}"
+    bounds = []
+    for name in BOUNDS[normalization]:
+        values = entry.get(group, {}).get(name)
+        if values is None:
+            raise CheckpointError(f"{where}.{name} is missing; copy the file again")
+        if not isinstance(values, list) or not all(type(x) in (int, float) and np.isfinite(x) for x in values):
+            raise CheckpointError(f"{where}.{name} is not a list of finite numbers; copy the file again")
+        bounds.append(np.array(values, dtype=np.float64))
+    if len(bounds[0]) != len(bounds[1]):
+        raise CheckpointError(f"{where} has bounds of unequal length; copy the file again")
+    return bounds
