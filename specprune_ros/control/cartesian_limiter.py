@@ -91,7 +91,7 @@ class CartesianLimiter:
         length = float(np.linalg.norm(step))
         if length > max_jerk * period:
             step *= max_jerk * period / length
-        return velocity + (acceleration + step) * period
+        return velocity + _shorten(acceleration + step, max_acceleration, prefix + "acceleration", hit) * period
 
     def _inside(self, linear: np.ndarray, position: np.ndarray, hit: list[str]) -> np.ndarray:
         config = self.config

@@ -13,7 +13,8 @@ class GripperDebounce:
         self.seconds = seconds
         self._binary = binary
         self._state: np.ndarray | None = None
-        self._since: np.ndarray | None = None
+        self._asked: np.ndarray | None = None  # at the last update
+        self._since: np.ndarray | None = None  # when that was first asked for
 
     @property
     def state(self) -> np.ndarray | None:
@@ -24,12 +25,13 @@ class GripperDebounce:
         """The openings to send, (G,), from those asked for, (G,) in 0 .. 1. The first ones pass at once."""
         if self._state is None or not self._binary:
             self._state = openings.copy()
-        if self._since is None:
-            self._since = np.full(len(openings), now)
-        self._since = np.where(openings == self._state, now, self._since)
+        if self._asked is None or self._since is None:
+            self._asked, self._since = openings, np.full(len(openings), now)
+        self._since = np.where(openings == self._asked, self._since, now)
+        self._asked = openings.copy()
         self._state = np.where(now - self._since >= self.seconds - ROUNDING, openings, self._state)
         return self._state.copy()
 
     def interrupt(self) -> None:
         """The arm holds: a change that was waiting starts over."""
-        self._since = None
+        self._asked = None
