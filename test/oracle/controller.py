@@ -14,23 +14,28 @@ class Controller:
 
     config: PruningConfig
     slow: bool = False
-    since_dense: int | None = None  # None: no history
+    inferences_since_dense: int | None = None  # None: no history
 
     def reset(self) -> None:
         self.slow = False
-        self.since_dense = None
+        self.inferences_since_dense = None
 
-    def decide(self, twist: NDArray[np.float64] | None, dynamic_share: float) -> str:
-        """`dynamic_share`: largest share of dynamic patches in any view."""
+    def decide(self, twist: NDArray[np.float64] | None, dynamic_share: float) -> tuple[str, str]:
+        """Mode, and why it is dense. `dynamic_share`: largest share of dynamic patches in any view."""
         self._watch(twist)
-        if self.since_dense is None or dynamic_share > self.config.scene_cut_share:
-            self.since_dense = 0
-            return "dense"
-        self.since_dense += 1
-        if self.since_dense == self.config.refresh_interval:
-            self.since_dense = 0
-            return "dense"
-        return "fine" if self.slow and self.config.controller else "coarse"
+        dense_reason = self._dense_reason(dynamic_share)
+        if dense_reason:
+            self.inferences_since_dense = 0
+            return "dense", dense_reason
+        return ("fine" if self.slow and self.config.controller else "coarse"), ""
+
+    def _dense_reason(self, dynamic_share: float) -> str:
+        if self.inferences_since_dense is None:
+            return "no_history"
+        self.inferences_since_dense += 1
+        if dynamic_share > self.config.scene_cut_share:
+            return "scene_cut"
+        return "refresh" if self.inferences_since_dense == self.config.refresh_interval else ""
 
     def _watch(self, twist: NDArray[np.float64] | None) -> None:
         if twist is None:

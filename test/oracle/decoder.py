@@ -59,12 +59,11 @@ class EagerModel:
     def _rotated(self, vector: Array, position: int) -> Array:
         """Rotary embedding: element i turns with element i + half of the head by position * theta ** (-i / half)."""
         half = len(vector) // 2
-        turned = np.empty_like(vector)
-        for i in range(half):
-            angle = position * self.config.decoder.rope_theta ** (-i / half)
-            turned[i] = vector[i] * np.cos(angle) - vector[i + half] * np.sin(angle)
-            turned[i + half] = vector[i + half] * np.cos(angle) + vector[i] * np.sin(angle)
-        return turned
+        first, second = vector[:half], vector[half:]
+        angle = position * self.config.decoder.rope_theta ** (-np.arange(half) / half)
+        return np.concatenate(
+            [first * np.cos(angle) - second * np.sin(angle), second * np.cos(angle) + first * np.sin(angle)]
+        )
 
     def _linear(self, name: str, x: Array) -> Array:
         return x @ self._weights[name + ".weight"].T + self._weights[name + ".bias"]

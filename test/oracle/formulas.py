@@ -34,8 +34,8 @@ def budget_per_view(config: PruningConfig, mode: str, patches: int) -> int:
     return max(1, min(rnd(config.budget_tokens * factor * patches / 256), patches))
 
 
-def global_layers(config: PruningConfig, num_layers: int) -> list[int]:
-    return [max(1, rnd(layer * num_layers / config.depth)) for layer in config.global_layers]
+def global_layers(config: PruningConfig, num_layers: int) -> set[int]:
+    return {max(1, rnd(layer * num_layers / config.depth)) for layer in config.global_layers}
 
 
 def inner_layers(config: PruningConfig, layers: Iterable[int], num_layers: int) -> set[int]:
@@ -44,12 +44,10 @@ def inner_layers(config: PruningConfig, layers: Iterable[int], num_layers: int) 
     return {layer for layer in scaled if layer < num_layers}
 
 
-def snapped(count: int, others: int, tile: int, lowest: int, most: int) -> int:
-    """The number of patches nearest to `count` that, with the other tokens, fills whole tiles."""
-    if tile <= 1:
-        return count
-    fitting = [n for n in range(lowest, most + 1) if (n + others) % tile == 0]
-    return min(fitting, key=lambda n: abs(n - count)) if fitting else count
+def snapped(count: int, others: int, tile: int, most: int) -> int:
+    """The number of patches nearest to `count`, the larger of two, that fills whole tiles with the other tokens."""
+    fitting = [n for n in range(1, most + 1) if (n + others) % tile == 0]
+    return min(fitting, key=lambda n: (abs(n - count), -n)) if fitting else most
 
 
 # Scores
@@ -77,7 +75,12 @@ def cosine_similarity(image: NDArray[np.uint8], reference: NDArray[np.uint8]) ->
                 picture[top : top + PATCH, left : left + PATCH].astype(np.float64).ravel()
                 for picture in (image, reference)
             )
-            similarity.append(float(a @ b / math.sqrt((a @ a) * (b @ b))))
+            if np.array_equal(a, b):  # black patches too
+                similarity.append(1.0)
+            elif not a.any() or not b.any():
+                similarity.append(0.0)
+            else:
+                similarity.append(float(a @ b / math.sqrt((a @ a) * (b @ b))))
     return similarity
 
 

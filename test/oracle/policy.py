@@ -21,6 +21,7 @@ class Outcome:
     """What one inference did. Patches are counted over all views."""
 
     mode: str
+    dense_reason: str
     actions: Array  # (C, A), checkpoint units
     kept_static: set[int]
     kept_final: set[int]
@@ -71,7 +72,8 @@ class OraclePolicy:
         self.frames.append((stamp, frames))
 
     def act(self, observation: Observation) -> Outcome:
-        if observation.instruction != self.instruction or observation.stamp < self.last_stamp:
+        is_new = self.instruction is not None and observation.instruction != self.instruction
+        if is_new or observation.stamp < self.last_stamp:
             self.reset()
         self.instruction, self.last_stamp = observation.instruction, observation.stamp
 
@@ -79,10 +81,11 @@ class OraclePolicy:
         similarity = self._similarity(frames, observation)
         dynamic = [[value < self.config.similarity_threshold for value in view] for view in similarity]
         share = max(sum(view) / len(view) for view in dynamic)
-        mode = self.controller.decide(observation.twist, share)
+        mode, dense_reason = self.controller.decide(observation.twist, share)
 
         proprio = self.normalizer.normalize_proprio(observation.proprio)
         outcome = self._infer(mode, self._sequence(frames, proprio, observation.instruction), similarity)
+        outcome.dense_reason = dense_reason
         outcome.actions = self.normalizer.unnormalize_actions(outcome.actions)
         self.frames.append((observation.stamp, frames))
         return outcome
@@ -125,10 +128,11 @@ class OraclePolicy:
         prune_layers = formulas.inner_layers(config, config.prune_layers, num_layers)
         global_layers = formulas.global_layers(config, num_layers)
         num_patches = self.patches_per_view * len(self.views)
-        outcome = Outcome(mode, np.empty(0), set(), set())
+        outcome = Outcome(mode, "", np.empty(0), set(), set())
         outcome.kept_static = outcome.kept_final = set(range(num_patches))
         scores: dict[int, dict[int, float]] = {}  # by layer, by patch
         importance = dict.fromkeys(range(num_patches), 0.0)
+        unsnapped = num_patches
 
         for layer in range(1, num_layers + 1):
             outcome.alive_per_layer.append(len(tokens))
@@ -146,8 +150,10 @@ class OraclePolicy:
                     self.confidence[layer] = formulas.confidence(config, attention, rows, list(alive.values()))
                 continue
             if layer == config.static_layer:
-                outcome.kept_static = self._static_selection(mode, scores, similarity, len(tokens), outcome)
+                others = len(tokens) - num_patches
+                outcome.kept_static = self._static_selection(mode, scores, similarity, others, outcome)
                 outcome.kept_final = outcome.kept_static
+                unsnapped = self._unsnapped(mode, len(outcome.kept_static))
                 tokens = [token for token in tokens if token.patch is None or token.patch in outcome.kept_static]
             if layer in update_layers:
                 weight = formulas.rank_weights(config, scores[layer])
@@ -156,9 +162,8 @@ class OraclePolicy:
                     beta = config.importance_rate
                     importance[patch] = (1 - beta) * importance[patch] + beta * news
             if layer in prune_layers:
-                others = len(tokens) - len(alive)
-                count = formulas.rnd(config.keep_ratio * len(alive))
-                count = formulas.snapped(count, others, self.tile, 0, len(alive))
+                unsnapped = formulas.rnd(config.keep_ratio * unsnapped)
+                count = formulas.snapped(unsnapped, others, self.tile, len(alive))
                 outcome.kept_final = set(sorted(alive, key=lambda patch: (-importance[patch], patch))[:count])
                 tokens = [token for token in tokens if token.patch is None or token.patch in outcome.kept_final]
 
@@ -177,12 +182,12 @@ class OraclePolicy:
         mode: str,
         scores: dict[int, dict[int, float]],
         similarity: list[list[float]],
-        length: int,
+        others: int,
         outcome: Outcome,
     ) -> set[int]:
         config, per_view = self.config, self.patches_per_view
         history = formulas.rolling_history(config, self.past_scores)
-        budgets = self._budgets(mode, length - per_view * len(self.views))
+        budgets = self._budgets(mode, others)
         kept: set[int] = set()
         for view in self.views:
             first = view * per_view
@@ -204,11 +209,16 @@ class OraclePolicy:
     def _budgets(self, mode: str, others: int) -> list[int]:
         """Patches to keep per view in the budget selection. `others`: tokens that are no patches."""
         num_views, most = len(self.views), self.patches_per_view * len(self.views)
-        total = num_views * formulas.budget_per_view(self.config, mode, self.patches_per_view)
-        total = formulas.snapped(total, others, self.tile, num_views, most)
+        total = formulas.snapped(self._unsnapped(mode, most), others, self.tile, most)
         return [total // num_views + (1 if view < total % num_views else 0) for view in self.views]
 
-    def _remember(self, scores: dict[int, dict[int, float]], layers: list[int], num_patches: int) -> None:
+    def _unsnapped(self, mode: str, union: int) -> int:
+        """Patches that the static selection keeps, in all views, if no tile is asked for."""
+        if self.config.selection == "union":
+            return union
+        return len(self.views) * formulas.budget_per_view(self.config, mode, self.patches_per_view)
+
+    def _remember(self, scores: dict[int, dict[int, float]], layers: set[int], num_patches: int) -> None:
         """A layer that a patch did not reach adds 0."""
         mean = [sum(scores[layer].get(patch, 0.0) for layer in layers) / len(layers) for patch in range(num_patches)]
         self.past_scores.insert(0, mean)

@@ -1,0 +1,183 @@
+"""The fast code against the slow NumPy version of the whole method, over episodes."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from oracle.policy import OraclePolicy
+from random_model import model_config, random_checkpoint
+
+from specprune_ros.openvla.checkpoint import Checkpoint
+from specprune_ros.openvla.config import ModelConfig
+from specprune_ros.policy import Observation, Policy
+from specprune_ros.pruning.config import PruningConfig
+
+RESTING, RISING, CREEPING, FAST = (
+    np.array(twist, dtype=np.float64)
+    for twist in ([0] * 6, [0, 0, 0.1, 0, 0, 0], [0.3, 0.3, 0, 0, 0, 0.1], [1.1, 0.6, 0.2, 0, 1, 2])
+)
+PICK, PLACE = "pick up the black bowl", "place it on the plate"
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One inference: what happened since the last one, and the motion during it."""
+
+    twist: NDArray[np.float64] | None = None
+    event: str = "motion"  # motion, still, cut, reset, clock_back
+    instruction: str = PICK
+
+
+EPISODE = (
+    Step(RESTING),
+    Step(RESTING, "still"),
+    Step(FAST),
+    Step(RISING),
+    Step(CREEPING),
+    Step(RESTING),
+    Step(CREEPING),
+    Step(FAST, "cut"),
+    Step(None),
+    Step(FAST, instruction=PLACE),
+    Step(FAST, instruction=PLACE),
+    Step(RESTING, "reset", PLACE),
+    Step(RESTING, instruction=PLACE),
+    Step(FAST, "clock_back", PLACE),
+    Step(None, "still", PLACE),
+)
+
+# name, geometry, tile, changed constants
+CASES = (
+    ("two_views_budget", {}, 1, {}),
+    ("two_views_union", {}, 1, {"selection": "union"}),
+    ("one_view", {"num_views": 1, "grid": 8, "num_layers": 12}, 1, {"confidence": "none"}),
+    ("three_views", {"num_views": 3, "num_heads": 4}, 1, {"selection": "union", "confidence": "mean_std"}),
+    ("wide_grid", {"grid": 8, "hidden": 64, "num_heads": 4}, 1, {"confidence": "mean_std"}),
+    ("shallow", {"num_layers": 6, "grid": 5}, 1, {"history_length": 3, "history_decay": 0.5, "refresh_interval": 3}),
+    ("long_history", {"grid": 8}, 1, {"selection": "union", "history_length": 4, "history_decay": 0.7}),
+    ("tile", {"grid": 8}, 16, {"keep_ratio": 0.8}),
+    ("coarse_tile", {"grid": 6}, 32, {"fine_factor": 1.2}),
+    ("no_dynamic_pruning", {}, 1, {"prune_layers": (0,), "update_layers": (0,), "refresh_interval": 2}),
+    ("no_controller", {}, 1, {"controller": False, "alpha": 2.0}),
+    ("one_set", {}, 1, {"selection": "union", "global_tokens": 0, "dynamic_tokens": 0, "alpha": 2.0}),
+    (
+        "early_layers",
+        {"num_layers": 10},
+        1,
+        {"local_layers": (1, 3), "static_layer": 3, "global_layers": (2, 9, 10, 32)},
+    ),
+    ("frequent_updates", {"grid": 8}, 1, {"update_layers": (4, 7, 12, 18), "importance_rate": 0.5, "rank_slope": 0.1}),
+    ("all_ties", {"grid": 6}, 1, {"importance_rate": 0.0, "keep_ratio": 0.6}),
+)
+
+
+@pytest.mark.parametrize(("geometry", "tile", "constants"), [case[1:] for case in CASES], ids=[c[0] for c in CASES])
+def test_episode_agrees_with_the_oracle(geometry: dict, tile: int, constants: dict):
+    seed = [case[1:] for case in CASES].index((geometry, tile, constants))
+    config = PruningConfig().changed(constants)
+    checkpoint = random_checkpoint(model_config(**geometry), seed)
+    compare_episode(checkpoint, config, tile, seed, actions_within=1e-5)
+
+
+def test_float32_model_agrees_with_the_oracle():
+    checkpoint = random_checkpoint(model_config(grid=6), 50, torch.float32)
+    compare_episode(checkpoint, PruningConfig(), 1, 50, actions_within=1e-4)
+
+
+def compare_episode(checkpoint: Checkpoint, config: PruningConfig, tile: int, seed: int, actions_within: float) -> None:
+    """Run an episode through both; every mode, kept set, count and action must be the same."""
+    fast = Policy(checkpoint, config, tile)
+    slow = OraclePolicy(
+        checkpoint.model, checkpoint.tokenizer, checkpoint.normalizer, config, seen_by(checkpoint), tile
+    )
+    world = World(checkpoint.model.config, seed)
+    modes = []
+    for number, step in enumerate(EPISODE):
+        if step.event == "reset":
+            fast.reset()
+            slow.reset()
+        for views, stamp in world.between(step.event):
+            fast.observe(views, stamp)
+            slow.observe(np.stack(list(views.values())), stamp)
+        observation = world.observation(step)
+        chunk, outcome = fast.act(observation), slow.act(observation)
+
+        where = f"inference {number}"
+        report = chunk.pruning
+        assert report.mode == outcome.mode, where
+        assert (report.reason if report.mode == "dense" else "") == outcome.dense_reason, where
+        assert flat(report.kept_static, report.patches) == outcome.kept_static, where
+        assert flat(report.kept_final, report.patches) == outcome.kept_final, where
+        assert report.tokens_per_layer == tuple(outcome.alive_per_layer), where
+        if report.mode != "dense":
+            sizes = list(zip(report.global_set, report.dynamic_set, report.local_set, strict=True))
+            assert sizes == outcome.set_sizes, where
+        np.testing.assert_allclose(chunk.actions, outcome.actions, rtol=0, atol=actions_within, err_msg=where)
+        modes.append(report.mode)
+    assert "dense" in modes
+    assert "coarse" in modes
+    assert "fine" in modes or not config.controller
+
+
+def seen_by(checkpoint: Checkpoint):
+    """The vision towers and the projector, which test_openvla.py compares with the reference implementation."""
+
+    @torch.inference_mode()
+    def see(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
+        pixels = [normalize(torch.from_numpy(frames)) for normalize in checkpoint.model.normalizations()]
+        return checkpoint.model.projector(checkpoint.model.see(pixels)).double().numpy()
+
+    return see
+
+
+def flat(kept: tuple[NDArray[np.int64], ...], patches: tuple[int, ...]) -> set[int]:
+    """Kept patches of all views, counted over the views."""
+    return {int(patch) + sum(patches[:view]) for view, indices in enumerate(kept) for patch in indices}
+
+
+class World:
+    """A scene of random texture in which some patches change from frame to frame, seen at 20 Hz."""
+
+    def __init__(self, config: ModelConfig, seed: int):
+        self._random = np.random.default_rng(seed)
+        self._config = config
+        self._stamp = 1000.0
+        self._views = self._new_scene()
+
+    def between(self, event: str) -> Iterator[tuple[dict[str, NDArray[np.uint8]], float]]:
+        """Frames and stamps from one inference to the next, which comes 8 control steps after it."""
+        if event == "clock_back":
+            self._stamp -= 500
+        if event == "cut":
+            self._views = self._new_scene()
+        for frame in range(1, 8):
+            if event != "still":
+                self._change_some_patches()
+            if event in ("motion", "still") and frame % 2:
+                yield self._named(), self._stamp + 0.05 * frame
+        self._stamp += 0.4
+
+    def observation(self, step: Step) -> Observation:
+        proprio = self._random.uniform(-1.5, 1.5, self._config.proprio_dim)
+        return Observation(self._named(), proprio, step.instruction, self._stamp, step.twist)
+
+    def _new_scene(self) -> NDArray[np.uint8]:
+        size = self._config.image_size
+        return self._random.integers(0, 256, (self._config.num_views, size, size, 3), dtype=np.uint8)
+
+    def _change_some_patches(self) -> None:
+        """A few patches in every view, by different amounts, so that similarities lie on both sides of tau."""
+        self._views = self._views.copy()
+        grid = self._config.image_size // 14
+        for view in self._views:
+            for patch in self._random.choice(grid * grid, size=1 + grid * grid // 16, replace=False):
+                top, left = 14 * (patch // grid), 14 * (patch % grid)
+                area = view[top : top + 14, left : left + 14]
+                noise = self._random.normal(0, self._random.uniform(2, 30), area.shape)
+                area[:] = np.clip(area + noise, 0, 255).astype(np.uint8)
+
+    def _named(self) -> dict[str, NDArray[np.uint8]]:
+        return {f"camera{number}": view for number, view in enumerate(self._views)}
