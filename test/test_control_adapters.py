@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from specprune_ros.control.action_space import ControllerConfig
+from specprune_ros.control.adapters import TargetPose, gripper_commands, gripper_point, joint_hold, joint_point
+from specprune_ros.control.limits import LimitsConfig
+from specprune_ros.control.pose import IDENTITY, Pose
+
+ARM = ControllerConfig(
+    action_space="absolute_joint",
+    output="joint_trajectory",
+    rate=50.0,
+    trajectory_time=0.1,
+    joint_names=("a", "b"),
+    gripper_dimensions=(2,),
+)
+
+
+def yaw(degrees):
+    return Rotation.from_euler("z", degrees, degrees=True).as_quat()
+
+
+def test_target_pose_integrates_from_the_measured_pose():
+    """0.4 m/s and 1 rad/s for 0.05 s: 0.02 m and 0.05 rad, turned about the base's axes."""
+    target = TargetPose(ControllerConfig(rate=20.0))
+    start = Pose(np.array([0.5, 0.0, 0.3]), Rotation.from_euler("x", 180, degrees=True).as_quat())
+    twist = np.array([0.4, 0, 0, 0, 0, 1.0])
+    for k in (1, 2):
+        pose = target.advance(twist, start)
+        np.testing.assert_allclose(pose.position, [0.5 + 0.02 * k, 0.0, 0.3])
+        expected = Rotation.from_rotvec([0, 0, 0.05 * k]) * start.rotation
+        assert (pose.rotation * expected.inv()).magnitude() == pytest.approx(0, abs=1e-9)
+
+
+def test_target_pose_keeps_its_leash():
+    target = TargetPose(ControllerConfig(max_lead=0.03, max_lead_angle=0.2))
+    for _ in range(50):  # the arm is stuck
+        pose = target.advance(np.array([0.3, 0.4, 0, 0, 0, 1.0]), IDENTITY)
+    np.testing.assert_allclose(pose.position, [0.018, 0.024, 0])
+    assert pose.rotation.magnitude() == pytest.approx(0.2)
+
+
+def test_target_pose_holds_where_the_arm_was_and_starts_again_from_where_it_is():
+    target = TargetPose(ControllerConfig())
+    assert target.hold(None) is None
+    target.advance(np.array([0.4, 0, 0, 0, 0, 0]), IDENTITY)
+    here, later = (Pose(np.array([x, 0.0, 0.0]), yaw(0)) for x in (0.005, 0.007))
+    assert target.hold(here) is here
+    assert target.hold(later) is here
+    assert target.hold(None) is here
+    np.testing.assert_allclose(target.advance(np.array([0.4, 0, 0, 0, 0, 0]), later).position, [0.027, 0, 0])
+
+
+def test_joint_point_by_hand():
+    """At 50 Hz the target is 0.02 s ahead, the point 0.1 s: 0.08 s further at the same velocity."""
+    point = joint_point(np.array([1.0, -1.0]), np.array([0.5, 0.0]), ARM, LimitsConfig())
+    assert point.names == ("a", "b") and point.time_from_start == 0.1
+    np.testing.assert_allclose(point.positions, [1.04, -1.0])
+
+
+def test_joint_point_stays_inside_the_joint_ranges():
+    limits = LimitsConfig(joint_min=(-1.0, -2.0), joint_max=(1.02, 2.0))
+    point = joint_point(np.array([1.0, -1.0]), np.array([0.5, 0.0]), ARM, limits)
+    np.testing.assert_allclose(point.positions, [1.02, -1.0])
+
+
+def test_joint_hold():
+    measured = np.array([0.1, 0.2])
+    point = joint_hold(measured, ARM)
+    np.testing.assert_array_equal(point.positions, measured)
+    assert point.positions is not measured and point.names == ("a", "b")
+
+
+def test_gripper_command_by_hand():
+    config = ControllerConfig(gripper_closed_position=0.01, gripper_open_position=0.09, gripper_max_effort=30.0)
+    command, half = gripper_commands(np.array([1.0, 0.5]), config)
+    assert (command.position, command.max_effort) == (pytest.approx(0.09), 30.0)
+    assert half.position == pytest.approx(0.05)
+
+
+def test_gripper_command_for_a_joint_that_closes_upwards():
+    """A Robotiq knuckle: 0 rad open, 0.8 rad closed."""
+    config = ControllerConfig(gripper_closed_position=0.8, gripper_open_position=0.0)
+    assert [command.position for command in gripper_commands(np.array([0.0, 1.0]), config)] == [0.8, 0.0]
+
+
+def test_gripper_trajectory_of_two_grippers_with_two_fingers():
+    config = ControllerConfig(
+        gripper_output="trajectory",
+        gripper_dimensions=(6, 13),
+        gripper_joint_names=("left_1", "left_2", "right_1", "right_2"),
+        gripper_open_position=0.04,
+    )
+    point = gripper_point(np.array([1.0, 0.0]), config)
+    assert point.names == config.gripper_joint_names and point.time_from_start == config.trajectory_time
+    np.testing.assert_allclose(point.positions, [0.04, 0.04, 0.0, 0.0])

@@ -1,0 +1,144 @@
+import numpy as np
+import pytest
+
+from specprune_ros.control.action_space import ControllerConfig
+from specprune_ros.control.arm import Arm, Motion
+from specprune_ros.control.command import Hold, HoldReason
+from specprune_ros.control.deviation import integrate
+from specprune_ros.control.executor import ExecutorConfig
+from specprune_ros.control.limits import LimitsConfig
+from specprune_ros.control.pose import IDENTITY, Pose
+from specprune_ros.errors import ConfigError
+
+DT = 0.05
+LOOSE = {"max_acceleration": 100.0, "max_jerk": 1e5, "max_angular_acceleration": 1000.0, "max_angular_jerk": 1e5}
+JOINTS = {"action_space": "absolute_joint", "joint_names": ("a", "b"), "gripper_dimensions": (2,), "rate": 50.0}
+
+
+def cartesian_arm(limits=None, **kwargs):
+    arm = Arm(7, ControllerConfig(), limits or LimitsConfig(**LOOSE), ExecutorConfig(), **kwargs)
+    arm.executor.enable()
+    return arm
+
+
+def moves(x, gripper=1.0, steps=8):
+    actions = np.zeros((steps, 7))
+    actions[:, 0], actions[:, 6] = x, gripper
+    return actions
+
+
+def test_motion_in_si_units():
+    arm = cartesian_arm()
+    arm.executor.submit(moves(0.2), 0.0, DT, 0.0)
+    motion = arm.tick(0.0, IDENTITY)
+    assert isinstance(motion, Motion)
+    np.testing.assert_allclose(motion.twist, [0.2, 0, 0, 0, 0, 0])
+    assert motion.openings == [1.0] and motion.limits_hit == () and motion.joints is None
+
+
+def test_limits_are_applied_and_reported():
+    arm = cartesian_arm()
+    arm.executor.submit(moves(1.0), 0.0, DT, 0.0)
+    motion = arm.tick(0.0, IDENTITY)
+    np.testing.assert_allclose(motion.twist[:3], [0.5, 0, 0])
+    assert motion.limits_hit == ("speed",)
+
+
+def test_limits_change_live_and_refuse_another_number_of_joints():
+    arm = cartesian_arm()
+    arm.executor.submit(moves(1.0), 0.0, DT, 0.0)
+    arm.limits = LimitsConfig(**LOOSE, max_speed=0.3)
+    np.testing.assert_allclose(arm.tick(0.0, IDENTITY).twist[:3], [0.3, 0, 0])
+    joints = Arm(3, ControllerConfig(**JOINTS), LimitsConfig(), ExecutorConfig())
+    with pytest.raises(ConfigError, match="3 numbers for 2"):
+        joints.limits = LimitsConfig(max_joint_speed=(1.0, 1.0, 1.0))
+    assert joints.limits == LimitsConfig()
+
+
+@pytest.mark.parametrize("pose", [None, Pose(np.array([np.nan, 0, 0]), IDENTITY.quaternion)])
+def test_unknown_pose_holds_and_recovers(pose):
+    arm = cartesian_arm()
+    arm.executor.submit(moves(0.2), 0.0, DT, 0.0)
+    held = arm.tick(0.0, pose)
+    assert isinstance(held, Hold) and held.reason == HoldReason.POSE_UNKNOWN
+    assert isinstance(arm.tick(0.05, IDENTITY), Motion)
+
+
+def test_hold_on_violation_names_the_limit():
+    arm = cartesian_arm(LimitsConfig(**LOOSE, on_violation="hold"))
+    arm.executor.submit(moves(1.0), 0.0, DT, 0.0)
+    held = arm.tick(0.0, IDENTITY)
+    assert isinstance(held, Hold) and (held.reason, held.detail) == (HoldReason.LIMIT, "speed")
+
+
+def test_the_motion_starts_from_rest_after_a_hold():
+    arm = cartesian_arm(LimitsConfig(**{**LOOSE, "max_acceleration": 2.0}), max_ages={"tf": 0.2})
+    arm.executor.submit(moves(0.4), 0.0, DT, 0.0)
+    arm.watchdog.feed("tf", 0.0)
+    speeds = [arm.tick(k * DT, IDENTITY).twist[0] for k in range(4)]
+    np.testing.assert_allclose(speeds, [0.1, 0.2, 0.3, 0.4], atol=1e-3)
+    held = arm.tick(0.25, IDENTITY)
+    assert isinstance(held, Hold) and held.reason == HoldReason.STALE_INPUT
+    arm.watchdog.feed("tf", 0.3)
+    assert arm.tick(0.3, IDENTITY).twist[0] == pytest.approx(0.1, abs=1e-3)
+
+
+def test_the_gripper_keeps_its_state_through_a_hold():
+    arm = cartesian_arm()
+    assert arm.openings is None
+    arm.executor.submit(moves(0.0, gripper=0.0), 0.0, DT, 0.0)
+    arm.tick(0.0, IDENTITY)
+    arm.executor.stop()
+    assert isinstance(arm.tick(0.05, IDENTITY), Hold)
+    assert arm.openings == [0.0]
+
+
+def test_an_outlier_does_not_drop_the_object():
+    arm = cartesian_arm()
+    actions = moves(0.0, gripper=0.0)
+    actions[3, 6] = 1.0
+    arm.executor.submit(actions, 0.0, DT, 0.0)
+    assert all(arm.tick(k * DT, IDENTITY).openings == [0.0] for k in range(8))
+
+
+def test_deviation_grows_when_the_arm_is_stuck():
+    arm = cartesian_arm()
+    arm.executor.submit(moves(0.2), 0.0, DT, 0.0)
+    deviations = [arm.tick(k * DT, IDENTITY).deviation for k in range(4)]
+    np.testing.assert_allclose(deviations, [0, 0.01, 0.02, 0.03], atol=1e-9)
+
+
+def test_joint_policy():
+    arm = Arm(3, ControllerConfig(**JOINTS), LimitsConfig(), ExecutorConfig())
+    arm.executor.enable()
+    assert isinstance(arm.tick(0.0, joints=np.zeros(2)), Hold)
+    arm.executor.submit(np.array([[0.0, 0.1, 1.0]] * 25), 0.0, 0.02, 0.0)
+    for bad in (None, np.zeros(3), np.array([0.0, np.nan])):
+        assert arm.tick(0.0, joints=bad).reason == HoldReason.JOINTS_UNKNOWN
+    motion = arm.tick(0.0, joints=np.zeros(2))
+    np.testing.assert_allclose(motion.joints, [0.0, 0.004])  # 10 rad/s^2 for 0.02 s
+    np.testing.assert_allclose(motion.joint_velocities, [0.0, 0.2])
+    assert motion.twist is None and motion.deviation_angle == pytest.approx(0.1)
+    assert motion.limits_hit == ("joint_speed", "joint_acceleration")
+
+
+def test_closed_loop_with_late_chunks_has_no_pause_and_no_jump():
+    """Chunks of 8 steps at 20 Hz, each 0.18 s late and disagreeing with the last one, on a simulated arm at 100 Hz."""
+    config, limits = ControllerConfig(rate=100.0), LimitsConfig(max_acceleration=5.0, max_jerk=200.0)
+    arm = Arm(7, config, limits, ExecutorConfig(blend_steps=2))
+    arm.executor.enable()
+    random, pose, speeds, pending = np.random.default_rng(0), IDENTITY, [], None
+    for tick in range(600):
+        now = tick * 0.01
+        if pending is None:
+            pending = (now, moves(random.uniform(-0.3, 0.3)))
+        elif now - pending[0] >= 0.18 - 1e-9:
+            assert arm.executor.submit(pending[1], pending[0], DT, now).accepted
+            pending = None
+        result = arm.tick(now, pose)
+        if tick >= 18:
+            assert isinstance(result, Motion)
+            pose = integrate(pose, result.twist, 0.01)
+            speeds.append(result.twist[0])
+    assert np.abs(np.diff(speeds)).max() <= 5.0 * 0.01 + 1e-9
+    assert np.abs(np.diff(speeds, 2)).max() <= 200.0 * 0.01**2 + 1e-9
