@@ -74,8 +74,6 @@ def _check_type(field: dataclasses.Field, name: str, value: Any, element: Any) -
         if not example:
             return
         example = example[0]
-    if example is None or element is None:
-        return
     expected: type | tuple[type, ...] = (int, float) if isinstance(example, float) else type(example)
     if not isinstance(element, expected) or (isinstance(element, bool) and not isinstance(example, bool)):
         raise ConfigError(f"{name} = {value!r} has the wrong type; allowed: {allowed(field)}")

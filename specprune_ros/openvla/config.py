@@ -135,6 +135,6 @@ def family_config(unnorm_key: str, config: dict[str, Any], overrides: dict[str, 
             )
         values[name] = tuple(value) if isinstance(value, list) else value
     for name in ("chunk_length", "num_views"):
-        if not isinstance(values[name], int) or values[name] < 1:
+        if type(values[name]) is not int or values[name] < 1:
             raise CheckpointError(f"{name} is {values[name]!r}; set a whole number of at least 1")
     return FamilyConfig(**values)

@@ -106,6 +106,9 @@ class PruningConfig:
                     raise ConfigError(
                         f"pruning.{name} = {getattr(self, name)}: no layer {layer}; allowed: 1 to {self.depth}"
                     )
+        for name in ("local_layers", "global_layers"):
+            if not getattr(self, name):
+                raise ConfigError(f"pruning.{name} is empty; give at least one layer")
         if max(self.local_layers) > self.static_layer or self.static_layer >= self.depth:
             raise ConfigError(
                 f"pruning.static_layer = {self.static_layer} is outside the allowed range; allowed: "
