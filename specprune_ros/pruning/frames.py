@@ -4,6 +4,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -11,7 +12,10 @@ from specprune_ros.pruning.config import PruningConfig
 
 
 def patch_similarity(frames: Tensor, reference: Tensor, patch_size: int) -> Tensor:
-    """Cosine similarity of raw RGB patches: (V, S, S, 3) uint8 twice -> (V, P) float32, patches row-major."""
+    """Cosine similarity of raw RGB patches: (V, S, S, 3) uint8 twice -> (V, P) float32, patches row-major.
+
+    Identical patches have similarity 1, black ones too, for which the cosine is not defined.
+    """
 
     def patches(images: Tensor) -> Tensor:
         views, size = images.shape[:2]
@@ -20,7 +24,9 @@ def patch_similarity(frames: Tensor, reference: Tensor, patch_size: int) -> Tens
         cut = cut.view(views, grid, patch_size, grid, patch_size, 3)
         return cut.transpose(2, 3).reshape(views, grid * grid, -1)
 
-    return F.cosine_similarity(patches(frames), patches(reference), dim=-1)
+    now, before = patches(frames), patches(reference)
+    unchanged = (now == before).all(dim=-1)
+    return torch.where(unchanged, 1.0, F.cosine_similarity(now, before, dim=-1))
 
 
 def reference_delay(config: PruningConfig, speed: float) -> float:
