@@ -26,8 +26,8 @@ class Refusal(StrEnum):
     DISABLED = "disabled"
     BEFORE_ENABLE = "before_enable"  # its observation is older than the last `enable`
     WRONG_SHAPE = "wrong_shape"
-    NOT_FINITE = "not_finite"
-    BAD_TIME = "bad_time"  # stamp or dt is not finite, or dt is not positive
+    NOT_FINITE = "not_finite"  # NaN, Inf, or numbers beyond any robot
+    BAD_TIME = "bad_time"  # the stamp is not finite, or dt is outside 1 ms to 1 s
     FUTURE = "future"  # its observation has not happened yet
     DUPLICATE = "duplicate"
     OUT_OF_ORDER = "out_of_order"  # a newer chunk was accepted before

@@ -12,6 +12,8 @@ from specprune_ros.control.plan import Plan
 from specprune_ros.control.watchdog import CLOCK_TOLERANCE, Watchdog
 from specprune_ros.parameters import check, parameter
 
+STEP_DURATIONS = 0.001, 1.0  # seconds; anything else is a mistake in a message
+LARGEST = 1e6  # checkpoint units; beyond every robot, and far from overflow
 MAX_ENSEMBLE = 16  # chunks; older ones have ended long before at any sensible rate
 
 
@@ -167,9 +169,9 @@ class ChunkExecutor:
             return Receipt(Refusal.DISABLED)
         if actions.ndim != 2 or len(actions) == 0 or actions.shape[1] != self._action_dim:
             return Receipt(Refusal.WRONG_SHAPE, f"{actions.shape}, expected (steps, {self._action_dim})")
-        if not np.isfinite(actions).all():
-            return Receipt(Refusal.NOT_FINITE)
-        if not (math.isfinite(stamp) and math.isfinite(dt) and dt > 0):
+        if not (np.abs(actions) < LARGEST).all():  # false for NaN, too
+            return Receipt(Refusal.NOT_FINITE, f"NaN, Inf, or beyond {LARGEST:g}")
+        if not (math.isfinite(stamp) and STEP_DURATIONS[0] <= dt <= STEP_DURATIONS[1]):
             return Receipt(Refusal.BAD_TIME, f"stamp {stamp} s, dt {dt} s")
         if stamp > now + CLOCK_TOLERANCE:
             return Receipt(Refusal.FUTURE, f"stamped {stamp - now:.3f} s ahead")
