@@ -133,6 +133,12 @@ def test_empty_instruction_is_refused_in_one_line(tokenizer, instruction):
     assert "\n" not in str(error.value)
 
 
+def test_instruction_that_is_far_too_long_is_refused(tokenizer):
+    assert len(tokenizer("pick up " * 100).token_ids) < 512
+    with pytest.raises(ObservationError, match="say it shorter, 512 are allowed"):
+        tokenizer("pick up " * 1000)
+
+
 def test_missing_tokenizer_says_how_to_write_it(tmp_path):
     with pytest.raises(CheckpointError, match="save_pretrained"):
         PromptTokenizer(tmp_path, 29871)

@@ -9,6 +9,7 @@ from specprune_ros.errors import CheckpointError, ObservationError
 
 PROMPT = "In: What action should the robot take to {instruction}?\nOut:"
 INSTRUCTION_START = PROMPT.index("{instruction}")
+MAX_TOKENS = 512  # of a prompt; training prompts have about 30, and time and memory grow with the length
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class PromptTokenizer:
         self.max_token_id = max(empty_token_id, *self._tokenizer.get_vocab().values())
 
     def __call__(self, instruction: str) -> Prompt:
-        """Tokenise an instruction. Raises ObservationError when it is empty."""
+        """Tokenise an instruction. Raises ObservationError when it is empty or far too long."""
         words = instruction.strip().lower()
         if not words:
             raise ObservationError(
@@ -58,6 +59,10 @@ class PromptTokenizer:
         token_ids = [self.bos_id, *encoding.ids]
         if token_ids[-1] != self._empty_token_id:
             token_ids.append(self._empty_token_id)
+        if len(token_ids) > MAX_TOKENS:
+            raise ObservationError(
+                f"the instruction makes a prompt of {len(token_ids)} tokens; say it shorter, {MAX_TOKENS} are allowed"
+            )
 
         # Offsets are characters of `text`; a word's token starts at the space before it.
         end = INSTRUCTION_START + len(words)
