@@ -10,8 +10,7 @@ from sensor_msgs.msg import Image
 from specprune_ros.nodes.inputs import Sensed
 from specprune_ros.nodes.stamps import to_stamp
 from specprune_ros.policy import ActionChunk
-
-PRUNED_BRIGHTNESS = 0.35
+from specprune_ros.replay.patch_drawing import draw_kept
 
 
 class Overlay:
@@ -38,19 +37,6 @@ class Overlay:
     def destroy(self) -> None:
         for publisher in self._publishers.values():
             self._node.destroy_publisher(publisher)
-
-
-def draw_kept(frame: np.ndarray, kept: np.ndarray, patch_grid: tuple[int, int], crop: float) -> np.ndarray:
-    """(H, W, 3) uint8 -> the same with everything dimmed but the patches `kept` (row-major in `patch_grid`)."""
-    height, width = frame.shape[:2]
-    mask = np.zeros(patch_grid, np.uint8)
-    mask.flat[kept] = 1
-    seen_height, seen_width = round(height * crop), round(width * crop)
-    top, left = (height - seen_height) // 2, (width - seen_width) // 2
-    bright = np.zeros((height, width, 1), bool)
-    seen = cv2.resize(mask, (seen_width, seen_height), interpolation=cv2.INTER_NEAREST)
-    bright[top : top + seen_height, left : left + seen_width, 0] = seen
-    return np.where(bright, frame, (frame * PRUNED_BRIGHTNESS).astype(np.uint8))
 
 
 def _message(frame: np.ndarray, stamp: int, camera: str) -> Image:

@@ -1,5 +1,6 @@
 """Child processes with a log file each, none of which outlives this one."""
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -41,7 +42,7 @@ class ChildProcesses:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
 
-    def start(self, name: str, module: str, arguments: list[str], environment: dict[str, str]) -> None:
+    def start(self, name: str, module: str, arguments: list[str]) -> None:
         """Run `python -m module arguments...` in a session of its own, so that Ctrl-C reaches only this process."""
         with self._log(name).open("w") as log:
             self._children[name] = subprocess.Popen(
@@ -49,7 +50,6 @@ class ChildProcesses:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **environment},
                 start_new_session=True,
                 preexec_fn=_end_with_parent,
             )
@@ -66,10 +66,8 @@ class ChildProcesses:
             _signal(child, signal.SIGINT)
         until = time.monotonic() + PATIENCE
         for child in self._children.values():
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(max(until - time.monotonic(), 0.0))
-            except subprocess.TimeoutExpired:
-                pass
             _signal(child, signal.SIGKILL)  # and whatever it may have started
             child.wait()
 
@@ -87,10 +85,8 @@ class ChildProcesses:
 
 def _signal(child: subprocess.Popen, number: int) -> None:
     """To the child's whole process group."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, number)
-    except ProcessLookupError:
-        pass
 
 
 _libc: Any = ctypes.CDLL(None)

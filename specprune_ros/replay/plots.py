@@ -16,6 +16,7 @@ from specprune_ros.replay.mode_colors import MODE_COLORS
 matplotlib.use("Agg")  # no display needed
 
 MODE_OPACITY = 0.16
+LINEAR, ANGULAR = "#b5303a", "#5b4b8a"
 
 
 def plot_latency_and_speed(episode: Episode, pruning: PruningConfig | None, path: Path) -> None:
@@ -64,30 +65,19 @@ def _plot_speed(axes: Axes, episode: Episode, pruning: PruningConfig | None) -> 
     unknown = np.full(6, np.nan)
     twists = np.array([unknown if seen.twist is None else seen.twist for seen in episode.observations])
     angular = axes.twinx()
-    lines = axes.plot(times, np.linalg.norm(twists[:, :3], axis=1), color="#b5303a", label="linear speed")
+    lines = axes.plot(times, np.linalg.norm(twists[:, :3], axis=1), color=LINEAR, label="linear speed")
     lines += angular.plot(
-        times, np.linalg.norm(twists[:, 3:], axis=1), color="#5b4b8a", linewidth=1, alpha=0.8, label="angular speed"
+        times, np.linalg.norm(twists[:, 3:], axis=1), color=ANGULAR, linewidth=1, label="angular speed"
     )
     if pruning is not None and pruning.controller:
-        style = {"linestyle": "--", "linewidth": 1}
-        lines.append(
-            axes.axhline(
-                pruning.translation_threshold,
-                color="#b5303a",
-                label=f"fine below {pruning.translation_threshold:g} m/s",
-                **style,
-            )
-        )
-        lines.append(
-            angular.axhline(
-                pruning.rotation_threshold,
-                color="#5b4b8a",
-                label=f"and below {pruning.rotation_threshold:g} rad/s",
-                **style,
-            )
-        )
-    axes.set_ylabel("end-effector speed (m/s)", color="#b5303a")
-    angular.set_ylabel("angular speed (rad/s)", color="#5b4b8a")
+        for side, threshold, color, label in (
+            (axes, pruning.translation_threshold, LINEAR, "fine below {:g} m/s"),
+            (angular, pruning.rotation_threshold, ANGULAR, "and below {:g} rad/s"),
+        ):
+            line = side.axhline(threshold, color=color, linestyle="--", linewidth=1, label=label.format(threshold))
+            lines.append(line)
+    axes.set_ylabel("end-effector speed (m/s)", color=LINEAR)
+    angular.set_ylabel("angular speed (rad/s)", color=ANGULAR)
     axes.set_ylim(bottom=0)
     angular.set_ylim(bottom=0)
     axes.legend(handles=lines, loc="center left", bbox_to_anchor=(1.07, 0.5), frameon=False)

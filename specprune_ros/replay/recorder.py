@@ -1,5 +1,6 @@
 """A node that listens to a policy and its robot and keeps the episode in memory."""
 
+import math
 import time
 
 import numpy as np
@@ -70,7 +71,19 @@ class Recorder(Node):
             return self._inputs.problem(self.get_clock().now().nanoseconds) or "joint states and TF"
         if not self.enable.service_is_ready():
             return "the policy node"
-        return "" if self.last_chunk else "the first inference"
+        if not self.last_chunk:
+            return "the first inference"
+        return "the end effector's velocity" if math.isnan(self.last_chunk.pruning.v_t) else ""
+
+    @property
+    def solved(self) -> bool:
+        return self.episode is not None and self.episode.success
+
+    @property
+    def status(self) -> str:
+        """The newest inference in a few words."""
+        chunk = self.last_chunk
+        return f" {chunk.pruning.mode}, {chunk.seconds * 1e3:.0f} ms" if chunk else ""
 
     def begin(self) -> None:
         """Record a new episode from now on."""

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 
@@ -51,9 +51,7 @@ def percentiles(values: Iterable[float]) -> dict[str, float | None]:
 
 def _stages(chunks: list[ActionChunk]) -> dict[str, float | None]:
     names = dict.fromkeys(name for chunk in chunks for name in chunk.stage_seconds)
-    return {
-        name: _rounded(np.median([chunk.stage_seconds.get(name, 0.0) for chunk in chunks]) * 1e3) for name in names
-    }
+    return {name: _rounded(np.median([chunk.stage_seconds.get(name, 0.0) for chunk in chunks]) * 1e3) for name in names}
 
 
 def _kept(chunks: list[ActionChunk]) -> dict[str, float | None]:
@@ -66,8 +64,9 @@ def _kept(chunks: list[ActionChunk]) -> dict[str, float | None]:
 
 
 def _mean(values: list[Any]) -> float | None:
-    return _rounded(float(np.mean(values))) if values else None
+    return _rounded(np.mean(values)) if values else None
 
 
-def _rounded(value: float) -> float | None:
-    return round(float(value), 4) if math.isfinite(value) else None
+def _rounded(value: SupportsFloat) -> float | None:
+    number = float(value)
+    return round(number, 4) if math.isfinite(number) else None

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -16,21 +17,16 @@ def write_video(path: Path, frames: Iterable[NDArray[np.uint8]], rate: float) ->
 
     Without frames no file is written.
     """
-    count = 0
-    container = stream = None
-    try:
-        for frame in frames:
-            if container is None:
-                container = av.open(str(path), "w")
-                stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
-                stream.height, stream.width = frame.shape[:2]
-                stream.pix_fmt = "yuv420p"
-                stream.options = {"crf": str(QUALITY)}
+    iterator = iter(frames)
+    first = next(iterator, None)
+    if first is None:
+        return 0
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
+        stream.height, stream.width = first.shape[:2]
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": str(QUALITY)}
+        for frame in chain([first], iterator):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            count += 1
-        if container is not None:
-            container.mux(stream.encode())
-    finally:
-        if container is not None:
-            container.close()
-    return count
+        container.mux(stream.encode())
+        return stream.frames

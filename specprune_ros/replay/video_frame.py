@@ -17,8 +17,11 @@ MARGIN = 12
 CAPTION = 24  # px, height of a tile's caption
 HEADER = 44
 PANEL = 356  # px, width of the text beside the tiles
-CHART = 110  # px, height of the chart of tokens per layer
+CHART = 170  # px, height of the chart of tokens per layer
 
+NOTE = """Views are turned as the checkpoint sees them.
+Dark and grey: patches that were dropped so far, and
+the margin that the centre crop removes."""
 BACKGROUND, TEXT, FAINT, LINE = "#17181c", "#f0f0f0", "#a2a6b0", "#3a3d46"
 
 
@@ -112,7 +115,8 @@ class VideoFrame:
         draw.text((left, bottom - CHART - 4), f"{tokens[0]}", TEXT, font, anchor="ls")
         draw.text((right, bottom - CHART * tokens[-1] / max(tokens) - 4), f"{tokens[-1]}", TEXT, font, anchor="rs")
         draw.text((left, bottom + 6), "layer 1", FAINT, font)
-        draw.text((right, bottom + 6), f"{len(tokens)}", FAINT, font, anchor="ra")
+        draw.text((right, bottom + 6), f"layer {len(tokens)}", FAINT, font, anchor="ra")
+        draw.text((left, bottom + 40), NOTE, FAINT, font, spacing=5)
 
 
 def _pace(status: Status) -> list[tuple[str, str]]:

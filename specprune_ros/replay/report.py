@@ -1,0 +1,58 @@
+"""Video, plot and summary of an episode, in one folder."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specprune_ros.openvla.preprocessing import CROP_AREA
+from specprune_ros.policy import Policy
+from specprune_ros.replay.episode import Episode
+from specprune_ros.replay.plots import plot_latency_and_speed
+from specprune_ros.replay.speedup import measure_speedup
+from specprune_ros.replay.summary import summarize
+from specprune_ros.replay.video import write_video
+from specprune_ros.replay.video_frame import Status, VideoFrame
+
+
+def write_report(
+    episode: Episode,
+    dense: Policy,
+    pruned: Policy | None,
+    folder: Path,
+    facts: dict[str, Any],
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
+    """Write video.mp4, latency_and_speed.png and summary.json; returns what the summary holds.
+
+    The policies are those of the episode, without and with pruning, for the speed-up on its frames; `pruned` is None
+    when the episode ran without. `facts` go into the summary as they are. `progress` is told what comes next.
+    """
+    progress("writing the video")
+    stamps = [observation.stamp for observation in episode.observations]
+    period = float(np.median(np.diff(stamps))) if len(stamps) > 1 else 0.1
+    write_video(folder / "video.mp4", draw_frames(episode, dense), 1 / period)
+    progress("drawing the plot")
+    plot_latency_and_speed(episode, pruned.pruning if pruned else None, folder / "latency_and_speed.png")
+    speedup = None
+    if pruned is not None:
+        progress("measuring the speed-up against dense on the same frames")
+        speedup = measure_speedup(dense, pruned, episode.observations, {chunk.stamp for chunk in episode.chunks})
+    summary = {**summarize(episode), "speedup_vs_dense": speedup, **facts}
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def draw_frames(episode: Episode, policy: Policy) -> Iterator[NDArray[np.uint8]]:
+    """One picture per observation. The policy says how its view is cropped and cut into patches."""
+    crop = math.sqrt(CROP_AREA) if policy.center_crop else 1.0
+    picture = VideoFrame(policy.num_views, policy.patch_grid, crop)
+    factor = float(np.mean(episode.real_time_factors)) if episode.real_time_factors else math.nan
+    for observation in episode.observations:
+        index = episode.newest_chunk(observation.stamp)
+        chunk, age = (episode.chunks[index], episode.ages[index]) if index >= 0 else (None, math.nan)
+        yield picture.draw(observation, chunk, Status(observation.stamp - episode.start, age, factor))
