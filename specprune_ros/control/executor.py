@@ -154,11 +154,6 @@ class ChunkExecutor:
                 remaining=self._plan.end - now,
             )
 
-    def plan(self) -> Plan | None:
-        """The running plan, splices included; None when there is none. Its arrays must not be written to."""
-        with self._lock:
-            return self._plan
-
     def _clear(self) -> None:
         self._plan = None
         self._chunks = []
