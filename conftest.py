@@ -8,11 +8,16 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
+import hypothesis
 import pytest
 
 DOMAINS = range(1, 102)  # the IDs whose ports are clear of Linux's ephemeral ports
 
 NEEDED_MODULES = {"ros": "rclpy", "sim": "libero"}
+# A busy machine is no failure of the code: examples have no time limit.
+hypothesis.settings.register_profile("any_machine", deadline=None)
+hypothesis.settings.load_profile("any_machine")
+
 domain_lock: IO[str] | None = None  # open, and so locked, for the whole session
 
 
