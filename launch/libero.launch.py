@@ -3,54 +3,60 @@
     ros2 launch specprune_ros libero.launch.py checkpoint:=/path/to/checkpoint task:=3
     ros2 service call /specprune_policy/enable std_srvs/srv/SetBool "{data: true}"
 
-The arm does not move before the second line. `--show-args` lists the arguments, those of policy.launch.py included.
+The arm does not move before the second line. `--show-args` lists the arguments, those of policy.launch.py included; an
+empty one leaves the parameter file's value as it is.
 """
 
 from launch.actions import (
     DeclareLaunchArgument,
     GroupAction,
     IncludeLaunchDescription,
+    OpaqueFunction,
     SetEnvironmentVariable,
     Shutdown,
 )
+from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node, SetRemap
-from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
-from launch import LaunchDescription
+from launch import LaunchContext, LaunchDescription
 
+# Launch argument and parameter of the simulator, its type, and what it is.
 SCENE_ARGUMENTS = (
-    ("suite", "libero_spatial", str, "LIBERO suite"),
-    ("task", "0", int, "Index of the task in the suite"),
-    ("init_state", "0", int, "Initial state of the task"),
-    ("camera_rate", "5.0", float, "Images per second of simulated time, per camera"),
+    ("suite", str, "LIBERO suite"),
+    ("task", int, "Index of the task in the suite"),
+    ("init_state", int, "Initial state of the task"),
+    ("camera_rate", float, "Images per second of simulated time, per camera"),
 )
 
 
-def generate_launch_description() -> LaunchDescription:
-    share = FindPackageShare("specprune_ros")
-    params_file = LaunchConfiguration("params_file")
-    simulator = Node(
+def _simulator(context: LaunchContext) -> list:
+    given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in SCENE_ARGUMENTS}
+    overrides = {name: kind(given[name]) for name, kind, _ in SCENE_ARGUMENTS if given[name]}
+    node = Node(
         package="specprune_ros",
         executable="libero_sim",
         name="libero_sim",
         output="screen",
-        parameters=[
-            params_file,
-            {name: ParameterValue(LaunchConfiguration(name), value_type=kind) for name, _, kind, _ in SCENE_ARGUMENTS},
-        ],
+        parameters=[LaunchConfiguration("params_file"), overrides],
         remappings=[("~/action_chunk", "/specprune_policy/action_chunk")],
-        on_exit=Shutdown(),
+        # Without a simulator there is nothing left to do.
+        on_exit=lambda _, context: None if context.is_shutdown else [Shutdown(reason="the simulator ended")],
     )
+    return [node]
+
+
+def generate_launch_description() -> LaunchDescription:
+    share = FindPackageShare("specprune_ros")
     policy = GroupAction(
         [
             SetRemap(src="~/instruction", dst="/libero_sim/instruction"),
             IncludeLaunchDescription(
-                PathJoinSubstitution([share, "launch", "policy.launch.py"]),
+                PythonLaunchDescriptionSource(PathJoinSubstitution([share, "launch", "policy.launch.py"])),
                 launch_arguments={
                     "checkpoint": LaunchConfiguration("checkpoint"),
-                    "params_file": params_file,
+                    "params_file": LaunchConfiguration("params_file"),
                     "primary_image": "/libero_sim/primary/image",
                     "wrist_image": "/libero_sim/wrist/image",
                 }.items(),
@@ -66,14 +72,14 @@ def generate_launch_description() -> LaunchDescription:
                 description="Parameters of both nodes",
             ),
             *(
-                DeclareLaunchArgument(name, default_value=default, description=description)
-                for name, default, _, description in SCENE_ARGUMENTS
+                DeclareLaunchArgument(name, default_value="", description=description)
+                for name, _, description in SCENE_ARGUMENTS
             ),
             # Without this profile camera frames are lost between processes.
             SetEnvironmentVariable(
                 "FASTRTPS_DEFAULT_PROFILES_FILE", PathJoinSubstitution([share, "config", "fastdds.xml"])
             ),
-            simulator,
+            OpaqueFunction(function=_simulator),
             policy,
         ]
     )
