@@ -73,9 +73,10 @@ class Schedule:
             entering.append(alive)
             if self.mode == "dense":
                 continue
-            if layer in self.prune_layers:
+            if layer == self.static_layer:
+                alive = sum(self.budgets) if static is None else static
+            elif layer in self.prune_layers:
                 target = round_half_up(self.keep_ratio * target)
-            if layer == self.static_layer or layer in self.prune_layers:
                 alive = snap(target, self.fixed_tokens, self.tile, alive)
         return tuple(entering)
 

@@ -1,0 +1,453 @@
+"""Properties that every implementation of the method must have."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from random_model import model_config, random_checkpoint
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+
+from specprune_ros.engine.forward_pass import ForwardPass
+from specprune_ros.policy import Observation, Policy
+from specprune_ros.pruning.config import PRESETS, PruningConfig
+from specprune_ros.pruning.controller import ActionAwareController, Motion
+from specprune_ros.pruning.frames import FrameHistory, patch_similarity, reference_delay
+from specprune_ros.pruning.ranking import ranks, top_indices, top_mask
+from specprune_ros.pruning.schedule import ModelShape, SetSizes, schedule
+from specprune_ros.pruning.score_history import ScoreHistory
+from specprune_ros.pruning.static_selection import Evidence, PatchSets, choose_sets, select_budget, select_union
+
+VIEWS, PATCHES = 2, 16
+TAU = 0.996
+unhurried = settings(deadline=None)  # the machine may be busy
+AT_REST, MOVING = Motion(0.0, 0.0, 0.0), Motion(2.0, 5.0, 0.1)
+
+scores = arrays(np.float32, (VIEWS, PATCHES), elements=st.floats(0, 1, width=32))
+distinct_scores = arrays(np.int64, (VIEWS, PATCHES), elements=st.integers(1, 10**6), unique=True)
+counts = st.integers(0, PATCHES)
+set_sizes = st.builds(SetSizes, counts, counts, counts)
+
+
+@st.composite
+def evidence(draw: st.DrawFn, values: st.SearchStrategy = scores) -> Evidence:
+    history, similarity, first, second = (torch.from_numpy(draw(values)).float() for _ in range(4))
+    return Evidence(history, similarity / max(float(similarity.max()), 1e-6), (first, second))
+
+
+def observation(
+    config, seed: int = 0, stamp: float = 0.0, twist: NDArray | None = None, instruction: str = "pick up the bowl"
+) -> Observation:
+    random = np.random.default_rng(seed)
+    size = config.image_size
+    views = {f"view{v}": random.integers(0, 256, (size, size, 3), dtype=np.uint8) for v in range(config.num_views)}
+    return Observation(views, random.uniform(-1, 1, config.proprio_dim), instruction, stamp, twist)
+
+
+def members(per_view: tuple[NDArray[np.int64], ...]) -> list[list[int]]:
+    return [indices.tolist() for indices in per_view]
+
+
+# Keeping everything is the dense model
+
+
+@pytest.mark.parametrize(
+    "constants",
+    [
+        {"budget_tokens": 256, "keep_ratio": 1.0, "scene_cut_share": 1.0},
+        {"selection": "union", "alpha": 4.0, "local_tokens": 256, "keep_ratio": 1.0, "scene_cut_share": 1.0},
+        {"selection": "union", "alpha": 4.0, "local_tokens": 256, "prune_layers": (0,), "scene_cut_share": 1.0},
+    ],
+    ids=["budget", "union", "static_only"],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_keeping_everything_reproduces_the_dense_actions(constants: dict, seed: int):
+    config = model_config(grid=6, hidden=64, num_heads=4, num_layers=10)
+    checkpoint = random_checkpoint(config, seed, torch.float32)
+    dense, everything = Policy(checkpoint, "off"), Policy(checkpoint, PruningConfig().changed(constants), tile=1)
+    for inference in range(3):
+        seen = observation(config, seed=10 * seed + inference, stamp=float(inference))
+        chunk = everything.act(seen)
+        np.testing.assert_allclose(chunk.actions, dense.act(seen).actions, rtol=0, atol=1e-5)
+        assert sum(map(len, chunk.pruning.kept_final)) == config.num_patches
+    assert chunk.pruning.mode == "fine"
+
+
+def test_a_count_above_the_view_keeps_the_view_whole():
+    config = PruningConfig(local_tokens=256, alpha=4.0, budget_tokens=256, fine_factor=8.0)
+    plan = schedule(config, ModelShape(8, VIEWS, PATCHES), fixed_tokens=20, mode="fine")
+    assert plan.sets == SetSizes(PATCHES, PATCHES, PATCHES)
+    assert plan.budgets == (PATCHES, PATCHES)
+
+
+# The selection does not see the order of the tokens
+
+
+@unhurried
+@given(evidence(distinct_scores), set_sizes, st.permutations(range(PATCHES)), st.integers(1, PATCHES))
+def test_selection_moves_with_the_patches(seen: Evidence, sizes: SetSizes, order: list[int], budget: int):
+    moved = Evidence(seen.history[:, order], seen.similarity[:, order], tuple(s[:, order] for s in seen.local))
+    before, after = choose_sets(seen, sizes, TAU), choose_sets(moved, sizes, TAU)
+    for name in ("global_set", "dynamic_set", "local_set"):
+        torch.testing.assert_close(getattr(after, name), getattr(before, name)[:, order])
+
+    attention = sum(scores / scores.sum(dim=1, keepdim=True) for scores in (seen.history, *seen.local))
+    if min(row.sort().values.diff().min() for row in attention) < 1e-5:
+        return  # a tie, which the index breaks
+    kept_before, kept_after = (
+        as_mask(select_budget(sets, shown, (budget,) * VIEWS)) for sets, shown in ((before, seen), (after, moved))
+    )
+    torch.testing.assert_close(kept_after, kept_before[:, order])
+
+
+def as_mask(kept: torch.Tensor) -> torch.Tensor:
+    mask = torch.zeros(VIEWS * PATCHES, dtype=torch.bool)
+    mask[kept] = True
+    return mask.view(VIEWS, PATCHES)
+
+
+# Ties
+
+
+@unhurried
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=60), st.data())
+def test_of_equal_scores_the_lower_index_comes_first(values: list[int], data: st.DataObject):
+    count = data.draw(st.integers(0, len(values)))
+    expected = sorted(range(len(values)), key=lambda i: (-values[i], i))
+    tensor = torch.tensor(values, dtype=torch.float32)
+    assert [expected.index(i) for i in range(len(values))] == ranks(tensor).tolist()
+    assert sorted(expected[:count]) == top_indices(tensor, count).tolist()
+    assert sorted(expected[:count]) == top_mask(tensor, count).nonzero().flatten().tolist()
+
+
+@unhurried
+@given(st.integers(1, PATCHES))
+def test_equal_evidence_keeps_the_first_patches(budget: int):
+    flat = torch.full((VIEWS, PATCHES), 0.5)
+    seen = Evidence(flat, torch.ones_like(flat), (flat, flat))
+    kept = select_budget(choose_sets(seen, SetSizes(0, 0, 0), TAU), seen, (budget,) * VIEWS)
+    assert kept.tolist() == [view * PATCHES + i for view in range(VIEWS) for i in range(budget)]
+
+
+# The sets and the two selections
+
+
+@unhurried
+@given(evidence(), set_sizes)
+def test_sets_have_the_asked_sizes_and_hold_the_right_patches(seen: Evidence, sizes: SetSizes):
+    sets = choose_sets(seen, sizes, TAU)
+    for view in range(VIEWS):
+        scored = int((seen.history[view] > 0).sum())
+        changed = int((seen.similarity[view] < TAU).sum())
+        assert int(sets.global_set[view].sum()) == min(sizes.global_tokens, scored)
+        assert int(sets.dynamic_set[view].sum()) == min(sizes.dynamic_tokens, changed)
+        assert sizes.local_tokens <= int(sets.local_set[view].sum()) <= min(2 * sizes.local_tokens, PATCHES)
+        assert_highest(seen.history[view], sets.global_set[view])
+        assert_highest(-seen.similarity[view], sets.dynamic_set[view])
+
+
+def assert_highest(values: torch.Tensor, chosen: torch.Tensor) -> None:
+    if chosen.any() and not chosen.all():
+        assert values[chosen].min() >= values[~chosen].max()
+
+
+@unhurried
+@given(evidence(), set_sizes, st.integers(1, PATCHES), st.integers(1, PATCHES))
+def test_budget_is_exact_and_relates_to_the_union(seen: Evidence, sizes: SetSizes, first: int, second: int):
+    sets = choose_sets(seen, sizes, TAU)
+    budgets = (first, second)
+    kept = select_budget(sets, seen, budgets)
+    assert kept.tolist() == sorted(set(kept.tolist()))
+    union, mask = as_mask(select_union(sets)), as_mask(kept)
+    torch.testing.assert_close(union, sets.union)
+    for view, budget in enumerate(budgets):
+        assert int(mask[view].sum()) == budget
+        if int(union[view].sum()) <= budget:
+            assert bool((mask[view] | ~union[view]).all())  # the whole union, filled up
+        else:
+            assert bool((union[view] | ~mask[view]).all())  # members of the union only
+        assert_highest(sets.votes[view], mask[view])
+
+
+@unhurried
+@given(st.integers(1, PATCHES))
+def test_patches_of_equal_votes_are_kept_by_attention(budget: int):
+    history = torch.rand(VIEWS, PATCHES, generator=torch.Generator().manual_seed(budget))
+    nothing = torch.zeros(VIEWS, PATCHES, dtype=torch.bool)
+    seen = Evidence(history, torch.ones_like(history), (torch.zeros_like(history),))
+    mask = as_mask(select_budget(PatchSets(nothing, nothing, nothing), seen, (budget,) * VIEWS))
+    for view in range(VIEWS):
+        assert_highest(history[view], mask[view])
+
+
+# Frames
+
+
+def test_unchanged_frames_have_nothing_dynamic_not_even_black_patches():
+    random = np.random.default_rng(0)
+    frames = torch.from_numpy(random.integers(0, 256, (VIEWS, 56, 56, 3), dtype=np.uint8))
+    frames[1, :28] = 0
+    assert (patch_similarity(frames, frames, 14) == 1).all()
+
+
+def test_similarity_is_low_where_the_picture_changed():
+    frames = torch.full((1, 56, 56, 3), 100, dtype=torch.uint8)
+    changed = frames.clone()
+    changed[0, 14:28, 42:56, 0] = 0  # row 1, column 3
+    similarity = patch_similarity(changed, frames, 14)
+    assert similarity.shape == (1, 16)
+    assert (similarity[0] < TAU).nonzero().flatten().tolist() == [7]
+    assert similarity[0, 7].item() == pytest.approx((2 / 3) ** 0.5)
+
+
+@unhurried
+@given(st.lists(st.integers(0, 200), min_size=1, max_size=12, unique=True), st.integers(0, 400))
+def test_reference_frame_is_the_nearest_and_of_two_the_newer(stamps: list[int], asked: int):
+    history = FrameHistory()
+    for stamp in sorted(stamps):
+        history.add(torch.tensor(stamp), stamp / 8)
+    nearest = history.nearest(asked / 16)
+    assert nearest is not None
+    assert nearest.item() == min(stamps, key=lambda stamp: (abs(2 * stamp - asked), -stamp))
+
+
+@unhurried
+@given(st.floats(0, 20), st.floats(0, 20))
+def test_a_faster_arm_compares_with_a_nearer_frame(slow: float, fast: float):
+    config = PruningConfig()
+    slow, fast = sorted((slow, fast))
+    assert 1 / config.control_rate <= reference_delay(config, fast) <= reference_delay(config, slow)
+
+
+def test_reference_frame_at_rest_is_eleven_steps_old():
+    assert reference_delay(PruningConfig(), 0.0) == pytest.approx(11 / 20)
+    assert reference_delay(PruningConfig(), 1.0) == pytest.approx(10 / 20)  # one action unit per step
+    assert reference_delay(PruningConfig(), 1.01) == pytest.approx(9 / 20)
+
+
+# Stability
+
+
+@pytest.mark.parametrize("selection", ["budget", "union"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_kept_set_is_stable_without_motion(selection: str, preset: str):
+    geometry = model_config(grid=8)
+    config = PruningConfig.from_preset(preset).changed({"selection": selection, "refresh_interval": 0})
+    policy = Policy(random_checkpoint(geometry, 3, torch.float32), config, tile=1)
+    reports = [policy.act(observation(geometry, stamp=0.4 * i, twist=np.zeros(6))).pruning for i in range(10)]
+    assert [report.mode for report in reports] == ["dense"] + ["fine"] * 9
+    assert all(report.dynamic_set == (0, 0) for report in reports)
+    settled = [(members(report.kept_static), members(report.kept_final)) for report in reports[6:]]
+    assert all(kept == settled[0] for kept in settled)
+
+
+# Schedule
+
+
+configs = st.builds(
+    PruningConfig,
+    selection=st.sampled_from(["budget", "union"]),
+    alpha=st.floats(0.05, 4.0),
+    budget_tokens=st.integers(1, 256),
+    fine_factor=st.floats(1.0, 8.0),
+    keep_ratio=st.floats(0.1, 1.0),
+    prune_layers=st.sampled_from([(0,), (5, 10, 15, 20), (3, 31), (32,)]),
+    update_layers=st.just((3, 5, 10, 15, 20)),
+    scene_cut_share=st.just(1.0),
+)
+shapes = st.builds(ModelShape, st.integers(3, 40), st.integers(1, 3), st.sampled_from([4, 16, 64, 256]))
+tiles = st.sampled_from([1, 8, 16, 64, 128])
+
+
+@unhurried
+@given(configs, shapes, st.integers(1, 150), st.sampled_from(["coarse", "fine"]), tiles)
+def test_schedule_only_ever_drops_and_fills_tiles(
+    config: PruningConfig, shape: ModelShape, fixed: int, mode: str, tile: int
+):
+    plan = schedule(config, shape, fixed, mode, tile)
+    lengths = plan.tokens_per_layer()
+    assert len(lengths) == shape.num_layers
+    assert lengths[: plan.static_layer] == (fixed + shape.num_patches,) * plan.static_layer
+    assert list(lengths) == sorted(lengths, reverse=True)
+    assert lengths[-1] > fixed
+
+    assert max(plan.budgets) - min(plan.budgets) <= 1
+    assert max(plan.budgets) <= shape.patches_per_view
+    if config.selection == "budget":
+        assert lengths[plan.static_layer] == fixed + sum(plan.budgets)
+        for length in lengths[plan.static_layer :]:
+            assert length % tile == 0 or not any(n % tile == 0 for n in range(fixed + 1, lengths[0] + 1))
+        if plan.target + tile <= shape.num_patches and plan.target > tile:
+            assert abs(sum(plan.budgets) - plan.target) <= tile / 2
+
+
+@unhurried
+@given(configs, shapes, st.integers(1, 150))
+def test_fine_keeps_at_least_what_coarse_keeps_and_dense_keeps_all(
+    config: PruningConfig, shape: ModelShape, fixed: int
+):
+    coarse, fine, dense = (
+        schedule(config, shape, fixed, mode).tokens_per_layer() for mode in ("coarse", "fine", "dense")
+    )
+    assert all(c <= f <= d for c, f, d in zip(coarse, fine, dense, strict=True))
+    assert set(dense) == {fixed + shape.num_patches}
+
+
+# History
+
+
+def test_history_is_the_last_inference_in_the_paper():
+    history = ScoreHistory(1, 3, length=1, decay=1.0, device=torch.device("cpu"))
+    history.add(torch.tensor([[0.1, 0.2, 0.3]]))
+    history.add(torch.tensor([[0.3, 0.0, 0.1]]))
+    torch.testing.assert_close(history.scores(), torch.tensor([[0.3, 0.0, 0.1]]))
+
+
+@unhurried
+@given(st.integers(1, 6), st.floats(0.1, 1.0))
+def test_a_dropped_patch_decays_and_is_forgotten_after_the_window(length: int, decay: float):
+    history = ScoreHistory(1, 2, length, decay, torch.device("cpu"))
+    history.add(torch.tensor([[1.0, 1.0]]))
+    first = history.scores()[0, 0].item()
+    for age in range(1, length + 1):
+        history.add(torch.tensor([[1.0, 0.0]]))  # the second patch was dropped
+        expected = first * decay**age if age < length else 0.0
+        assert history.scores()[0, 1].item() == pytest.approx(expected, abs=1e-6)
+    assert history.scores()[0, 0].item() == pytest.approx(1.0)
+    history.reset()
+    assert not history.scores().any()
+
+
+# Controller
+
+
+def controller_with_history(**constants) -> ActionAwareController:
+    controller = ActionAwareController(PruningConfig(**constants))
+    controller.decide(AT_REST, 0.0)
+    return controller
+
+
+@unhurried
+@given(st.lists(st.tuples(st.floats(0.401, 0.499), st.floats(2.01, 2.49), st.floats(-1, 1)), min_size=1, max_size=8))
+def test_between_the_thresholds_the_mode_does_not_change(motions: list[tuple[float, float, float]]):
+    for start, mode in ((AT_REST, "fine"), (MOVING, "coarse")):
+        controller = controller_with_history()
+        assert controller.decide(start, 0.0).mode == mode
+        assert {controller.decide(Motion(*motion), 0.0).mode for motion in motions} == {mode}
+
+
+def test_fine_is_entered_slow_and_not_rising_and_left_by_speed_alone():
+    controller = controller_with_history()
+    rising, sinking = Motion(0.1, 0.0, 0.1), Motion(0.1, 0.0, -0.1)
+    assert controller.decide(MOVING, 0.0).mode == "coarse"
+    assert controller.decide(rising, 0.0).mode == "coarse"
+    assert controller.decide(sinking, 0.0).mode == "fine"
+    assert controller.decide(rising, 0.0).mode == "fine"
+    assert controller.decide(Motion(0.5, 0.0, -0.1), 0.0).mode == "coarse"  # at the exit threshold, not below it
+    assert controller.decide(Motion(0.4, 0.0, 0.0), 0.0).mode == "coarse"
+    assert controller.decide(Motion(0.39, 1.99, 0.0), 0.0).mode == "fine"
+    assert controller.decide(Motion(0.0, 2.5, 0.0), 0.0).mode == "coarse"
+
+
+def test_unknown_velocity_is_fine_and_stays_so_until_fast():
+    controller = controller_with_history()
+    controller.decide(MOVING, 0.0)
+    decision = controller.decide(None, 0.0)
+    assert (decision.mode, decision.reason) == ("fine", "velocity_unknown")
+    assert controller.decide(Motion(0.45, 0.0, 0.3), 0.0).mode == "fine"
+    assert Motion.of([float("nan")] * 6) is None
+
+
+def test_dense_when_there_is_no_history_the_scene_is_cut_or_a_refresh_is_due():
+    controller = ActionAwareController(PruningConfig(refresh_interval=4, scene_cut_share=0.5))
+    shares = [1.0, 0.5, 0.51, 0.0, 0.0, 0.0, 0.0, 0.0]
+    reasons = [controller.decide(MOVING, share).reason for share in shares]
+    assert reasons == ["no_history", "fast", "scene_cut", "fast", "fast", "fast", "refresh", "fast"]
+    controller.reset()
+    assert controller.decide(MOVING, 0.0).reason == "no_history"
+
+
+def test_refresh_interval_zero_never_refreshes_and_scene_cut_share_one_never_cuts():
+    controller = controller_with_history(refresh_interval=0, scene_cut_share=1.0)
+    assert {controller.decide(MOVING, 1.0).mode for _ in range(300)} == {"coarse"}
+
+
+def test_without_the_controller_always_coarse():
+    controller = controller_with_history(controller=False)
+    for motion in (AT_REST, MOVING, None):
+        assert controller.decide(motion, 0.0).reason == "controller_off"
+
+
+# Nothing is read back inside a forward pass
+
+
+@pytest.fixture
+def fake_forward(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Run every forward pass twice: first on tensors without data, which fail whatever depends on it."""
+    real, passed = ForwardPass.__call__, []
+
+    def twice(forward: ForwardPass, inputs):
+        state = forward._pruning.state if forward._pruning else None
+        before = state.copy() if state else None
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            fake = type(inputs)(*(mode.from_tensor(tensor) for tensor in vars(inputs).values()))
+            outputs = real(forward, fake)
+        passed.append(forward._pruning.schedule.mode if forward._pruning else "off")
+        if state and before:
+            state.restore(before)
+        result = real(forward, inputs)
+        for name, tensor in vars(result).items():
+            assert getattr(outputs, name).shape == tensor.shape
+        return result
+
+    monkeypatch.setattr(ForwardPass, "__call__", twice)
+    return passed
+
+
+@pytest.mark.parametrize("confidence", ["entropy", "mean_std", "none"])
+@pytest.mark.parametrize("tile", [1, 16])
+def test_budget_selection_needs_no_data_on_the_host(fake_forward: list[str], confidence: str, tile: int):
+    geometry = model_config()
+    config = PruningConfig(confidence=confidence)
+    policy = Policy(random_checkpoint(geometry, 0, torch.float32), config, tile)
+    fast = np.array([1.0, 0, 0, 0, 0, 0])
+    for stamp, twist in enumerate((None, None, fast)):
+        policy.act(observation(geometry, stamp=float(stamp), twist=twist))
+    assert fake_forward == ["dense", "fine", "coarse"]
+
+
+def test_union_selection_depends_on_the_data(fake_forward: list[str]):
+    geometry = model_config()
+    policy = Policy(random_checkpoint(geometry, 0, torch.float32), PruningConfig(selection="union"), tile=1)
+    policy.act(observation(geometry))
+    with pytest.raises((DynamicOutputShapeException, DataDependentOutputException)):
+        policy.act(observation(geometry, stamp=1.0))
+
+
+# Whole inferences
+
+CHECKPOINTS = {
+    views: random_checkpoint(model_config(num_layers=7, num_views=views), 9, torch.float32) for views in (1, 2, 3)
+}
+
+
+@settings(max_examples=15, deadline=None)
+@given(configs, st.integers(0, 10**6), tiles)
+def test_reports_of_any_configuration_are_consistent(config: PruningConfig, seed: int, tile: int):
+    geometry = model_config(num_layers=7, num_views=1 + seed % 3)
+    policy = Policy(CHECKPOINTS[geometry.num_views], config, tile)
+    for inference in range(3):
+        report = policy.act(observation(geometry, seed + inference, float(inference))).pruning
+        fixed = report.tokens_per_layer[0] - geometry.num_patches
+        for kept in (*report.kept_static, *report.kept_final):
+            assert kept.tolist() == sorted(set(kept.tolist()))
+            assert all(0 <= patch < geometry.patches_per_view for patch in kept)
+        for static, final in zip(report.kept_static, report.kept_final, strict=True):
+            assert set(final.tolist()) <= set(static.tolist())
+        static_length = report.tokens_per_layer[config.static_layer]
+        assert static_length == fixed + sum(map(len, report.kept_static))
+        assert report.tokens_per_layer[-1] == fixed + sum(map(len, report.kept_final))
+        assert 0 < report.flop_share <= 1.05
+        assert report.mode == ("fine" if inference else "dense")
