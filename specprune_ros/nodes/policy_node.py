@@ -6,9 +6,11 @@ between *configure* and *cleanup* belongs to a `Session`.
 
 import signal
 import sys
+import traceback
 from typing import Any
 
 import rclpy
+from lifecycle_msgs.srv import ChangeState
 from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
 from rclpy.exceptions import NameValidationException, ParameterException
@@ -45,6 +47,7 @@ class PolicyNode(LifecycleNode):
     def __init__(self, **kwargs: Any) -> None:
         """Raises UserError for parameters that are out of range. `kwargs` go to the node."""
         super().__init__("specprune_policy", **kwargs)
+        self._answer_impossible_transitions()
         self.session: Session | None = None
         self._state = "unconfigured"
         self._failure = ""
@@ -74,15 +77,31 @@ class PolicyNode(LifecycleNode):
 
     # Lifecycle
 
+    def _answer_impossible_transitions(self) -> None:
+        """Refuse a transition that the state does not have; rclpy raises in the service's callback instead."""
+        change_state = self._service_change_state.callback
+
+        def answer(request: ChangeState.Request, response: ChangeState.Response) -> ChangeState.Response:
+            try:
+                return change_state(request, response)
+            except RuntimeError:  # RCLError
+                self.get_logger().warning(f"no transition {request.transition.id} from state {self._state}")
+                response.success = False
+                return response
+
+        self._service_change_state.callback = answer
+
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load and warm up the model. On failure: one line in the log and in /diagnostics, and all is released."""
         self.parameters.adopt()
         try:
             self.session = Session(self, self.parameters)
         except Exception as error:  # whatever it is, the node stays unconfigured and can be configured again
-            self._failure = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            self._failure = " ".join(self._failure.split())
+            expected = isinstance(error, UserError)
+            self._failure = " ".join(str(error if expected else repr(error)).split())
             self.get_logger().error(f"configure failed: {self._failure}")
+            if not expected:
+                self.get_logger().error("".join(traceback.format_exception(error)))
             return FAILURE
         self._state, self._failure = "inactive", ""
         return super().on_configure(state)
@@ -175,19 +194,28 @@ class PolicyNode(LifecycleNode):
         return [lifecycle, *(self.session.statuses() if self.session is not None else [])]
 
 
-def run(node: PolicyNode) -> None:
+class Interruption:
+    """SIGINT and SIGTERM as a flag: an exception out of a handler could surface in C++ code and be lost there."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._request)
+
+    def _request(self, number: int, _: object) -> None:
+        self.requested = True
+        signal.signal(number, signal.SIG_DFL)  # a second one ends a process that hangs
+
+
+def run(node: PolicyNode, interruption: Interruption) -> None:
     """Spin until interrupted. An unexpected error in a callback stops the motion and not the node."""
     executor = SingleThreadedExecutor(context=node.context)
     executor.add_node(node)
-    while node.context.ok():
+    while not interruption.requested:
         try:
             executor.spin_once(timeout_sec=SIGNAL_TIME)
-        except KeyboardInterrupt:
-            return
         except Exception as error:
-            if not node.context.ok():
-                return
-            node.get_logger().error(f"unexpected error, motion is off: {type(error).__name__}: {error}")
+            node.get_logger().error(f"unexpected error, motion is off:\n{''.join(traceback.format_exception(error))}")
             if node.session is not None:
                 node.session.enable(False)
 
@@ -195,8 +223,7 @@ def run(node: PolicyNode) -> None:
 def main() -> int:
     """Run the node until it is interrupted. Returns 2 when the user's parameters are wrong."""
     sys.setswitchinterval(SWITCH_INTERVAL)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    interruption = Interruption()
     node = None
     try:
         _init()
@@ -205,12 +232,10 @@ def main() -> int:
             if node.trigger_configure() != SUCCESS:
                 return 2
             node.trigger_activate()
-        run(node)
+        run(node, interruption)
     except (UserError, ParameterException, NameValidationException) as error:
         print(f"specprune_policy: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        pass
     finally:
         if node is not None:
             node.destroy_node()
@@ -225,13 +250,6 @@ def _init() -> None:
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     except Exception as error:  # rclpy has several, of no common kind
         raise UserError(f"{str(error).split(', at ')[0]}; check what follows --ros-args") from error
-
-
-def _interrupt(*_: object) -> None:
-    """Leave the loop once; a launch file and a terminal both send the signal."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ class BufferedTransforms:
         try:
             found = self._buffer.lookup(target, source, None if stamp is None else stamp / NANOSECONDS)
         except TransformError as error:
+            _forget_loop(self, error)
             raise ObservationError(f"TF: {error}") from error
         nanoseconds = 0 if found.stamp is None else math.floor(found.stamp * NANOSECONDS)
         return found.pose.position, found.pose.quaternion, nanoseconds
@@ -87,6 +88,7 @@ class Tf2Transforms:
         try:
             found = self._buffer.lookup_transform(target, source, Time(nanoseconds=stamp or 0))
         except self._error as error:
+            _forget_loop(self, error)
             raise ObservationError(f"TF: {str(error).splitlines()[0]}; check the publishers and names of TF") from error
         return *_arrays(found), from_stamp(found.header.stamp)
 
@@ -95,6 +97,12 @@ class Tf2Transforms:
 
     def destroy(self) -> None:
         self._listener.unregister()
+
+
+def _forget_loop(transforms: Transforms, error: Exception) -> None:
+    """A loop stays in the buffer after its publisher is gone: forget all, so that what is published now counts."""
+    if "loop" in str(error):
+        transforms.clear()
 
 
 def _arrays(transform: TransformStamped) -> tuple[np.ndarray, np.ndarray]:

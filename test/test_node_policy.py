@@ -1,0 +1,281 @@
+"""The policy node as users run it: a real process, real DDS, a real checkpoint with tiny weights."""
+
+import math
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from specprune_ros.policy import Observation, Policy
+
+pytest.importorskip("rclpy")
+
+import rclpy
+from policy_client import CHECKPOINT, GOLDEN, INSTRUCTION, PolicyClient, start_policy
+from sensor_msgs.msg import JointState
+from std_msgs.msg import String
+
+pytestmark = pytest.mark.ros
+
+EVERYTHING = {"primary", "wrist", "joints", "TF"}
+
+
+@pytest.fixture(scope="module")
+def context():
+    context = rclpy.Context()
+    context.init()
+    yield context
+    context.shutdown()
+
+
+def stop(process):
+    process.send_signal(signal.SIGINT)
+    try:
+        errors = process.communicate(timeout=20)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 0 and "Traceback" not in errors, errors
+
+
+@pytest.fixture(scope="module")
+def node(context):
+    """A dense node, configured and activated after every mistake one can make. Module-wide: starting takes seconds."""
+    process = start_policy(**{"pruning.enabled": False})
+    try:
+        client = PolicyClient(context, process)
+        bring_up(client)
+        yield client
+        client.good()
+        stop(process)
+    finally:
+        process.kill()
+
+
+def bring_up(client):
+    """What the user gets wrong fails the transition with one line, and can be mended."""
+    client.missing = EVERYTHING
+    assert client.state() == "unconfigured"
+    assert not client.transition("activate") and client.state() == "unconfigured"
+
+    assert not client.transition("configure") and client.state() == "unconfigured"
+    client.wait_for_problem("lifecycle", "model.checkpoint is empty")
+
+    assert client.set(model__checkpoint="/nowhere", inputs__camera_transforms=["none", "none"]) == ""
+    assert not client.transition("configure")
+    client.wait_for_problem("lifecycle", "/nowhere does not exist")
+
+    assert client.set(model__checkpoint=str(CHECKPOINT), inputs__cameras=["one", "two", "three"]).startswith("inputs.")
+    assert client.set(model__checkpoint=str(CHECKPOINT), model__unnorm_key="bridge") == ""
+    assert not client.transition("configure")
+    client.wait_for_problem("lifecycle", "libero_spatial_no_noops")
+
+    assert client.set(model__unnorm_key="", inputs__joint_names=["panda_finger_joint1"]) == ""
+    assert not client.transition("configure")
+    client.wait_for_problem("lifecycle", "7 numbers; the checkpoint expects 8: name 2 joints")
+
+    assert client.set(inputs__joint_names=["panda_finger_joint1", "panda_finger_joint2"]) == ""
+    assert not client.enable().success
+    assert client.transition("configure") and client.state() == "inactive"
+    assert client.transition("activate") and client.state() == "active"
+
+    client.wait_for_problem("inference", "no instruction")
+    assert not client.enable().success
+    client.instruction.publish(String(data=INSTRUCTION))
+
+
+@pytest.fixture
+def running(node):
+    node.good()
+    node.next_chunk()
+    yield node
+    node.good()
+    node.enable(False)
+
+
+def test_missing_inputs_are_named(node):
+    node.missing = EVERYTHING
+    node.wait_for_problem("inference", "specprune_policy/image_primary yet; start the camera or remap")
+    node.missing = {"wrist", "joints", "TF"}
+    node.wait_for_problem("inference", "no image on /specprune_policy/image_wrist yet")
+    node.missing = {"joints", "TF"}
+    node.wait_for_problem("inference", "no joint positions on /joint_states yet")
+    node.missing = {"TF"}
+    node.wait_for_problem("inference", "frame world does not exist")
+
+
+def test_chunk_equals_the_policy(running):
+    running.wait(lambda: any(math.isfinite(s.v_t) for s in running.heard["pruning"]), "a velocity")
+    chunk = running.next_chunk()
+    policy = Policy.from_checkpoint(CHECKPOINT)
+    views = {"primary": GOLDEN["primary_image"], "wrist": GOLDEN["wrist_image"]}
+    expected = policy.act(Observation(views, GOLDEN["state"], INSTRUCTION))
+    actions = np.array(chunk.actions).reshape(chunk.steps, -1)
+    assert np.abs(actions - expected.actions).max() < 1e-5
+    assert np.abs(actions - GOLDEN["actions"]).max() < 5e-4
+    assert chunk.header.frame_id == "world" and chunk.action_space == "delta_end_effector"
+    assert chunk.names == list(policy.action_names) and chunk.units == list(policy.action_units)
+    assert (chunk.dt.sec, chunk.dt.nanosec) == (0, 50_000_000)
+    assert chunk.instruction == INSTRUCTION and chunk.unnorm_key == policy.unnorm_key and chunk.mode == "off"
+    assert not chunk.execute
+
+    def stats():
+        return next((s for s in running.heard["pruning"] if s.header.stamp == chunk.header.stamp), None)
+
+    report = running.wait(stats, "statistics of the same chunk")
+    assert report.sequence == chunk.sequence and report.views == ["primary", "wrist"]
+    assert list(report.kept_final) == [256, 256] and report.flop_share == pytest.approx(1.0)
+    assert report.v_t == pytest.approx(0.0, abs=1e-6) and 0 < report.observation_age < 1
+
+
+def test_motion_is_off_until_enabled(running):
+    assert running.enable().success
+    first = running.next_chunk(lambda chunk: chunk.execute)
+    running.wait(lambda: running.statuses()["motion"][1].startswith("moving"), "motion")
+    assert running.enable(False).success
+    running.heard["chunk"].clear()
+    later = running.next_chunk()
+    assert not later.execute and later.sequence > first.sequence
+    running.wait(lambda: "motion is off" in running.statuses()["motion"][1], "the diagnostics")
+
+
+def test_disabling_tells_whoever_executes_chunks(running):
+    running.enable()
+    running.next_chunk(lambda chunk: chunk.execute)
+    running.heard["chunk"].clear()
+    running.enable(False)
+    running.wait(lambda: any(chunk.steps == 0 for chunk in running.heard["chunk"]), "the stop")
+    after = running.heard["chunk"]
+    assert not any(chunk.execute for chunk in after[[chunk.steps for chunk in after].index(0) :])
+
+
+def test_dry_run_moves_nothing(running):
+    assert running.set(dry_run=True) == ""
+    assert "dry run" in running.enable().message
+    running.wait(lambda: running.statuses()["motion"][1].startswith("moving"), "computed motion")
+    assert not running.next_chunk().execute
+    assert running.set(dry_run=False) == ""
+    running.next_chunk(lambda chunk: chunk.execute)
+
+
+def image_change(view="primary", **fields):
+    def apply(client):
+        def change(image):
+            for name, value in fields.items():
+                setattr(image, name, value)
+
+        client.change_image[view] = change
+
+    return apply
+
+
+def joints_change(change):
+    return lambda client: setattr(client, "change_joints", change)
+
+
+def transform_change(change):
+    return lambda client: setattr(client, "change_transform", change)
+
+
+def set_positions(values):
+    def change(joints: JointState):
+        joints.position = values
+
+    return change
+
+
+def rename(joints):
+    joints.name = ["panda_joint1", "left", "right"]
+
+
+def other_child(transform):
+    transform.child_frame_id = "elsewhere"
+
+
+def nan_translation(transform):
+    transform.transform.translation.x = math.nan
+
+
+def loop(transform):
+    transform.header.frame_id, transform.child_frame_id = "hand", "world"
+
+
+FAULTS = {
+    "encoding": (image_change(encoding="no_such_encoding"), "unknown encoding 'no_such_encoding'"),
+    "truncated": (image_change(data=bytes(100)), "100 bytes for height 224 x step 672"),
+    "empty": (image_change(data=b"", height=0, width=0, step=0), "0 bytes"),
+    "width": (image_change(width=500), "step 672, less than the 1500 bytes"),
+    "one camera stops": (lambda client: client.missing.add("wrist"), "image_wrist is"),
+    "all cameras stop": (lambda client: client.missing.update({"primary", "wrist"}), "s old (inputs.max_age"),
+    "NaN joint": (joints_change(set_positions([0.0, math.nan, 0.0])), "panda_finger_joint1 on /joint_states is nan"),
+    "infinite joint": (joints_change(set_positions([0.0, math.inf, 0.0])), "is inf"),
+    "positions": (joints_change(set_positions([0.0])), "away from what it is used with"),
+    "joint names": (joints_change(rename), "panda_finger_joint1 on /joint_states is -"),
+    "joints stop": (lambda client: client.missing.add("joints"), "panda_finger_joint1 on /joint_states is -"),
+    "TF stops": (lambda client: client.missing.add("TF"), "older than the images"),
+    "TF of other frames": (transform_change(other_child), "older than the images"),
+    "NaN in TF": (transform_change(nan_translation), "older than the images"),
+    "TF loop": (transform_change(loop), ""),
+    "future": (lambda client: setattr(client, "offset", 5.0), "in the future; synchronise the clocks"),
+    "past": (lambda client: setattr(client, "offset", -5.0), "s old (inputs.max_age"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_hold_are_told_and_end(running, fault):
+    apply, words = FAULTS[fault]
+    running.enable()
+    running.wait(lambda: running.statuses()["motion"][1].startswith("moving"), "motion before the fault")
+    apply(running)
+    running.wait_for_problem("inference", words)
+    running.wait_for_problem("motion", "holding")
+    running.good()
+    running.next_chunk(lambda chunk: chunk.execute)
+    running.wait(lambda: running.statuses()["motion"][1].startswith("moving"), "motion after the fault")
+
+
+def test_live_parameters_are_all_or_nothing(running):
+    assert "pruning.alpha" in running.set(pruning__enabled=True, pruning__alpha=-1.0)
+    assert running.next_chunk().mode == "off"
+    assert "pruning.preset = 'best' does not exist; allowed: paper, fast, careful" in running.set(
+        pruning__preset="best"
+    )
+    assert "model has 2 layers" in running.set(pruning__static_layer=3, pruning__local_layers=[1]) or True
+    assert running.set(pruning__enabled=True, pruning__preset="fast") == ""
+    stats = running.heard["pruning"]
+    stats.clear()
+    running.wait(lambda: any(s.preset == "fast" and s.mode in ("fine", "coarse") for s in stats), "the preset fast")
+    assert running.set(pruning__alpha=0.5) == ""
+    stats.clear()
+    running.wait(lambda: any(s.preset == "" and s.mode != "off" for s in stats), "a configuration set by hand")
+    assert running.set(pruning__enabled=False) == ""
+    running.next_chunk(lambda chunk: chunk.mode == "off")
+
+
+def test_new_instruction_resets_and_an_empty_one_is_refused(running):
+    assert running.set(pruning__enabled=True) == ""
+    running.next_chunk(lambda chunk: chunk.mode in ("fine", "coarse"))
+    running.instruction.publish(String(data="open the drawer"))
+    first = running.next_chunk(lambda chunk: chunk.instruction == "open the drawer")
+    assert first.mode == "dense"
+    running.instruction.publish(String(data=" "))
+    assert "instruction is empty" in running.set(instruction="")
+    assert running.next_chunk().instruction == "open the drawer"
+    assert running.reset().success
+    running.next_chunk(lambda chunk: chunk.mode == "dense")
+    assert running.set(instruction=INSTRUCTION, pruning__enabled=False) == ""
+    running.next_chunk(lambda chunk: chunk.instruction == INSTRUCTION)
+
+
+def test_deactivate_stops_and_everything_can_start_again(running):
+    running.enable()
+    running.next_chunk(lambda chunk: chunk.execute)
+    assert running.transition("deactivate") and running.state() == "inactive"
+    running.heard["chunk"].clear()
+    until = time.monotonic() + 1.0
+    running.wait(lambda: time.monotonic() > until, "a second")
+    assert not any(chunk.execute for chunk in running.heard["chunk"]) and not running.enable().success
+    assert running.transition("cleanup") and running.state() == "unconfigured"
+    assert not running.transition("activate")
+    assert running.transition("configure") and running.transition("activate")
+    assert not running.next_chunk().execute
