@@ -86,7 +86,7 @@ class LiberoSim(Node):
             next_step = time.monotonic() + PERIOD / self._settings.running(RunConfig).max_real_time_factor
             self._step()
             until = max(next_step, time.monotonic() + MESSAGE_TIME)
-            while (left := until - time.monotonic()) > 0:
+            while not self._stopped and (left := until - time.monotonic()) > 0:
                 executor.spin_once(timeout_sec=min(left, SIGNAL_TIME))
 
     def stop(self) -> None:
