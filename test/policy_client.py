@@ -1,6 +1,7 @@
 """The world around the policy node in tests: publishes real inputs over DDS, listens, and drives the lifecycle."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -57,6 +58,16 @@ def start_policy(namespace="", **parameters):
     )
 
 
+def stop(process):
+    """Interrupt the node, as a terminal does, and see that it ends cleanly."""
+    process.send_signal(signal.SIGINT)
+    try:
+        errors = process.communicate(timeout=20)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 0 and "Traceback" not in errors, errors
+
+
 class PolicyClient:
     """`publish_inputs` sends one good set of inputs, in which attributes of `self` may be broken by a test."""
 
@@ -102,6 +113,12 @@ class PolicyClient:
     def publish_inputs(self):
         now = self.node.get_clock().now().nanoseconds + round(self.offset * 1e9)
         stamp = rclpy.time.Time(nanoseconds=now).to_msg()
+        self.publish_motion(stamp)
+        for view, publisher in self.images.items():
+            if view not in self.missing:
+                publisher.publish(self._image(view, stamp))
+
+    def publish_motion(self, stamp):
         if "TF" not in self.missing:
             self.tf.publish(TFMessage(transforms=[self._transform(stamp)]))
         if "joints" not in self.missing:
@@ -109,10 +126,6 @@ class PolicyClient:
             joints.header.stamp = stamp
             self.change_joints(joints)
             self.joints.publish(joints)
-        for view, publisher in self.images.items():
-            if view not in self.missing:
-                publisher.publish(self._image(view, stamp))
-        return now
 
     def _image(self, view, stamp):
         pixels = GOLDEN[f"{view}_image"]

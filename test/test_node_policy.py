@@ -1,7 +1,6 @@
 """The policy node as users run it: a real process, real DDS, a real checkpoint with tiny weights."""
 
 import math
-import signal
 import time
 
 import numpy as np
@@ -12,7 +11,7 @@ from specprune_ros.policy import Observation, Policy
 pytest.importorskip("rclpy")
 
 import rclpy
-from policy_client import CHECKPOINT, GOLDEN, INSTRUCTION, PolicyClient, start_policy
+from policy_client import CHECKPOINT, GOLDEN, INSTRUCTION, PolicyClient, start_policy, stop
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 
@@ -27,15 +26,6 @@ def context():
     context.init()
     yield context
     context.shutdown()
-
-
-def stop(process):
-    process.send_signal(signal.SIGINT)
-    try:
-        errors = process.communicate(timeout=20)[1]
-    finally:
-        process.kill()
-    assert process.returncode == 0 and "Traceback" not in errors, errors
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,116 @@
+"""Control outputs as messages, over DDS: target poses, joint trajectories, grippers."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+import rclpy
+from geometry_msgs.msg import PoseStamped
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import JointState
+from trajectory_msgs.msg import JointTrajectory
+
+from specprune_ros.control.action_space import ControllerConfig
+from specprune_ros.control.arm import Arm, Motion
+from specprune_ros.control.executor import ExecutorConfig
+from specprune_ros.control.limits import LimitsConfig
+from specprune_ros.control.pose import Pose
+from specprune_ros.nodes.commands import GripperOutput, header_of, open_commands
+
+pytestmark = pytest.mark.ros
+
+JOINTS = ("a", "b")
+HEADER = header_of("base", 1_500_000_000)
+TRAJECTORY = ControllerConfig(
+    output="joint_trajectory",
+    action_space="absolute_joint",
+    joint_names=JOINTS,
+    gripper_dimensions=(2,),
+    gripper_output="trajectory",
+    gripper_joint_names=("finger_1", "finger_2"),
+)
+
+
+@pytest.fixture
+def hear():
+    """Makes outputs on a node, and hears what they publish."""
+    context = rclpy.Context()
+    context.init()
+    node = LifecycleNode("commands", context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    heard = []
+
+    def hear(kind, topic, make):
+        node.create_subscription(kind, topic, heard.append, 10)
+        output = make(node)
+        node.trigger_configure()
+        node.trigger_activate()
+
+        def latest(action):
+            count = len(heard)
+            for _ in range(200):
+                if output.publisher.get_subscription_count():
+                    break
+                executor.spin_once(timeout_sec=0.01)
+            action(output)
+            for _ in range(100):
+                executor.spin_once(timeout_sec=0.01)
+                if len(heard) > count:
+                    return heard[-1]
+            return None
+
+        return latest
+
+    yield hear
+    node.destroy_node()
+    context.shutdown()
+
+
+def motion(**values):
+    empty = dict.fromkeys(("twist", "joints", "joint_velocities", "command"))
+    return Motion(
+        **{**empty, "openings": np.zeros(1), "limits_hit": (), "deviation": 0.0, "deviation_angle": 0.0, **values}
+    )
+
+
+def test_target_pose(hear):
+    arm = Arm(7, ControllerConfig(output="pose", rate=20.0), LimitsConfig(), ExecutorConfig())
+    latest = hear(PoseStamped, "~/target_pose", lambda node: open_commands(node, arm))
+    here = Pose(np.array([0.4, 0.0, 0.3]), np.array([1.0, 0.0, 0.0, 0.0]))
+    forward = motion(twist=np.array([0.1, 0, 0, 0, 0, 0]))
+    moved = latest(lambda output: output.move(forward, here, HEADER))
+    assert moved.header.frame_id == "base" and (moved.header.stamp.sec, moved.header.stamp.nanosec) == (1, 500_000_000)
+    assert moved.pose.position.x == pytest.approx(0.405) and abs(moved.pose.orientation.x) == pytest.approx(1.0)
+    held = latest(lambda output: output.hold(here, None, HEADER, True))
+    assert held.pose.position.x == pytest.approx(0.4)
+
+
+def test_joint_trajectory(hear):
+    arm = Arm(3, TRAJECTORY, LimitsConfig(), ExecutorConfig())
+    latest = hear(JointTrajectory, "~/joint_trajectory", lambda node: open_commands(node, arm))
+    goal = motion(joints=np.array([0.5, -0.5]), joint_velocities=np.array([1.0, 0.0]))
+    moved = latest(lambda output: output.move(goal, None, HEADER))
+    assert moved.joint_names == list(JOINTS) and len(moved.points) == 1
+    assert moved.header.stamp.sec == moved.header.stamp.nanosec == 0  # start now
+    assert list(moved.points[0].positions) == pytest.approx([0.5 + 1.0 * (0.1 - 0.05), -0.5])
+    assert moved.points[0].time_from_start.nanosec == 100_000_000
+    held = latest(lambda output: output.hold(None, np.array([0.1, 0.2]), HEADER, True))
+    assert list(held.points[0].positions) == [0.1, 0.2]
+    assert latest(lambda output: output.hold(None, np.array([0.1, 0.2]), HEADER, False)) is None
+
+
+def test_gripper_command_is_sent_when_it_changes(hear):
+    latest = hear(JointState, "~/gripper", lambda node: GripperOutput(node, ControllerConfig()))
+    opened = latest(lambda output: output.move(np.array([1.0]), HEADER))
+    assert list(opened.position) == [0.08] and list(opened.effort) == [20.0]
+    assert latest(lambda output: output.move(np.array([1.0]), HEADER)) is None
+    assert list(latest(lambda output: output.move(np.array([0.0]), HEADER)).position) == [0.0]
+
+
+def test_gripper_trajectory(hear):
+    latest = hear(JointTrajectory, "~/gripper", lambda node: GripperOutput(node, TRAJECTORY))
+    opened = latest(lambda output: output.move(np.array([1.0]), HEADER))
+    assert opened.joint_names == ["finger_1", "finger_2"] and list(opened.points[0].positions) == [0.08, 0.08]
