@@ -146,9 +146,9 @@ class Policy:
         return self._center_crop
 
     @property
-    def proprio_middle(self) -> NDArray[np.float64]:
-        """(P,) middle of each number's range in the training data, in the checkpoint's units."""
-        return (self._normalizer.proprio_low + self._normalizer.proprio_high) / 2
+    def proprio_range(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(P,) twice: each number's usual low and high in the training data, in the checkpoint's units."""
+        return self._normalizer.proprio_low, self._normalizer.proprio_high
 
     @property
     def pruning(self) -> PruningConfig | None:
@@ -213,15 +213,15 @@ class Policy:
     def act(self, observation: Observation) -> ActionChunk:
         """Predict the next chunk. A new instruction, or a stamp before the last one, resets the history.
 
-        Raises ObservationError, one line, when views, proprio or instruction do not fit the checkpoint.
+        Raises ObservationError, one line, when views, proprio, twist or instruction do not fit; the history stays.
         """
         begin = time.perf_counter()
         views = self._checked(observation.views)
         proprio = self._normalizer.normalize_proprio(observation.proprio)
+        motion = Motion.of(observation.twist)
         prompt = self._tokenized(observation.instruction)
         if observation.stamp < self._last_stamp:
             self.reset()
-        motion = Motion.of(observation.twist)
 
         frames = self._engine.prepare(views)
         prepared = time.perf_counter()

@@ -107,8 +107,7 @@ def compare_episode(checkpoint: Checkpoint, config: PruningConfig, tile: int, se
 
         where = f"inference {number}"
         report = chunk.pruning
-        assert report.mode == outcome.mode, where
-        assert (report.reason if report.mode == "dense" else "") == outcome.dense_reason, where
+        assert (report.mode, report.reason) == (outcome.mode, outcome.reason), where
         assert flat(report.kept_static, report.patches) == outcome.kept_static, where
         assert flat(report.kept_final, report.patches) == outcome.kept_final, where
         assert report.tokens_per_layer == tuple(outcome.alive_per_layer), where

@@ -21,13 +21,17 @@ class Controller:
         self.inferences_since_dense = None
 
     def decide(self, twist: NDArray[np.float64] | None, dynamic_share: float) -> tuple[str, str]:
-        """Mode, and why it is dense. `dynamic_share`: largest share of dynamic patches in any view."""
+        """Mode and reason. `dynamic_share`: largest share of dynamic patches in any view."""
         self._watch(twist)
         dense_reason = self._dense_reason(dynamic_share)
         if dense_reason:
             self.inferences_since_dense = 0
             return "dense", dense_reason
-        return ("fine" if self.slow and self.config.controller else "coarse"), ""
+        if not self.config.controller:
+            return "coarse", "controller_off"
+        if twist is None:
+            return "fine", "velocity_unknown"
+        return ("fine", "slow") if self.slow else ("coarse", "fast")
 
     def _dense_reason(self, dynamic_share: float) -> str:
         if self.inferences_since_dense is None:

@@ -21,13 +21,12 @@ class Outcome:
     """What one inference did. Patches are counted over all views."""
 
     mode: str
-    dense_reason: str
+    reason: str
     actions: Array  # (C, A), checkpoint units
     kept_static: set[int]
     kept_final: set[int]
     set_sizes: list[tuple[int, int, int]] = field(default_factory=list)  # per view: global, dynamic, local
     alive_per_layer: list[int] = field(default_factory=list)  # tokens
-    confidence: dict[int, float] = field(default_factory=dict)  # by update layer, in force after this inference
 
 
 @dataclass
@@ -81,11 +80,11 @@ class OraclePolicy:
         similarity = self._similarity(frames, observation)
         dynamic = [[value < self.config.similarity_threshold for value in view] for view in similarity]
         share = max(sum(view) / len(view) for view in dynamic)
-        mode, dense_reason = self.controller.decide(observation.twist, share)
+        mode, reason = self.controller.decide(observation.twist, share)
 
         proprio = self.normalizer.normalize_proprio(observation.proprio)
         outcome = self._infer(mode, self._sequence(frames, proprio, observation.instruction), similarity)
-        outcome.dense_reason = dense_reason
+        outcome.reason = reason
         outcome.actions = self.normalizer.unnormalize_actions(outcome.actions)
         self.frames.append((observation.stamp, frames))
         return outcome
@@ -167,7 +166,6 @@ class OraclePolicy:
                 outcome.kept_final = set(sorted(alive, key=lambda patch: (-importance[patch], patch))[:count])
                 tokens = [token for token in tokens if token.patch is None or token.patch in outcome.kept_final]
 
-        outcome.confidence = dict(self.confidence)
         self._remember(scores, global_layers, num_patches)
         outcome.actions = self.model.actions(np.stack([token.vector for token in self._action_tokens(tokens)]))
         return outcome
