@@ -7,6 +7,7 @@ The arm does not move before the second line. `--show-args` lists the arguments,
 empty one leaves the parameter file's value as it is.
 """
 
+from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     GroupAction,
@@ -19,8 +20,6 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node, SetRemap
 from launch_ros.substitutions import FindPackageShare
-
-from launch import LaunchContext, LaunchDescription
 
 # Launch argument and parameter of the simulator, its type, and what it is.
 SCENE_ARGUMENTS = (

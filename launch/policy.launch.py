@@ -11,6 +11,7 @@ value, or the default, as it is.
 
 import launch_ros.events.lifecycle
 import lifecycle_msgs.msg
+from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
@@ -23,8 +24,6 @@ from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import LifecycleNode
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.substitutions import FindPackageShare
-
-from launch import LaunchContext, LaunchDescription
 
 # Launch argument, the parameter that it sets, and what it is.
 PARAMETERS = (
