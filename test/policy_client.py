@@ -41,8 +41,8 @@ LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 PERIOD = 0.1  # seconds between two sets of inputs
 
 
-def start_policy(namespace="", **parameters):
-    """The node in a process of its own."""
+def start_policy(namespace="", module="specprune_ros.nodes.policy_node", stdout=None, **parameters):
+    """The node, or another module with its parameters, in a process of its own."""
     arguments = []
     for name, value in {**PARAMETERS, **parameters}.items():
         text = "[" + ", ".join(map(str, value)) + "]" if isinstance(value, list) else str(value)
@@ -50,9 +50,10 @@ def start_policy(namespace="", **parameters):
     if namespace:
         arguments += ["-r", f"__ns:={namespace}"]
     return subprocess.Popen(
-        [sys.executable, "-m", "specprune_ros.nodes.policy_node", "--ros-args", *arguments],
+        [sys.executable, "-m", module, "--ros-args", *arguments],
         cwd=ROOT,
         env={"FASTRTPS_DEFAULT_PROFILES_FILE": str(ROOT / "config" / "fastdds.xml"), **os.environ},
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
     )

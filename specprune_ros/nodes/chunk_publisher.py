@@ -26,7 +26,7 @@ class ChunkPublisher:
     ) -> None:
         """`frame`: in which Cartesian actions are expressed. `step_duration`: seconds between two steps."""
         self._node, self._policy, self._frame, self._step_duration = node, policy, frame, step_duration
-        self._chunks = node.create_lifecycle_publisher(ActionChunkMessage, "~/action_chunk", QOS)
+        self.chunks = node.create_lifecycle_publisher(ActionChunkMessage, "~/action_chunk", QOS)
         self._stats = node.create_lifecycle_publisher(PruningStats, "~/pruning", QOS)
         crop = math.sqrt(CROP_AREA) if policy.center_crop else 1.0
         self._overlay = Overlay(node, cameras, policy.patch_grid, crop)
@@ -46,7 +46,7 @@ class ChunkPublisher:
         with self._lock:
             self._number(message)
             message.execute = may_move()
-            self._chunks.publish(message)
+            self.chunks.publish(message)
         self._stats.publish(self._pruning(message, chunk, (ready - sensed.stamp) / NANOSECONDS))
         self._overlay.publish(sensed, chunk)
 
@@ -56,7 +56,7 @@ class ChunkPublisher:
         message = self._message(now, now)
         with self._lock:
             self._number(message)
-            self._chunks.publish(message)
+            self.chunks.publish(message)
 
     def restart(self) -> None:
         """Count from zero."""
@@ -64,7 +64,7 @@ class ChunkPublisher:
             self._sequence = 0
 
     def destroy(self) -> None:
-        self._node.destroy_lifecycle_publisher(self._chunks)
+        self._node.destroy_lifecycle_publisher(self.chunks)
         self._node.destroy_lifecycle_publisher(self._stats)
         self._overlay.destroy()
 

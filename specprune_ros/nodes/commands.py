@@ -4,7 +4,7 @@ from typing import Protocol
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped, TwistStamped
-from rclpy.lifecycle import LifecycleNode
+from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Header
@@ -30,7 +30,7 @@ QOS = QoSProfile(depth=1)
 class Commands(Protocol):
     """One kind of output. All calls come from the executor's thread."""
 
-    publisher: object
+    publisher: LifecyclePublisher
 
     def configure(self, config: ControllerConfig) -> None:
         """Use changed live fields."""

@@ -6,7 +6,7 @@ It never waits for an inference; chunks come in from the worker's thread through
 from collections.abc import Callable
 
 import numpy as np
-from rclpy.lifecycle import LifecycleNode
+from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.arm import Arm, Motion
@@ -68,6 +68,11 @@ class MotionLoop:
             self._commands.configure(controller)
         if self._gripper is not None:
             self._gripper.config = controller
+
+    @property
+    def publisher(self) -> LifecyclePublisher | None:
+        """What drives the arm; None when the receiver of the chunks does."""
+        return self._commands.publisher if self._commands is not None else None
 
     @property
     def enabled(self) -> bool:

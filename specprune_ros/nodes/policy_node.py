@@ -226,7 +226,7 @@ def main() -> int:
     interruption = Interruption()
     node = None
     try:
-        _init()
+        init_rclpy()
         node = PolicyNode()
         if node.parameters.declared(NodeConfig).autostart:
             if node.trigger_configure() != SUCCESS:
@@ -243,7 +243,7 @@ def main() -> int:
     return 0
 
 
-def _init() -> None:
+def init_rclpy() -> None:
     """Raises UserError for ROS arguments that do not parse."""
     try:
         # rclpy's own handlers would invalidate the publishers before the arm is told to hold.

@@ -39,8 +39,8 @@ class Session:
         self._node, self._parameters = node, parameters
         inputs = parameters.running(InputsConfig)
         self._controller = parameters.running(ControllerConfig)
-        self._policy = load_policy(parameters.running(ModelConfig), self._wanted_pruning())
-        check_fits(self._policy, inputs, self._controller)
+        self.policy = load_policy(parameters.running(ModelConfig), self._wanted_pruning())
+        check_fits(self.policy, inputs, self._controller)
         self._watch_tf = inputs.proprio == "end_effector" or (
             self._controller.delta and self._controller.output != "action_chunk"
         )
@@ -50,7 +50,7 @@ class Session:
         if (inputs.joint_names and inputs.proprio != "none") or self._controller.joint_names:
             watched.append("joint states")
         self._arm = Arm(
-            self._policy.action_dim,
+            self.policy.action_dim,
             self._controller,
             parameters.running(LimitsConfig),
             parameters.running(ExecutorConfig),
@@ -68,23 +68,26 @@ class Session:
         """Subscribe, publish, start the threads."""
         node, parameters = self._node, self._parameters
         self._transforms = open_transforms(node) if inputs.base_frame and inputs.ee_frame else None
-        self._end_effector = None
+        self.end_effector = None
         if self._transforms is not None:
-            self._end_effector = EndEffector(self._transforms, inputs.base_frame, inputs.ee_frame)
-        middle = self._policy.proprio_middle[AXIS_ANGLE] if inputs.proprio == "end_effector" else np.zeros(3)
-        self._inputs = Inputs(
-            node, inputs, self._end_effector, self._controller.joint_names, middle, lambda: self._worker.wake()
+            self.end_effector = EndEffector(self._transforms, inputs.base_frame, inputs.ee_frame)
+        middle = np.zeros(3)
+        if inputs.proprio == "end_effector":
+            low, high = self.policy.proprio_range
+            middle = ((low + high) / 2)[AXIS_ANGLE]
+        self.inputs = Inputs(
+            node, inputs, self.end_effector, self._controller.joint_names, middle, lambda: self._worker.wake()
         )
         self._publisher = ChunkPublisher(
-            node, self._policy, inputs.cameras, inputs.base_frame, self._controller.step_duration
+            node, self.policy, inputs.cameras, inputs.base_frame, self._controller.step_duration
         )
         self._mode_controller = self._new_mode_controller()
         self._motion = MotionLoop(
             node,
             self._arm,
             Replanner(parameters.running(ReplanConfig)),
-            self._inputs,
-            self._end_effector,
+            self.inputs,
+            self.end_effector,
             watch_tf=self._watch_tf,
             mode=self._wanted_mode,
             on_stop=self._publisher.publish_stop,
@@ -92,8 +95,8 @@ class Session:
         )
         self._motion.dry_run = parameters.running(NodeConfig).dry_run
         self._worker = InferenceWorker(
-            self._policy,
-            self._inputs,
+            self.policy,
+            self.inputs,
             instruction=lambda: parameters.running(NodeConfig).instruction,
             now=lambda: self._now(),
             due=lambda: self._due or self._motion.replanner.config.when == "continuous",
@@ -106,14 +109,14 @@ class Session:
     def _warm_up(self) -> None:
         """Run every mode before the arm depends on it, and say how long an inference takes."""
         instruction = self._parameters.running(NodeConfig).instruction
-        self._warm_seconds = self._policy.warm_up(instruction)
-        chunk = self._policy.chunk_length * self._controller.step_duration
-        modes = ", ".join(f"{mode} {seconds * 1e3:.0f} ms" for mode, seconds in self._warm_seconds.items())
+        self.warm_seconds = self.policy.warm_up(instruction)
+        chunk = self.policy.chunk_length * self._controller.step_duration
+        modes = ", ".join(f"{mode} {seconds * 1e3:.0f} ms" for mode, seconds in self.warm_seconds.items())
         self._node.get_logger().info(
-            f"{self._parameters.running(ModelConfig).checkpoint}: chunks of {self._policy.chunk_length} x "
-            f"{self._policy.action_dim}, {chunk:.2f} s; inference: {modes}"
+            f"{self._parameters.running(ModelConfig).checkpoint}: chunks of {self.policy.chunk_length} x "
+            f"{self.policy.action_dim}, {chunk:.2f} s; inference: {modes}"
         )
-        if max(self._warm_seconds.values()) > chunk:
+        if max(self.warm_seconds.values()) > chunk:
             self._node.get_logger().warning(
                 f"inference takes longer than a chunk of {chunk:.2f} s: the arm will pause between chunks; use a GPU "
                 "or pruning.preset fast"
@@ -142,7 +145,7 @@ class Session:
         self._worker.close()
         self._node.destroy_timer(self._timer)
         self._motion.destroy()
-        self._inputs.destroy()
+        self.inputs.destroy()
         self._publisher.destroy()
         if self._transforms is not None:
             self._transforms.destroy()
@@ -166,18 +169,23 @@ class Session:
 
     def on_clock_jump(self) -> None:
         """The clock went back, or changed: nothing that was received is comparable any more."""
-        self._inputs.clear()
+        self.inputs.clear()
         if self._transforms is not None:
             self._transforms.clear()
         self._last_now = self._now()
         self.reset()
+
+    def receivers(self) -> tuple[str, int]:
+        """The topic that moves the arm, and how many listen to it."""
+        publisher = self._motion.publisher or self._publisher.chunks
+        return publisher.topic_name, publisher.get_subscription_count()
 
     # Parameters, on the executor's thread
 
     def validate(self, proposed: dict[type, Any]) -> None:
         """Raises UserError when proposed configurations do not fit the checkpoint."""
         if PruningConfig in proposed:
-            self._policy.check_pruning(proposed[PruningConfig])
+            self.policy.check_pruning(proposed[PruningConfig])
         if LimitsConfig in proposed:
             before, self._arm.limits = self._arm.limits, proposed[LimitsConfig]  # raises when they do not fit
             self._arm.limits = before
@@ -190,7 +198,7 @@ class Session:
             self._mode_controller = self._new_mode_controller()
         if "instruction" in names:
             self.reset()
-        self._inputs.config = parameters.running(InputsConfig)
+        self.inputs.config = parameters.running(InputsConfig)
         self._arm.limits = parameters.running(LimitsConfig)
         self._arm.executor.config = parameters.running(ExecutorConfig)
         self._motion.replanner.config = parameters.running(ReplanConfig)
@@ -237,10 +245,10 @@ class Session:
     def _wanted_mode(self) -> str:
         """The pruning mode that the measured motion asks for; only needed to replan when it changes."""
         replan = self._motion.replanner.config
-        if self._mode_controller is None or replan.when == "continuous" or self._end_effector is None:
+        if self._mode_controller is None or replan.when == "continuous" or self.end_effector is None:
             return ""
-        skew = int(self._inputs.config.max_skew * NANOSECONDS)
-        twist, _ = self._end_effector.twist(self._now(), skew)
+        skew = int(self.inputs.config.max_skew * NANOSECONDS)
+        twist, _ = self.end_effector.twist(self._now(), skew)
         return self._mode_controller.decide(Motion.of(twist), 0.0).mode
 
     def _new_mode_controller(self) -> ActionAwareController | None:
@@ -275,22 +283,22 @@ class Session:
             "late chunks": self._motion.late,
             "errors": self._worker.errors,
             **{f"mode {mode}": count for mode, count in dict(self._modes).items()},
-            **{f"warm-up {mode} ms": seconds * 1e3 for mode, seconds in self._warm_seconds.items()},
+            **{f"warm-up {mode} ms": seconds * 1e3 for mode, seconds in self.warm_seconds.items()},
         }
         problem = self._worker.problem if active else ""
         message = problem or ("running" if active else "stopped")
         return Status("inference", message, ERROR if problem else OK, values)
 
     def _inputs_status(self, active: bool) -> Status:
-        values: dict[str, object] = {f"{topic} Hz": rate for topic, rate in self._inputs.rates().items()}
-        values["images dropped (twice or out of order)"] = self._inputs.dropped()
-        message, level = self._inputs.problem(self._now()), ERROR
+        values: dict[str, object] = {f"{topic} Hz": rate for topic, rate in self.inputs.rates().items()}
+        values["images dropped (twice or out of order)"] = self.inputs.dropped()
+        message, level = self.inputs.problem(self._now()), ERROR
         if not message and self._twist_problem:
             message, level = f"end-effector velocity is unknown: {self._twist_problem}", WARN
         if self._transforms is not None:
             values["transforms refused"] = self._transforms.refused
             values["last refused transform"] = self._transforms.last_refusal
-            values["TF"] = "known" if self._end_effector and self._end_effector.newest() else "unknown"
+            values["TF"] = "known" if self.end_effector and self.end_effector.newest() else "unknown"
         return Status("inputs", message or "complete", level if message and active else OK, values)
 
     def _motion_status(self) -> Status:

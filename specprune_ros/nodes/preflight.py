@@ -1,0 +1,172 @@
+"""`ros2 run specprune_ros preflight`: is everything ready for motion? Takes the policy node's arguments.
+
+Loads the model, listens to the inputs for a few seconds, and prints a table: pass, warn or fail, and what to do. The
+arm does not move. Run it instead of the policy node, not beside it.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+
+from rclpy.exceptions import NameValidationException, ParameterException
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.utilities import try_shutdown
+
+from specprune_ros.control.action_space import ControllerConfig
+from specprune_ros.errors import ObservationError, UserError
+from specprune_ros.nodes.model import memory_mb
+from specprune_ros.nodes.policy_node import SUCCESS, Interruption, PolicyNode, init_rclpy
+from specprune_ros.nodes.policy_parameters import InputsConfig, NodeConfig
+from specprune_ros.nodes.session import Session
+
+LISTENING = 5.0  # seconds; discovery can take 1.5
+SLOWEST_CAMERA = 5.0  # Hz
+
+PASS, WARN, FAIL = "pass", "warn", "fail"
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    verdict: str
+    detail: str  # what was found, and what to do unless the verdict is pass
+
+
+def checks(session: Session, node: PolicyNode) -> list[Check]:
+    """All checks, from what was heard so far."""
+    inputs, controller = node.parameters.running(InputsConfig), node.parameters.running(ControllerConfig)
+    return [
+        _checkpoint(session),
+        _latency(session, controller),
+        *_rates(session),
+        _observation(session, node),
+        Check(
+            "transforms",
+            PASS,
+            f"{', '.join(map(inputs.transform_of, inputs.cameras))}; compare ~/overlay with training",
+        ),
+        _velocity(session, node),
+        _gripper(controller),
+        _receiver(session),
+        _instruction(node),
+        Check("memory", PASS, ", ".join(f"{value:.0f} {name}" for name, value in memory_mb().items())),
+    ]
+
+
+def _checkpoint(session: Session) -> Check:
+    policy = session.policy
+    crop = "centre crop" if policy.center_crop else "no crop"
+    detail = (
+        f"{policy.unnorm_key}: {policy.num_views} views, {policy.proprio_dim} proprio, chunks of "
+        f"{policy.chunk_length} x {policy.action_dim} ({policy.action_space}), {crop}"
+    )
+    return Check("checkpoint", PASS, detail)
+
+
+def _latency(session: Session, controller: ControllerConfig) -> Check:
+    chunk = session.policy.chunk_length * controller.step_duration
+    slowest = max(session.warm_seconds.values())
+    detail = ", ".join(f"{mode} {seconds * 1e3:.0f} ms" for mode, seconds in session.warm_seconds.items())
+    detail += f"; a chunk lasts {chunk * 1e3:.0f} ms"
+    if slowest < 0.8 * chunk:
+        return Check("latency", PASS, detail)
+    return Check("latency", WARN, f"{detail}: the arm will pause between chunks; use a GPU or pruning.preset fast")
+
+
+def _rates(session: Session) -> list[Check]:
+    found = []
+    for topic, rate in session.inputs.rates().items():
+        if rate == 0:
+            found.append(Check(topic, FAIL, "nothing received; start its publisher, or remap it"))
+        elif rate < SLOWEST_CAMERA:
+            found.append(Check(topic, WARN, f"{rate:.1f} Hz is slow; check its rate, and the Fast DDS profile"))
+        else:
+            found.append(Check(topic, PASS, f"{rate:.1f} Hz"))
+    return found
+
+
+def _observation(session: Session, node: PolicyNode) -> Check:
+    """Images, joints and TF at one stamp."""
+    try:
+        sensed = session.inputs.assemble(node.get_clock().now().nanoseconds)
+    except ObservationError as error:
+        return Check("observation", FAIL, str(error))
+    assert sensed is not None
+    sizes = ", ".join(f"{view} {image.shape[1]}x{image.shape[0]}" for view, image in sensed.views.items())
+    low, high = session.policy.proprio_range
+    outside = [index for index, value in enumerate(sensed.proprio) if not low[index] <= value <= high[index]]
+    if outside:
+        return Check(
+            "observation",
+            WARN,
+            f"{sizes}; proprio {outside} are outside the training data's range; check frames, joint names and units",
+        )
+    return Check("observation", PASS, f"{sizes}; proprio within the training data's range")
+
+
+def _velocity(session: Session, node: PolicyNode) -> Check:
+    if session.end_effector is None:
+        return Check("velocity", WARN, "no inputs.base_frame and ee_frame: the pruning stays in fine mode")
+    config = session.inputs.config
+    now = node.get_clock().now().nanoseconds
+    twist, problem = session.end_effector.twist(now, round(config.max_age * 1e9))
+    if twist is None:
+        return Check("velocity", WARN, problem or "TF is too slow; 20 Hz or more are needed")
+    return Check("velocity", PASS, f"{config.base_frame} -> {config.ee_frame} is known")
+
+
+def _gripper(controller: ControllerConfig) -> Check:
+    closed, opened = controller.gripper_closed_value, controller.gripper_open_value
+    detail = f"action {closed:g} closes, {opened:g} opens (OpenVLA-OFT: 0, 1)"
+    usual = (closed, opened) == (0.0, 1.0)
+    return Check("gripper", PASS if usual else WARN, detail)
+
+
+def _receiver(session: Session) -> Check:
+    topic, count = session.receivers()
+    if count:
+        return Check(topic, PASS, f"{count} subscriber(s)")
+    return Check(topic, FAIL, "nobody listens; start the arm's controller, or remap the topic to its own")
+
+
+def _instruction(node: PolicyNode) -> Check:
+    instruction = node.parameters.running(NodeConfig).instruction
+    if instruction:
+        return Check("instruction", PASS, instruction)
+    return Check("instruction", WARN, "none yet; publish it on ~/instruction or set the parameter instruction")
+
+
+def table(rows: list[Check]) -> str:
+    """The checks as aligned lines."""
+    width = max(len(row.name) for row in rows)
+    return "\n".join(f"{row.verdict:4}  {row.name:{width}}  {row.detail}" for row in rows)
+
+
+def main() -> int:
+    """Print the table. Returns 0 when nothing fails, 1 when something does, 2 when parameters are wrong."""
+    interruption = Interruption()
+    node = None
+    try:
+        init_rclpy()
+        node = PolicyNode()
+        if node.trigger_configure() != SUCCESS or node.session is None:
+            return 2
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        until = time.monotonic() + LISTENING
+        while time.monotonic() < until and not interruption.requested:
+            executor.spin_once(timeout_sec=0.1)
+        rows = checks(node.session, node)
+        print(table(rows))
+        return 1 if any(row.verdict == FAIL for row in rows) else 0
+    except (UserError, ParameterException, NameValidationException) as error:
+        print(f"preflight: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    finally:
+        if node is not None:
+            node.destroy_node()
+        try_shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""The preflight table, with and without a world around it."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("rclpy")
+
+import rclpy
+from policy_client import CHECKPOINT, INSTRUCTION, PolicyClient, start_policy
+
+pytestmark = pytest.mark.ros
+
+MODULE = "specprune_ros.nodes.preflight"
+OWN = {"model.checkpoint": CHECKPOINT, "instruction": f"'{INSTRUCTION}'"}
+
+
+def verdicts(output):
+    """Name of the check -> (verdict, detail)."""
+    rows = re.findall(r"^(pass|warn|fail)  (\S+) +(\S.*)$", output, re.MULTILINE)
+    return {name: (verdict, detail) for verdict, name, detail in rows}
+
+
+def test_everything_is_ready():
+    context = rclpy.Context()
+    context.init()
+    try:
+        process = start_policy(module=MODULE, stdout=subprocess.PIPE, **OWN)
+        client = PolicyClient(context, process)
+        while process.poll() is None:
+            client.publish_inputs()
+            client.executor.spin_once(timeout_sec=0.05)
+        output = process.communicate()[0]
+    finally:
+        process.kill()
+        context.shutdown()
+    found = verdicts(output)
+    assert process.returncode == 0, output
+    assert found["checkpoint"][1].startswith("libero_spatial_no_noops: 2 views, 8 proprio, chunks of 8 x 7")
+    for name in ("/joint_states", "/specprune_policy/image_wrist", "/specprune_policy/action_chunk", "velocity"):
+        assert found[name][0] == "pass", output
+    assert found["observation"] == ("pass", "primary 224x224, wrist 224x224; proprio within the training data's range")
+
+
+def test_what_is_missing_is_named():
+    process = start_policy(module=MODULE, stdout=subprocess.PIPE, **{**OWN, "instruction": "''"})
+    output = process.communicate(timeout=60)[0]
+    found = verdicts(output)
+    assert process.returncode == 1, output
+    assert "start its publisher, or remap it" in found["/specprune_policy/image_primary"][1]
+    for name in ("observation", "/joint_states", "/specprune_policy/action_chunk"):
+        assert found[name][0] == "fail", output
+    assert found["instruction"][0] == "warn"
+
+
+def test_a_missing_checkpoint_exits_with_2():
+    done = subprocess.run([sys.executable, "-m", MODULE], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and "model.checkpoint is empty" in done.stderr
