@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE = 10.0  # seconds for a child to end when it is asked to
+LOG_PREFIX = re.compile(r"^(\[[^]]*] ?)+: ")  # [ERROR] [time] [node]:
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -59,7 +61,7 @@ class ChildProcesses:
         for name, child in self._children.items():
             code = child.poll()
             if code is not None:
-                raise ChildEnded(f"{name} {self._how(code)}: {self._last_line(name)}; log: {self._log(name)}", code)
+                raise ChildEnded(f"{name} {self._how(name, code)}; log: {self._log(name)}", code)
 
     def _stop(self) -> None:
         for child in self._children.values():
@@ -74,13 +76,12 @@ class ChildProcesses:
     def _log(self, name: str) -> Path:
         return self._logs / f"{name}.log"
 
-    def _last_line(self, name: str) -> str:
+    def _how(self, name: str, code: int) -> str:
+        if code < 0:
+            return f"was ended by {signal.Signals(-code).name}"
         lines = [line.strip() for line in self._log(name).read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1] if lines else "it wrote nothing"
-
-    @staticmethod
-    def _how(code: int) -> str:
-        return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        last = LOG_PREFIX.sub("", lines[-1]) if lines else "it wrote nothing"
+        return f"ended with exit code {code}: {last}"
 
 
 def _signal(child: subprocess.Popen, number: int) -> None:

@@ -4,13 +4,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-PRUNED_BRIGHTNESS = 0.35
+PRUNED_BRIGHTNESS = 0.3
+PRUNED_TINT = np.array([8, 11, 44], np.uint8)  # dark blue, which grey and black objects do not have
 
 
 def draw_kept(
     frame: NDArray[np.uint8], kept: NDArray[np.integer], patch_grid: tuple[int, int], crop: float
 ) -> NDArray[np.uint8]:
-    """The frame with everything dimmed and grey but the patches that were kept.
+    """The frame with everything dark and blue but the patches that were kept.
 
     `frame`: (H, W, 3) uint8 RGB. `kept`: (K,) indices, row-major in `patch_grid` (rows, columns). `crop`: share of
     each side that the policy sees, centred; what lies outside is dimmed.
@@ -24,4 +25,4 @@ def draw_kept(
     seen = cv2.resize(mask, (seen_width, seen_height), interpolation=cv2.INTER_NEAREST)
     bright[top : top + seen_height, left : left + seen_width, 0] = seen
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)[..., None]
-    return np.where(bright, frame, (grey * PRUNED_BRIGHTNESS).astype(np.uint8))
+    return np.where(bright, frame, (grey * PRUNED_BRIGHTNESS).astype(np.uint8) + PRUNED_TINT)

@@ -78,8 +78,8 @@ def _plot_speed(axes: Axes, episode: Episode, pruning: PruningConfig | None) -> 
             lines.append(line)
     axes.set_ylabel("end-effector speed (m/s)", color=LINEAR)
     angular.set_ylabel("angular speed (rad/s)", color=ANGULAR)
-    axes.set_ylim(bottom=0)
-    angular.set_ylim(bottom=0)
+    axes.set_ylim(0, axes.get_ylim()[1])
+    angular.set_ylim(0, angular.get_ylim()[1] * 1.15)  # so that the two thresholds do not lie on one line
     axes.legend(handles=lines, loc="center left", bbox_to_anchor=(1.07, 0.5), frameon=False)
 
 

@@ -20,7 +20,7 @@ PANEL = 356  # px, width of the text beside the tiles
 CHART = 170  # px, height of the chart of tokens per layer
 
 NOTE = """Views are turned as the checkpoint sees them.
-Dark and grey: patches that were dropped so far, and
+Dark blue: patches that were dropped so far, and
 the margin that the centre crop removes."""
 BACKGROUND, TEXT, FAINT, LINE = "#17181c", "#f0f0f0", "#a2a6b0", "#3a3d46"
 
@@ -162,7 +162,7 @@ def _tile(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _font(weight: str, size: int) -> ImageFont.FreeTypeFont:
     """The font that matplotlib brings, so that the video looks the same everywhere."""
-    path = font_manager.findfont(font_manager.FontProperties("DejaVu Sans", weight=weight))
+    path = font_manager.findfont(font_manager.FontProperties(family="DejaVu Sans", weight=weight))
     return ImageFont.truetype(path, size)
 
 

@@ -1,0 +1,109 @@
+"""scripts/demo as users run it, less the set-up: real ROS 2, real LIBERO, a short episode."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MARK = "SPECPRUNE_DEMO_TEST"
+
+
+def demo(*arguments, timeout=240, mark=""):
+    command = [sys.executable, "-m", "specprune_ros.replay.demo", *arguments]
+    environment = {**os.environ, MARK: mark}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=environment)
+
+
+def running(mark):
+    """Processes that the demo started."""
+    needle = f"{MARK}={mark}".encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if needle in entry.read_bytes().split(b"\0"):
+                found.append(entry.parent.name)
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.ros
+@pytest.mark.sim
+def test_a_short_episode(tmp_path):
+    mark = str(os.getpid())
+    result = demo("--seconds", "2", "--out", str(tmp_path), mark=mark)
+    logs = "".join(path.read_text() for path in tmp_path.glob("logs/*.log"))
+    assert result.returncode == 0, result.stderr + logs
+    assert "Traceback" not in result.stderr + logs
+    assert running(mark) == []
+    names = {"video.mp4", "latency_and_speed.png", "summary.json", "logs"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    _check_summary(json.loads((tmp_path / "summary.json").read_text()))
+    _check_video(tmp_path / "video.mp4")
+
+
+def _check_summary(summary):
+    assert summary["instruction"].startswith("pick up the black bowl") and summary["success"] is False
+    assert 1.5 < summary["simulated_s"] <= 2.1 and 30 <= summary["steps"] <= 42
+    assert 0.0 < summary["real_time_factor"] <= 1.05 and summary["wall_s"] >= 1.5
+    assert summary["frames"] >= 12 and summary["inferences"] >= 2
+    latency = summary["inference_ms"]
+    assert 0 < latency["p50"] <= latency["p99"] <= latency["max"] < 10_000
+    assert set(summary["mode_share"]) <= {"dense", "coarse", "fine"}
+    assert sum(summary["mode_share"].values()) == pytest.approx(1.0, abs=0.01)
+    assert 0 < summary["flop_share"] <= 1 and summary["patches"] == 512
+    assert summary["end_effector_speed_m_s"]["max"] > 0.02  # the arm is driven
+    assert summary["speedup_vs_dense"]["frames"] == summary["inferences"]
+    assert summary["speedup_vs_dense"]["speedup"] > 0.1
+    assert {"python", "torch", "numpy", "specprune_ros"} <= set(summary["versions"])
+    assert "--seconds 2" in summary["command"]
+
+
+def _check_video(path):
+    with av.open(str(path)) as video:
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    assert len(frames) >= 12
+    camera = np.array([frame[70:350, 16:296] for frame in (frames[0], frames[-1])], dtype=float)  # primary view
+    assert camera.mean() > 40 and camera.std() > 20
+    assert np.abs(camera[0] - camera[1]).mean() > 0.3  # the arm moved
+
+
+@pytest.mark.sim
+@pytest.mark.ros
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--task", "99"], "has no task 99"),
+        (["--suite", "nope"], "LIBERO has no suite 'nope'"),
+        (["--seconds", "0"], "--seconds 0 is outside the allowed range"),
+        (["--pruning", "most"], "--pruning most does not exist; allowed: off, paper, fast, careful"),
+        (["--checkpoint", "/nowhere"], "/nowhere/config.json is missing"),
+        (["--out", "/proc/demo"], "--out /proc/demo cannot be created"),
+        (["--colour", "red"], "unrecognized arguments: --colour red"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(arguments, said, monkeypatch, capsys, tmp_path):
+    from specprune_ros.replay.demo import main
+
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # this process belongs to pytest
+    monkeypatch.setattr(sys, "argv", ["demo", "--out", str(tmp_path), *arguments])
+    assert main() == 2
+    error = capsys.readouterr().err
+    assert said in error and error.startswith("scripts/demo: ") and error.count("\n") == 1
+
+
+@pytest.mark.sim
+@pytest.mark.ros
+def test_a_policy_that_cannot_start_ends_the_demo(tmp_path):
+    result = demo("--device", "cuda:77", "--out", str(tmp_path / "out"), mark="broken")
+    assert result.returncode == 2
+    last = result.stderr.replace("\r", "\n").strip().splitlines()[-1]
+    assert last.startswith("scripts/demo: policy ended with exit code 2: ") and "cuda:77" in last
+    assert last.endswith("policy.log") and "Traceback" not in result.stderr
+    assert running("broken") == []
