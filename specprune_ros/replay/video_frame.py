@@ -30,7 +30,7 @@ class Status:
     """What the panel says beside the pruning report."""
 
     time: float  # seconds since motion was enabled
-    age: float  # of the newest chunk's observation when the chunk was ready, seconds
+    age: float  # of the newest chunk's observation when the chunk was ready, seconds; nan when unknown
     real_time_factor: float  # nan when unknown
 
 
@@ -137,11 +137,10 @@ def _motion(chunk: ActionChunk) -> list[tuple[str, str]]:
 
 
 def _timing(chunk: ActionChunk, status: Status) -> list[tuple[str, str]]:
-    return [
-        ("inference", f"{chunk.seconds * 1e3:.0f} ms"),
-        ("age of the observation (simulated)", f"{status.age * 1e3:.0f} ms"),
-        ("decoder FLOPs of dense", f"{chunk.pruning.flop_share:.0%}"),
-    ]
+    rows = [("inference", f"{chunk.seconds * 1e3:.0f} ms")]
+    if not math.isnan(status.age):
+        rows.append(("age of the observation (simulated)", f"{status.age * 1e3:.0f} ms"))
+    return [*rows, ("decoder FLOPs of dense", f"{chunk.pruning.flop_share:.0%}")]
 
 
 def _selection(chunk: ActionChunk) -> list[tuple[str, str]]:
