@@ -59,6 +59,7 @@ CASES = (
     ("shallow", {"num_layers": 6, "grid": 5}, 1, {"history_length": 3, "history_decay": 0.5, "refresh_interval": 3}),
     ("long_history", {"grid": 8}, 1, {"selection": "union", "history_length": 4, "history_decay": 0.7}),
     ("tile", {"grid": 8}, 16, {"keep_ratio": 0.8}),
+    ("tile_of_three_views", {"num_views": 3, "grid": 6}, 16, {"alpha": 1.5}),
     ("coarse_tile", {"grid": 6}, 32, {"fine_factor": 1.2}),
     ("no_dynamic_pruning", {}, 1, {"prune_layers": (0,), "update_layers": (0,), "refresh_interval": 2}),
     ("no_controller", {}, 1, {"controller": False, "alpha": 2.0}),
@@ -70,6 +71,8 @@ CASES = (
         {"local_layers": (1, 3), "static_layer": 3, "global_layers": (2, 9, 10, 32)},
     ),
     ("frequent_updates", {"grid": 8}, 1, {"update_layers": (4, 7, 12, 18), "importance_rate": 0.5, "rank_slope": 0.1}),
+    ("last_layer", {}, 1, {"prune_layers": (5, 32), "update_layers": (5, 32), "selection": "union"}),
+    ("slow_control", {}, 1, {"control_rate": 10, "metres_per_unit": 0.02, "dynamic_tokens": 80}),
     ("all_ties", {"grid": 6}, 1, {"importance_rate": 0.0, "keep_ratio": 0.6}),
 )
 
@@ -85,6 +88,14 @@ def test_episode_agrees_with_the_oracle(geometry: dict, tile: int, constants: di
 def test_float32_model_agrees_with_the_oracle():
     checkpoint = random_checkpoint(model_config(grid=6), 50, torch.float32)
     compare_episode(checkpoint, PruningConfig(), 1, 50, actions_within=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("selection", ["budget", "union"])
+def test_gpu_agrees_with_the_oracle(selection: str):
+    checkpoint = random_checkpoint(model_config(grid=6), 60)
+    checkpoint.model.cuda()
+    compare_episode(checkpoint, PruningConfig(selection=selection), 16, 60, actions_within=1e-5)
 
 
 def compare_episode(checkpoint: Checkpoint, config: PruningConfig, tile: int, seed: int, actions_within: float) -> None:
@@ -122,12 +133,13 @@ def compare_episode(checkpoint: Checkpoint, config: PruningConfig, tile: int, se
 
 
 def seen_by(checkpoint: Checkpoint):
-    """The vision towers and the projector, which test_openvla.py compares with the reference implementation."""
+    """The vision towers and the projector, which test_openvla_golden.py compares with the reference implementation."""
 
     @torch.inference_mode()
     def see(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
-        pixels = [normalize(torch.from_numpy(frames)) for normalize in checkpoint.model.normalizations()]
-        return checkpoint.model.projector(checkpoint.model.see(pixels)).double().numpy()
+        model = checkpoint.model
+        pixels = [normalize(torch.from_numpy(frames).to(model.device)) for normalize in model.normalizations()]
+        return model.projector(model.see(pixels)).double().cpu().numpy()
 
     return see
 

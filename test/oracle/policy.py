@@ -34,9 +34,9 @@ class Token:
     """One token of the sequence."""
 
     vector: Array
-    position: int
     patch: int | None = None
     is_instruction: bool = False
+    position: int = 0
 
 
 class OraclePolicy:
@@ -53,7 +53,7 @@ class OraclePolicy:
     ):
         self.model = EagerModel(model)
         self.tokenizer, self.normalizer, self.see = tokenizer, normalizer, see
-        self.config, self.tile = config, tile
+        self.config, self.tile = config, tile if config.selection == "budget" else 1
         self.controller = Controller(config)
         self.patches_per_view = model.config.patches_per_view
         self.views = range(model.config.num_views)
@@ -101,13 +101,16 @@ class OraclePolicy:
         """[BOS] [patches] [proprio] [prompt after BOS] [C x A zeros] [</s>]"""
         token_ids = self.tokenizer(instruction).token_ids
         words = self._instruction_tokens(instruction)
-        vectors = [(self.model.embed(token_ids[0]), None, False)]
-        vectors += [(vector, patch, False) for patch, vector in enumerate(self.see(frames))]
-        vectors += [(self.model.project_proprio(proprio), None, False)]
-        vectors += [(self.model.embed(token_ids[j]), None, j in words) for j in range(1, len(token_ids))]
-        vectors += [(np.zeros(self.model.config.decoder.hidden_size), None, False)] * self.model.config.num_actions
-        vectors += [(self.model.embed(self.tokenizer.eos_id), None, False)]
-        return [Token(vector, at, patch, word) for at, (vector, patch, word) in enumerate(vectors)]
+        placeholder = np.zeros(self.model.config.decoder.hidden_size)
+        tokens = [Token(self.model.embed(token_ids[0]))]
+        tokens += [Token(vector, patch=patch) for patch, vector in enumerate(self.see(frames))]
+        tokens += [Token(self.model.project_proprio(proprio))]
+        tokens += [Token(self.model.embed(token_ids[j]), is_instruction=j in words) for j in range(1, len(token_ids))]
+        tokens += [Token(placeholder) for _ in range(self.model.config.num_actions)]
+        tokens += [Token(self.model.embed(self.tokenizer.eos_id))]
+        for position, token in enumerate(tokens):
+            token.position = position
+        return tokens
 
     def _instruction_tokens(self, instruction: str) -> set[int]:
         """Tokens of the prompt, BOS being 0, that overlap the instruction's characters."""
@@ -127,48 +130,51 @@ class OraclePolicy:
         prune_layers = formulas.inner_layers(config, config.prune_layers, num_layers)
         global_layers = formulas.global_layers(config, num_layers)
         num_patches = self.patches_per_view * len(self.views)
-        outcome = Outcome(mode, "", np.empty(0), set(), set())
-        outcome.kept_static = outcome.kept_final = set(range(num_patches))
+        others = len(tokens) - num_patches
+        everything = set(range(num_patches))
+        outcome = Outcome(mode, "", np.empty(0), everything, everything)
         scores: dict[int, dict[int, float]] = {}  # by layer, by patch
         importance = dict.fromkeys(range(num_patches), 0.0)
         unsnapped = num_patches
 
         for layer in range(1, num_layers + 1):
             outcome.alive_per_layer.append(len(tokens))
-            x, attention = self.model.layer(
-                layer, np.stack([token.vector for token in tokens]), [token.position for token in tokens]
-            )
-            for token, vector in zip(tokens, x, strict=True):
-                token.vector = vector
+            attention = self._run_layer(layer, tokens)
             rows = [row for row, token in enumerate(tokens) if token.is_instruction]
-            alive = {token.patch: column for column, token in enumerate(tokens) if token.patch is not None}
-            scores[layer] = dict(zip(alive, formulas.patch_scores(attention, rows, list(alive.values())), strict=True))
+            columns = [column for column, token in enumerate(tokens) if token.patch is not None]
+            alive = [token.patch for token in tokens if token.patch is not None]
+            scores[layer] = dict(zip(alive, formulas.patch_scores(attention, rows, columns), strict=True))
 
             if mode == "dense":
                 if layer in update_layers:
-                    self.confidence[layer] = formulas.confidence(config, attention, rows, list(alive.values()))
+                    self.confidence[layer] = formulas.confidence(config, attention, rows, columns)
                 continue
             if layer == config.static_layer:
-                others = len(tokens) - num_patches
                 outcome.kept_static = self._static_selection(mode, scores, similarity, others, outcome)
                 outcome.kept_final = outcome.kept_static
                 unsnapped = self._unsnapped(mode, len(outcome.kept_static))
-                tokens = [token for token in tokens if token.patch is None or token.patch in outcome.kept_static]
+                tokens = without_dropped(tokens, outcome.kept_static)
             if layer in update_layers:
-                weight = formulas.rank_weights(config, scores[layer])
+                beta, weight = config.importance_rate, formulas.rank_weights(config, scores[layer])
                 for patch in alive:
-                    news = weight[patch] * self.confidence.get(layer, 1.0)
-                    beta = config.importance_rate
-                    importance[patch] = (1 - beta) * importance[patch] + beta * news
+                    importance[patch] = (1 - beta) * importance[patch] + beta * weight[patch] * self.confidence[layer]
             if layer in prune_layers:
                 unsnapped = formulas.rnd(config.keep_ratio * unsnapped)
                 count = formulas.snapped(unsnapped, others, self.tile, len(alive))
                 outcome.kept_final = set(sorted(alive, key=lambda patch: (-importance[patch], patch))[:count])
-                tokens = [token for token in tokens if token.patch is None or token.patch in outcome.kept_final]
+                tokens = without_dropped(tokens, outcome.kept_final)
 
         self._remember(scores, global_layers, num_patches)
         outcome.actions = self.model.actions(np.stack([token.vector for token in self._action_tokens(tokens)]))
         return outcome
+
+    def _run_layer(self, layer: int, tokens: list[Token]) -> Array:
+        """Every token takes part; returns the attention (heads, L, L)."""
+        vectors = np.stack([token.vector for token in tokens])
+        outputs, attention = self.model.layer(layer, vectors, [token.position for token in tokens])
+        for token, output in zip(tokens, outputs, strict=True):
+            token.vector = output
+        return attention
 
     def _action_tokens(self, tokens: list[Token]) -> list[Token]:
         """The prompt's last token and all placeholders but the last: the </s> and one placeholder stay behind them."""
@@ -220,3 +226,7 @@ class OraclePolicy:
         """A layer that a patch did not reach adds 0."""
         mean = [sum(scores[layer].get(patch, 0.0) for layer in layers) / len(layers) for patch in range(num_patches)]
         self.past_scores.insert(0, mean)
+
+
+def without_dropped(tokens: list[Token], kept: set[int]) -> list[Token]:
+    return [token for token in tokens if token.patch is None or token.patch in kept]
