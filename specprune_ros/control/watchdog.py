@@ -11,12 +11,12 @@ class Watchdog:
 
     def __init__(self, max_ages: Mapping[str, float]) -> None:
         """`max_ages`: name of the input -> oldest acceptable age, seconds."""
-        self._max_ages = dict(max_ages)
+        self.max_ages = dict(max_ages)  # may be replaced live
         self._stamps: dict[str, float] = {}
 
     def feed(self, name: str, stamp: float) -> None:
         """Report the stamp of the newest sample of `name`, seconds. Raises KeyError for an input not watched."""
-        if name not in self._max_ages:
+        if name not in self.max_ages:
             raise KeyError(name)
         if math.isfinite(stamp):
             self._stamps[name] = stamp
@@ -30,7 +30,7 @@ class Watchdog:
 
     def stale(self, now: float) -> str | None:
         """The first stale input, in words, or None when all are fresh."""
-        for name, max_age in self._max_ages.items():
+        for name, max_age in self.max_ages.items():
             if name not in self._stamps:
                 return f"{name}: nothing received"
             age = now - self._stamps[name]

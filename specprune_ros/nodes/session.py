@@ -12,6 +12,7 @@ from specprune_ros.control.command import Hold, HoldReason
 from specprune_ros.control.executor import ExecutorConfig
 from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.control.replan import ReplanConfig, Replanner
+from specprune_ros.errors import UserError
 from specprune_ros.nodes.chunk_publisher import ChunkPublisher
 from specprune_ros.nodes.diagnostics import ERROR, OK, WARN, Status
 from specprune_ros.nodes.end_effector import EndEffector
@@ -30,6 +31,7 @@ from specprune_ros.pruning.config import PruningConfig
 from specprune_ros.pruning.controller import ActionAwareController, Motion
 
 AXIS_ANGLE = slice(3, 6)  # of an end effector's proprio
+INFERENCE = "working inference"  # watched like an input: a long chunk must not hide that its successor cannot come
 
 
 class Session:
@@ -49,6 +51,7 @@ class Session:
             watched.append("TF")
         if (inputs.joint_names and inputs.proprio != "none") or self._controller.joint_names:
             watched.append("joint states")
+        watched.append(INFERENCE)
         self._arm = Arm(
             self.policy.action_dim,
             self._controller,
@@ -199,6 +202,8 @@ class Session:
         if "instruction" in names:
             self.reset()
         self.inputs.config = parameters.running(InputsConfig)
+        watchdog = self._arm.watchdog
+        watchdog.max_ages = dict.fromkeys(watchdog.max_ages, self.inputs.config.max_age)
         self._arm.limits = parameters.running(LimitsConfig)
         self._arm.executor.config = parameters.running(ExecutorConfig)
         self._motion.replanner.config = parameters.running(ReplanConfig)
@@ -219,8 +224,7 @@ class Session:
         self._modes[chunk.pruning.mode] = self._modes.get(chunk.pruning.mode, 0) + 1
         self._twist_problem = sensed.twist_problem
         if not np.isfinite(chunk.actions).all():
-            self._worker.problem = "the policy predicted NaN or Inf; check the checkpoint, or set model.dtype float32"
-            return
+            raise UserError("the policy predicted NaN or Inf; check the checkpoint, or set model.dtype float32")
         self._motion.submit(chunk.actions, sensed.stamp, ready)
         self._publisher.publish(sensed, chunk, ready, lambda: self._motion.moves)
 
@@ -235,6 +239,8 @@ class Session:
         if now < self._last_now:
             self.on_clock_jump()
         self._last_now = now
+        if not self._worker.problem:
+            self._arm.watchdog.feed(INFERENCE, now / NANOSECONDS)
         self._motion.tick(now)
 
     def _on_due(self) -> None:

@@ -37,7 +37,8 @@ class InferenceWorker:
     ) -> None:
         """`now`: the node's clock, nanoseconds. `due`: whether to infer now; otherwise new images are only remembered.
 
-        `on_chunk` and `on_error` (something unexpected failed) are called on the worker's thread.
+        `on_chunk` and `on_error` (something unexpected failed) are called on the worker's thread. `on_chunk` may raise
+        a UserError, which becomes the problem.
         """
         self._policy, self._sensors = policy, sensors
         self._instruction, self._now, self._due = instruction, now, due
@@ -100,23 +101,15 @@ class InferenceWorker:
 
     def _step(self) -> None:
         try:
-            generation = self._prepare()
-            result = self._infer()
+            self._infer(self._prepare())
         except UserError as error:
             self.problem = str(error)
-            return
         except Exception as error:  # the node must outlive whatever an inference does
             self.errors += 1
             self.problem = describe(error)
             self.reset()
             self._on_error(error)
             self._wake.clear()  # and does not spin on it
-            return
-        self.problem = ""
-        if result is not None:
-            with self._lock:
-                if generation == self._generation:
-                    self._on_chunk(*result)
 
     def _prepare(self) -> int:
         """Apply what was asked for since the last inference; returns the generation that starts now."""
@@ -130,22 +123,25 @@ class InferenceWorker:
             self._last_inferred = self._last_seen = -1
         return generation
 
-    def _infer(self) -> tuple[Sensed, ActionChunk] | None:
+    def _infer(self, generation: int) -> None:
         instruction = self._instruction()
         if not instruction:
             raise UserError("no instruction; publish it on ~/instruction or set the parameter instruction")
         due = self._due()
         sensed = self._sensors.assemble(self._now(), self._last_inferred if due else self._last_seen)
         if sensed is None:
-            return None
+            return  # nothing new: a problem with what there is stays
         stamp = sensed.stamp / NANOSECONDS
-        if not due:
+        self._last_seen = sensed.stamp
+        if due:
+            self._last_inferred = sensed.stamp
+            chunk = self._policy.act(Observation(sensed.views, sensed.proprio, instruction, stamp, sensed.twist))
+            with self._lock:
+                if generation == self._generation:
+                    self._on_chunk(sensed, chunk)
+        else:
             self._policy.observe(sensed.views, stamp)
-            self._last_seen = sensed.stamp
-            return None
-        self._last_inferred = self._last_seen = sensed.stamp
-        chunk = self._policy.act(Observation(sensed.views, sensed.proprio, instruction, stamp, sensed.twist))
-        return sensed, chunk
+        self.problem = ""
 
 
 def describe(error: Exception) -> str:
