@@ -2,6 +2,8 @@
 
 import importlib.util
 import math
+import time
+from typing import NoReturn
 
 import numpy as np
 from geometry_msgs.msg import TransformStamped
@@ -18,6 +20,8 @@ from specprune_ros.nodes.stamps import NANOSECONDS, from_stamp
 TF_QOS = QoSProfile(depth=100)
 TF_STATIC_QOS = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
+LOOP_PAUSE = 1.0  # seconds; longer than the period of any TF publisher
+
 
 def open_transforms(node: Node) -> Transforms:
     """Subscribe to TF with what this machine has."""
@@ -30,6 +34,7 @@ class BufferedTransforms:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._buffer = TransformBuffer()
+        self._loop_guard = LoopGuard()
         self.refused = 0
         self.last_refusal = ""
         self._subscriptions = [
@@ -55,11 +60,11 @@ class BufferedTransforms:
 
     def lookup(self, target: str, source: str, stamp: int | None) -> tuple[np.ndarray, np.ndarray, int]:
         """See `end_effector.Transforms.lookup`."""
+        self._loop_guard.check()
         try:
             found = self._buffer.lookup(target, source, None if stamp is None else stamp / NANOSECONDS)
         except TransformError as error:
-            _forget_loop(self, error)
-            raise ObservationError(f"TF: {error}") from error
+            self._loop_guard.fail(self, f"TF: {error}", error)
         nanoseconds = 0 if found.stamp is None else math.floor(found.stamp * NANOSECONDS)
         return found.pose.position, found.pose.quaternion, nanoseconds
 
@@ -80,16 +85,18 @@ class Tf2Transforms:
         self._error = tf2_ros.TransformException
         self._buffer = tf2_ros.Buffer()
         self._listener = tf2_ros.TransformListener(self._buffer, node)
+        self._loop_guard = LoopGuard()
         self.refused = 0  # tf2 logs what it refuses itself
         self.last_refusal = ""
 
     def lookup(self, target: str, source: str, stamp: int | None) -> tuple[np.ndarray, np.ndarray, int]:
         """See `end_effector.Transforms.lookup`."""
+        self._loop_guard.check()
         try:
             found = self._buffer.lookup_transform(target, source, Time(nanoseconds=stamp or 0))
         except self._error as error:
-            _forget_loop(self, error)
-            raise ObservationError(f"TF: {str(error).splitlines()[0]}; check the publishers and names of TF") from error
+            reason = str(error).splitlines()[0]
+            self._loop_guard.fail(self, f"TF: {reason}; check the publishers and names of TF", error)
         return *_arrays(found), from_stamp(found.header.stamp)
 
     def clear(self) -> None:
@@ -99,10 +106,28 @@ class Tf2Transforms:
         self._listener.unregister()
 
 
-def _forget_loop(transforms: Transforms, error: Exception) -> None:
-    """A loop stays in the buffer after its publisher is gone: forget all, so that what is published now counts."""
-    if "loop" in str(error):
-        transforms.clear()
+class LoopGuard:
+    """Answers for a buffer in which a loop was found, until `LOOP_PAUSE` has shown what is published now.
+
+    A loop stays in the buffer after its publisher is gone, so the buffer is emptied. Without the pause, every emptied
+    buffer would give answers until the loop is complete again.
+    """
+
+    def __init__(self) -> None:
+        self._ends = -math.inf
+        self._message = ""
+
+    def check(self) -> None:
+        """Raises ObservationError during the pause."""
+        if time.monotonic() < self._ends:
+            raise ObservationError(self._message)
+
+    def fail(self, transforms: Transforms, message: str, error: Exception) -> NoReturn:
+        """Raises ObservationError with `message`, and starts the pause if `error` is a loop."""
+        if "loop" in str(error):
+            self._ends, self._message = time.monotonic() + LOOP_PAUSE, message
+            transforms.clear()
+        raise ObservationError(message) from error
 
 
 def _arrays(transform: TransformStamped) -> tuple[np.ndarray, np.ndarray]:
