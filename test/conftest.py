@@ -1,0 +1,34 @@
+"""The bench of the fault tests: one policy process for all tests of a module."""
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def module_bench():
+    rclpy = pytest.importorskip("rclpy")
+    from fault_bench import Bench, start_faulty_policy
+    from policy_client import stop
+
+    context = rclpy.Context()
+    context.init()
+    process = start_faulty_policy()
+    bench = Bench(context, process)
+    try:
+        bench.next_chunk(timeout=90.0)
+        yield bench
+        bench.good()
+        stop(process)
+    finally:
+        bench.close()
+        process.kill()
+        context.shutdown()
+
+
+@pytest.fixture
+def bench(module_bench):
+    """Moving before the fault; disabled and without faults after it."""
+    module_bench.good()
+    assert module_bench.enable().success
+    module_bench.wait_until_moving("motion before the fault")
+    yield module_bench
+    module_bench.good()
