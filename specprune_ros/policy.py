@@ -82,7 +82,6 @@ class Policy:
         self._normalizer = loaded.normalizer
         self._center_crop = loaded.family.center_crop
         self._tile = tile
-        self._frames = FrameHistory()
         self._prompt: tuple[str, Prompt] | None = None
         self._last_stamp = -math.inf
         self.unnorm_key = loaded.unnorm_key
@@ -174,7 +173,10 @@ class Policy:
         self._engine = engine
         self._tile = engine.tile
         self._controller = ActionAwareController(config) if config else None
+        self._frames = FrameHistory(config) if config else None
         self.reset()
+        if self._prompt and self._model.device.type == "cuda":
+            self.warm_up()  # captures the graphs now, not in the next inference
 
     def check_pruning(self, config: PruningConfig) -> None:
         """Raises ConfigError when the configuration does not fit the model. Safe to call during an inference."""
@@ -200,14 +202,15 @@ class Policy:
     def reset(self) -> None:
         """Forget frames and scores: new task, new scene, or the clock was set back."""
         self._engine.reset()
-        self._frames.reset()
+        if self._frames is not None:
+            self._frames.reset()
         if self._controller:
             self._controller.reset()
         self._last_stamp = -math.inf
 
     def observe(self, views: Mapping[str, NDArray[np.uint8]], stamp: float) -> None:
         """Remember frames between two inferences, so that the dynamic set finds the frame it asks for."""
-        if self._controller:
+        if self._frames is not None and self._frames.wants(stamp):
             self._frames.add(self._engine.prepare(self._checked(views)), stamp)
 
     def act(self, observation: Observation) -> ActionChunk:
@@ -233,7 +236,8 @@ class Policy:
             decision = Decision("off", "pruning_off")
 
         result = self._engine.run(decision.mode, prompt, frames, comparison.similarity, proprio)
-        self._frames.add(frames, observation.stamp)
+        if self._frames is not None:
+            self._frames.add(frames, observation.stamp)
         self._last_stamp = observation.stamp
         actions = self._normalizer.unnormalize_actions(result.actions)
         stages = result.stage_seconds
@@ -272,7 +276,7 @@ class Policy:
 
     def _reference(self, stamp: float, motion: Motion | None) -> Tensor | None:
         config = self._engine.config
-        if config is None:
+        if config is None or self._frames is None:
             return None
         return self._frames.nearest(stamp - reference_delay(config, motion.v_t if motion else 0.0))
 

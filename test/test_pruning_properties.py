@@ -205,12 +205,23 @@ def test_similarity_is_low_where_the_picture_changed():
 @unhurried
 @given(st.lists(st.integers(0, 200), min_size=1, max_size=12, unique=True), st.integers(0, 400))
 def test_reference_frame_is_the_nearest_and_of_two_the_newer(stamps: list[int], asked: int):
-    history = FrameHistory()
+    history = FrameHistory(PruningConfig(control_rate=8.0))
     for stamp in sorted(stamps):
         history.add(torch.tensor(stamp), stamp / 8)
     nearest = history.nearest(asked / 16)
     assert nearest is not None
     assert nearest.item() == min(stamps, key=lambda stamp: (abs(2 * stamp - asked), -stamp))
+
+
+def test_a_fast_camera_does_not_shorten_the_frame_history():
+    config = PruningConfig()
+    history = FrameHistory(config)
+    for tick in range(600):  # 60 Hz for 10 s, and a frame that comes twice
+        history.add(torch.tensor(tick - 1), tick / 60)
+        history.add(torch.tensor(tick), tick / 60)
+    nearest = history.nearest(599 / 60 - reference_delay(config, 0.0))
+    assert nearest is not None
+    assert abs(nearest.item() - (599 - 33)) <= 2  # 0.55 s are 33 frames
 
 
 @unhurried

@@ -21,6 +21,8 @@ from specprune_ros.pruning.config import PruningConfig
 from specprune_ros.pruning.frames import patch_similarity
 from specprune_ros.pruning.schedule import MODES, ModelShape, Schedule, schedule
 
+KEPT_PASSES = 12  # modes times prompt lengths; an instruction of another length replaces the oldest
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -149,6 +151,8 @@ class Engine:
     ) -> ForwardPass | CapturedPass:
         key = (mode, prompt.shape)
         if key not in self._passes:
+            while len(self._passes) >= KEPT_PASSES:
+                del self._passes[next(iter(self._passes))]  # the oldest
             pruning = Pruning(self.config, plan, self._state) if self.config and plan and self._state else None
             forward = ForwardPass(self.model, layout, pruning)
             fixed_shapes = self.config is None or self.config.selection == "budget" or mode == "dense"

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from specprune_ros.pruning.config import PruningConfig
 
+SPACING = 0.9  # control steps between two stored frames, a little less than one because stamps jitter
+
 
 def patch_similarity(frames: Tensor, reference: Tensor, patch_size: int) -> Tensor:
     """Cosine similarity of raw RGB patches: (V, S, S, 3) uint8 twice -> (V, P) float32, patches row-major.
@@ -43,21 +45,34 @@ class StampedFrames:
 
 
 class FrameHistory:
-    """The last frames with their stamps. Owned by the policy."""
+    """The last frames with their stamps, as far back as the longest delay asks for. Owned by the policy.
 
-    def __init__(self, length: int = 16):
-        self._frames: deque[StampedFrames] = deque(maxlen=length)
+    At most one per control step is stored, however fast the cameras and the inferences are.
+    """
 
-    def __len__(self) -> int:
-        return len(self._frames)
+    def __init__(self, config: PruningConfig):
+        longest = math.ceil(config.frame_offset) + config.frame_margin
+        self._spacing = SPACING / config.control_rate
+        self._frames: deque[StampedFrames] = deque(maxlen=math.ceil(longest / SPACING) + 1)
 
     def reset(self) -> None:
         self._frames.clear()
 
+    def wants(self, stamp: float) -> bool:
+        """Whether frames of this stamp would be stored: not so soon after the newest ones."""
+        return not self._frames or not 0 < stamp - self._frames[-1].stamp < self._spacing
+
     def add(self, frames: Tensor, stamp: float) -> None:
-        """Remember frames. A stamp before the newest one means that the clock was set back: old ones are dropped."""
+        """Store frames if they are wanted; those of an equal stamp replace the newest.
+
+        A stamp before the newest one means that the clock was set back: the old frames are dropped.
+        """
+        if not self.wants(stamp):
+            return
         if self._frames and stamp < self._frames[-1].stamp:
             self.reset()
+        if self._frames and stamp == self._frames[-1].stamp:
+            self._frames.pop()
         self._frames.append(StampedFrames(stamp, frames))
 
     def nearest(self, stamp: float) -> Tensor | None:

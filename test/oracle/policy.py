@@ -67,8 +67,15 @@ class OraclePolicy:
         self.confidence: dict[int, float] = {}
         self.last_stamp = -np.inf
 
+    def remember(self, stamp: float, frames: NDArray[np.uint8]) -> None:
+        """At most one frame per control step; stamps jitter, so nine tenths of a step are enough."""
+        if self.frames and stamp == self.frames[-1][0]:
+            self.frames[-1] = (stamp, frames)
+        elif not self.frames or abs(stamp - self.frames[-1][0]) >= 0.9 / self.config.control_rate:
+            self.frames.append((stamp, frames))
+
     def observe(self, frames: NDArray[np.uint8], stamp: float) -> None:
-        self.frames.append((stamp, frames))
+        self.remember(stamp, frames)
 
     def act(self, observation: Observation) -> Outcome:
         is_new = self.instruction is not None and observation.instruction != self.instruction
@@ -86,7 +93,7 @@ class OraclePolicy:
         outcome = self._infer(mode, self._sequence(frames, proprio, observation.instruction), similarity)
         outcome.reason = reason
         outcome.actions = self.normalizer.unnormalize_actions(outcome.actions)
-        self.frames.append((observation.stamp, frames))
+        self.remember(observation.stamp, frames)
         return outcome
 
     def _similarity(self, frames: NDArray[np.uint8], observation: Observation) -> list[list[float]]:
