@@ -24,6 +24,7 @@ from openvla_7b import EOS_ID, LIBERO_PROMPT, build
 from reference_dense import reference_dense
 from tqdm import tqdm
 
+from specprune_ros.engine.calibration import best_tile
 from specprune_ros.engine.engine import Engine
 from specprune_ros.engine.flops import decoder_flops, vision_flops
 from specprune_ros.engine.stage_clock import STAGES
@@ -57,12 +58,13 @@ def main() -> None:
         f"building the 7B geometry, {args.layers} layers, {dtype}{', layers share one set of weights' if share else ''}"
     )
     model = build(device, dtype, num_layers=args.layers, share_layers=share)
-    variants = make_variants(model, args.tile)
+    tile = args.tile or best_tile(model)
+    variants = make_variants(model, tile)
     if args.quick:
         variants = [variant for variant in variants if variant.name in QUICK]
     measure(variants, device, args.rounds, QUICK_SECONDS if args.quick else None)
 
-    result = summarize(variants, model, device, dtype, share)
+    result = summarize(variants, model, device, dtype, share) | {"tile": tile}
     print(table(result))
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
@@ -97,8 +99,7 @@ def make_variants(model: OpenVLA, tile: int) -> list[Variant]:
     """The reference's way, our dense path, and the presets in their modes."""
     paper = PruningConfig.from_preset("paper")
     static_only = paper.changed({"prune_layers": (0,), "update_layers": (0,)})
-    dense = Engine(model, EOS_ID, True, None, tile or 0)
-    tile = dense.tile
+    dense = Engine(model, EOS_ID, True, None, tile)
     return [
         Variant("reference", "reference-style dense", reference_run(model, dense)),
         Variant("dense", "dense (ours)", engine_run(dense, "off")),
@@ -300,7 +301,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         f"OpenVLA-OFT 7B geometry, {result['layers']} layers, {result['dtype']}, {where}; speed-up over our dense"
     )
     handles = [plt.Rectangle((0, 0), 1, 1, color=colours[stage]) for stage in STAGES]
-    axes.legend(handles, STAGES, ncols=len(STAGES), loc="upper center", bbox_to_anchor=(0.5, -0.18), frameon=False)
+    axes.legend(handles, STAGES, ncols=len(STAGES), loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False)
     figure.savefig(path, dpi=120)
 
 

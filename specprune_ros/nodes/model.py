@@ -29,6 +29,7 @@ def load_policy(model: ModelConfig, pruning: PruningConfig | None) -> Policy:
             chunk_length=model.chunk_length or None,
             num_views=model.num_views or None,
             center_crop=CROP[model.center_crop],
+            tile=model.tile,
         )
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise CheckpointError(

@@ -7,12 +7,20 @@ from specprune_ros.errors import ConfigError
 from specprune_ros.nodes.images import TRANSFORMS
 from specprune_ros.parameters import parameter
 
+LONGEST_INSTRUCTION = 1000  # characters; it is repeated in every chunk and in the diagnostics
+
 
 @dataclass(frozen=True)
 class NodeConfig:
     instruction: str = parameter("", "What the arm should do, in words; also settable on ~/instruction.")
     dry_run: bool = parameter(False, "Compute and publish everything, move nothing, even when motion is enabled.")
     autostart: bool = parameter(False, "Configure and activate at start, without a lifecycle manager.", live=False)
+
+    def __post_init__(self) -> None:
+        if len(self.instruction) > LONGEST_INSTRUCTION:
+            raise ConfigError(
+                f"instruction has {len(self.instruction)} characters; say it in at most {LONGEST_INSTRUCTION}"
+            )
 
 
 @dataclass(frozen=True)
@@ -22,7 +30,7 @@ class ModelConfig:
     dtype: str = parameter(
         "auto",
         "Number format of the weights; auto is bfloat16 on a GPU and float32 on a CPU.",
-        choices=("auto", "float32", "bfloat16", "float16"),
+        choices=("auto", "float32", "bfloat16"),
         live=False,
     )
     unnorm_key: str = parameter(
@@ -34,6 +42,13 @@ class ModelConfig:
         "checkpoint",
         "Crop the centre 90 % of the area, as checkpoints trained with image augmentation need.",
         choices=("checkpoint", "on", "off"),
+        live=False,
+    )
+    tile: int = parameter(
+        0,
+        "Sequence lengths of pruned inferences are multiples of this; 0 measures what suits the device.",
+        minimum=0,
+        maximum=512,
         live=False,
     )
 
