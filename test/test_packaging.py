@@ -62,8 +62,10 @@ def test_version_and_licence_agree() -> None:
 
 
 def test_every_listed_node_exists() -> None:
+    assert set(nodes()) == {"policy", "libero_sim", "preflight"}
     for module in nodes().values():
-        assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
+        source = ROOT / f"{module.replace('.', '/')}.py"
+        assert source.is_file() and "\ndef main() -> int:" in source.read_text(), module
 
 
 def test_requirements_are_pinned() -> None:
