@@ -23,6 +23,7 @@ RELEASE = 0.004  # the bowl's origin is let go this far above the plate's
 RETREAT = 0.08
 NEAR, CLOSE_BY = 0.015, 0.008  # a phase of coarse and of fine positioning ends within this distance
 AT_REST = 0.003  # m/s of a finger
+TOO_LONG = 80  # steps of a phase
 STALLED = 0.0003  # m in one step: something, or the end of the arm's reach, is in the way
 FURNITURE_RADIUS = 0.15
 OPEN_WIDTH = 0.036  # m of one finger's way of 0.04
@@ -86,6 +87,11 @@ class Expert:
     @property
     def done(self) -> bool:
         return self.phase is Phase.DONE
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is no hope left: a phase does not end."""
+        return self._steps > TOO_LONG
 
     def act(self) -> np.ndarray:
         """(7,) the clean action for the state that the simulator is in."""
