@@ -27,7 +27,7 @@ from specprune_ros.control.executor import ExecutorConfig
 from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.control.replan import ReplanConfig
 from specprune_ros.errors import ConfigError, UserError
-from specprune_ros.nodes.diagnostics import ERROR, Diagnostics, Status
+from specprune_ros.nodes.diagnostics import ERROR, OK, Diagnostics, Status
 from specprune_ros.nodes.policy_parameters import InputsConfig, ModelConfig, NodeConfig
 from specprune_ros.nodes.pruning_parameters import check_preset, declare_pruning, expand_preset
 from specprune_ros.nodes.ros_parameters import LiveParameters, declare
@@ -51,6 +51,7 @@ class PolicyNode(LifecycleNode):
         self.session: Session | None = None
         self._state = "unconfigured"
         self._failure = ""
+        self._refused_instruction = ""
         switch, pruning = declare_pruning(self)
         self.parameters = LiveParameters(
             self,
@@ -154,6 +155,7 @@ class PolicyNode(LifecycleNode):
 
     def _on_instruction(self, message: String) -> None:
         result = self.set_parameters([Parameter("instruction", value=message.data)])[0]
+        self._refused_instruction = "" if result.successful else result.reason
         if not result.successful:
             self.get_logger().warning(f"instruction refused: {result.reason}")
 
@@ -161,6 +163,9 @@ class PolicyNode(LifecycleNode):
         if self.session is None or self._state != "active":
             response.success = not request.data
             response.message = f"the node is {self._state}; activate it first" if request.data else "motion is off"
+            return response
+        if request.data and self._has_namesake():
+            response.success, response.message = False, self._namesake_problem()
             return response
         response.success, response.message = self.session.enable(request.data)
         return response
@@ -190,8 +195,25 @@ class PolicyNode(LifecycleNode):
             self.session.on_parameters(names)
 
     def _statuses(self) -> list[Status]:
-        lifecycle = Status("lifecycle", self._failure or self._state, ERROR if self._failure else b"\0")
+        problem = self._failure
+        if self._has_namesake():
+            problem = self._namesake_problem()
+            if self.session is not None:
+                self.session.enable(False)
+        values = {"refused instruction": self._refused_instruction}
+        lifecycle = Status("lifecycle", problem or self._state, ERROR if problem else OK, values)
         return [lifecycle, *(self.session.statuses() if self.session is not None else [])]
+
+    def _has_namesake(self) -> bool:
+        """Whether another node has this one's name: both would obey ~/enable and drive the same arm."""
+        own = self.get_name(), self.get_namespace()
+        return self.get_node_names_and_namespaces().count(own) > 1
+
+    def _namesake_problem(self) -> str:
+        return (
+            f"another node is named {self.get_fully_qualified_name()}, motion is off; end one of them (one that was "
+            "killed is forgotten after 20 s), or give each arm a namespace"
+        )
 
 
 class Interruption:

@@ -32,6 +32,7 @@ from specprune_ros.pruning.controller import ActionAwareController, Motion
 
 AXIS_ANGLE = slice(3, 6)  # of an end effector's proprio
 INFERENCE = "working inference"  # watched like an input: a long chunk must not hide that its successor cannot come
+RECEIVER = "receiver of the commands"  # watched, so that an arm whose controller is started again starts from rest
 
 
 class Session:
@@ -51,7 +52,7 @@ class Session:
             watched.append("TF")
         if (inputs.joint_names and inputs.proprio != "none") or self._controller.joint_names:
             watched.append("joint states")
-        watched.append(INFERENCE)
+        watched += [INFERENCE, RECEIVER]
         self._arm = Arm(
             self.policy.action_dim,
             self._controller,
@@ -177,6 +178,7 @@ class Session:
             self._transforms.clear()
         self._last_now = self._now()
         self.reset()
+        self._motion.tick(self._last_now)  # the clock may stand still from now on, and so the timer
 
     def receivers(self) -> tuple[str, int]:
         """The topic that moves the arm, and how many listen to it."""
@@ -241,6 +243,10 @@ class Session:
         self._last_now = now
         if not self._worker.problem:
             self._arm.watchdog.feed(INFERENCE, now / NANOSECONDS)
+        if self._motion.dry_run or self.receivers()[1]:
+            self._arm.watchdog.feed(RECEIVER, now / NANOSECONDS)
+        else:
+            self._arm.watchdog.lost(RECEIVER)
         self._motion.tick(now)
 
     def _on_due(self) -> None:
@@ -309,7 +315,9 @@ class Session:
 
     def _motion_status(self) -> Status:
         result = self._motion.result
+        topic, receivers = self.receivers()
         values: dict[str, object] = {
+            f"receivers of {topic}": receivers,
             "enabled": self._motion.enabled,
             "dry run": self._motion.dry_run,
             "pauses between chunks": self._motion.pauses,
@@ -321,6 +329,9 @@ class Session:
             return Status("motion", f"moving{hit}", WARN if hit else OK, values)
         if not self._motion.enabled:
             return Status("motion", "motion is off; call ~/enable", OK, values)
+        if not receivers:
+            message = f"holding, nobody listens to {topic}; start the arm's controller, or remap the topic to its own"
+            return Status("motion", message, ERROR, values)
         detail = f": {result.detail}" if result.detail else ""
         level = WARN if result.reason in (HoldReason.NO_CHUNK, HoldReason.CHUNK_NOT_STARTED) else ERROR
         return Status("motion", f"holding, {result.reason}{detail}", level, values)
