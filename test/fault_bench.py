@@ -4,6 +4,7 @@ The node controls a twist at 20 Hz from chunks that last 1.6 s, so that a hold w
 watchdog's doing and not the end of the chunk.
 """
 
+import math
 import os
 import subprocess
 import sys
@@ -11,8 +12,10 @@ import threading
 import time
 from dataclasses import dataclass
 
+import rclpy
 from geometry_msgs.msg import TwistStamped
 from policy_client import CHECKPOINT, INSTRUCTION, PARAMETERS, ROOT, PolicyClient
+from rosgraph_msgs.msg import Clock
 
 WATCHDOG = 0.5  # seconds; inputs.max_age
 # Seconds on top: the inference that was running when the fault came, the next image, a control period, and a machine
@@ -59,7 +62,12 @@ class Sent:
 
     stamp: float  # seconds of the node's clock
     arrival: float  # seconds of this process's system clock
-    moves: bool
+    speed: float  # m/s
+    angular_speed: float  # rad/s
+
+    @property
+    def moves(self):
+        return self.speed > 0 or self.angular_speed > 0
 
 
 class Bench(PolicyClient):
@@ -68,8 +76,10 @@ class Bench(PolicyClient):
     def __init__(self, context, process):
         super().__init__(context, process)
         self.sent: list[Sent] = []
-        self.twist_subscription = None
+        self.stop_controller()  # the one of PolicyClient
         self.start_controller()
+        self.clock = self.node.create_publisher(Clock, "/clock", 10)
+        self.clock_offset: float | None = None  # seconds from wall time to simulated time, if that is published
         self.robot_alive = True
         self._closing = False
         self._thread = threading.Thread(target=self._robot, daemon=True)
@@ -80,6 +90,9 @@ class Bench(PolicyClient):
     def _robot(self):
         due = time.monotonic()
         while not self._closing:
+            if self.clock_offset is not None:
+                now = self.node.get_clock().now().nanoseconds + round(self.clock_offset * 1e9)
+                self.clock.publish(Clock(clock=rclpy.time.Time(nanoseconds=now).to_msg()))
             if self.robot_alive:
                 super().publish_inputs()
             due = max(due + 1 / ROBOT_RATE, time.monotonic())
@@ -99,13 +112,17 @@ class Bench(PolicyClient):
     # The arm's controller
 
     def start_controller(self):
-        topic = self.node.resolve_topic_name("specprune_policy/twist")
-        self.twist_subscription = self.node.create_subscription(TwistStamped, topic, self._on_twist, 10)
+        self.node.create_subscription(TwistStamped, "/specprune_policy/twist", self._on_twist, 10)
+
+    def stop_controller(self):
+        for subscription in list(self.node.subscriptions):
+            if subscription.topic_name == "/specprune_policy/twist":
+                self.node.destroy_subscription(subscription)
 
     def _on_twist(self, message):
         v, w = message.twist.linear, message.twist.angular
         stamp = message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
-        self.sent.append(Sent(stamp, time.time(), any((v.x, v.y, v.z, w.x, w.y, w.z))))
+        self.sent.append(Sent(stamp, time.time(), math.hypot(v.x, v.y, v.z), math.hypot(w.x, w.y, w.z)))
 
     # Conditions
 

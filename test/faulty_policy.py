@@ -12,10 +12,10 @@ from specprune_ros.policy import ActionChunk, Observation, Policy
 
 OUT_OF_MEMORY = "inject out of memory"
 BUG = "inject a bug"
-NOT_A_NUMBER = "inject nan"
-FAR_TOO_LARGE = "inject large actions"
-SLOW = "inject a slow inference"
-SLOW_SECONDS = 3.0
+NOT_A_NUMBER, TOO_LARGE = "inject nan", "inject large actions"
+ACTIONS = {NOT_A_NUMBER: np.nan, TOO_LARGE: 1000.0}
+SLOW, HANGING = "inject a slow inference", "inject an inference that hangs"
+DELAYS = {SLOW: 0.7, HANGING: 4.0}  # seconds
 
 
 class FaultyPolicy(Policy):
@@ -23,18 +23,14 @@ class FaultyPolicy(Policy):
 
     def act(self, observation: Observation) -> ActionChunk:
         chunk = super().act(observation)
-        match observation.instruction:
-            case "inject out of memory":
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-            case "inject a bug":
-                raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-            case "inject nan":
-                return dataclasses.replace(chunk, actions=np.full_like(chunk.actions, np.nan))
-            case "inject large actions":
-                return dataclasses.replace(chunk, actions=np.full_like(chunk.actions, 1000.0))
-            case "inject a slow inference":
-                time.sleep(SLOW_SECONDS)
-        return chunk
+        instruction = observation.instruction
+        if instruction == OUT_OF_MEMORY:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        if instruction == BUG:
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+        time.sleep(DELAYS.get(instruction, 0.0))
+        value = ACTIONS.get(instruction)
+        return chunk if value is None else dataclasses.replace(chunk, actions=np.full_like(chunk.actions, value))
 
 
 if __name__ == "__main__":
