@@ -40,7 +40,7 @@ def episode(pruned):
     for number in range(FRAMES):
         frame = background.copy()
         frame[100:140, 20 * number : 20 * number + 40] = 250
-        twist = None if number == 0 else np.array([0.1 * number, 0, 0, 0, 0, 0.05])
+        twist = None if number == 0 else np.array([0.03 * number, 0, 0, 0, 0, 0.05])
         seen = Observation(
             {"primary": frame, "wrist": frame}, np.zeros(8), episode.instruction, 3 + 0.1 * number, twist
         )
