@@ -34,6 +34,7 @@ PARAMETERS = {
     "inputs.base_frame": "world",
     "inputs.ee_frame": "hand",
     "inputs.max_age": 0.6,
+    "inputs.frozen_after": 0.0,  # the pictures never change
     "model.device": "cpu",
 }
 TRANSITIONS = {"configure": 1, "cleanup": 2, "activate": 3, "deactivate": 4, "unconfigured_shutdown": 5}

@@ -12,6 +12,7 @@ from rclpy.parameter import Parameter
 
 from specprune_ros.errors import ConfigError
 from specprune_ros.nodes.ros_parameters import LiveParameters, declare
+from specprune_ros.nodes.unknown_parameters import nearest
 from specprune_ros.parameters import parameter
 
 pytestmark = pytest.mark.ros
@@ -149,3 +150,19 @@ def test_hooks_refuse_and_expand(make_node):
     assert node.set_parameters_atomically(hard).successful
     assert live.running(Motor) == Motor(mode="hard", gear=5, speed=1.5)
     assert node.get_parameter("motor.gear").value == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "guess"),
+    [("motor.sped", "motor.speed"), ("speed", "motor.speed"), ("engine.gear", "motor.gear"), ("colour", "")],
+)
+def test_unknown_names_get_the_nearest_one(name, guess):
+    assert nearest(name, ["motor.speed", "motor.gear", "use_sim_time"]) == guess
+
+
+def test_misspelled_parameters_are_warned_about(make_node, capfd):
+    arguments = ("-p", "motor.sped:=3.0", "-p", "motor.gear:=3", "-p", "use_sim_time:=false")
+    live_motor(make_node(*arguments, "-p", "qos_overrides./joint_states.subscription.depth:=5"))
+    said = capfd.readouterr().err
+    assert said.count("there is no parameter") == 1
+    assert "there is no parameter motor.sped, it is ignored; did you mean motor.speed?" in said

@@ -11,8 +11,9 @@ from specprune_ros.policy import Observation, Policy
 pytest.importorskip("rclpy")
 
 import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus
 from policy_client import CHECKPOINT, GOLDEN, INSTRUCTION, PolicyClient, start_policy, stop
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import CameraInfo, JointState
 from std_msgs.msg import String
 
 pytestmark = pytest.mark.ros
@@ -146,6 +147,21 @@ def test_dry_run_moves_nothing(running):
     assert not running.next_chunk().execute
     assert running.set(dry_run=False) == ""
     running.next_chunk(lambda chunk: chunk.execute)
+
+
+def test_odd_cameras_are_warned_about(running):
+    infos = running.node.create_publisher(CameraInfo, "specprune_policy/camera_info", 10)
+
+    def says(words, info):
+        infos.publish(info)
+        return words in running.statuses()["inputs"][1]
+
+    running.wait(lambda: says("is 224x224, but", CameraInfo(width=640, height=480)), "the wrong size")
+    assert running.statuses()["inputs"][0] == DiagnosticStatus.WARN
+    assert running.set(inputs__frozen_after=0.5) == ""
+    running.wait(lambda: says("has been the same picture", CameraInfo(width=224, height=224)), "the frozen camera")
+    assert running.set(inputs__frozen_after=0.0) == ""
+    running.wait(lambda: running.statuses()["inputs"] == (DiagnosticStatus.OK, "complete"), "nothing odd")
 
 
 def image_change(view="primary", **fields):

@@ -27,7 +27,7 @@ def test_everything_is_ready():
     context = rclpy.Context()
     context.init()
     try:
-        process = start_policy(module=MODULE, stdout=subprocess.PIPE, **OWN)
+        process = start_policy(module=MODULE, stdout=subprocess.PIPE, **OWN, **{"inputs.frozen_after": 1.0})
         client = PolicyClient(context, process)
         while process.poll() is None:
             client.publish_inputs()
@@ -41,11 +41,14 @@ def test_everything_is_ready():
     assert found["checkpoint"][1].startswith("libero_spatial_no_noops: 2 views, 8 proprio, chunks of 8 x 7")
     for name in ("/joint_states", "/specprune_policy/image_wrist", "/specprune_policy/action_chunk", "velocity"):
         assert found[name][0] == "pass", output
+    assert found["units"] == ("pass", "steps of 0.05 s in pruning.* and controller.*")
+    assert found["cameras"][0] == "warn" and "same picture for" in found["cameras"][1]  # the client's never change
     assert found["observation"] == ("pass", "primary 224x224, wrist 224x224; proprio within the training data's range")
 
 
 def test_what_is_missing_is_named():
-    process = start_policy(module=MODULE, stdout=subprocess.PIPE, **{**OWN, "instruction": "''"})
+    changed = {"instruction": "''", "controller.step_duration": 0.1, "pruning.metres_per_unit": 1.0}
+    process = start_policy(module=MODULE, stdout=subprocess.PIPE, **{**OWN, **changed})
     output = process.communicate(timeout=60)[0]
     found = verdicts(output)
     assert process.returncode == 1, output
@@ -53,6 +56,8 @@ def test_what_is_missing_is_named():
     for name in ("observation", "/joint_states", "/specprune_policy/action_chunk"):
         assert found[name][0] == "fail", output
     assert found["instruction"][0] == "warn"
+    for words in ("pruning.control_rate is 20 Hz, but", "pruning.metres_per_unit is 1, but"):
+        assert words in output
 
 
 def test_a_missing_checkpoint_exits_with_2():

@@ -12,9 +12,10 @@ import numpy as np
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CompressedImage, Image, JointState
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 
 from specprune_ros.errors import ObservationError
+from specprune_ros.nodes.camera_check import CameraCheck, info_topic
 from specprune_ros.nodes.end_effector import EndEffector
 from specprune_ros.nodes.history import History
 from specprune_ros.nodes.images import to_rgb, transformed
@@ -64,6 +65,7 @@ class Inputs:
         self._images: dict[str, History] = {camera: History(IMAGES_KEPT) for camera in config.cameras}
         self._subscriptions = [self._subscribe_camera(camera) for camera in config.cameras]
         self._topics = dict(zip(config.cameras, (s.topic_name for s in self._subscriptions), strict=True))
+        self._checks = {camera: self._check_camera(topic) for camera, topic in self._topics.items()}
         self._proprio_joints = config.joint_names if config.proprio != "none" else ()
         self._controlled_joints = controlled_joints
         joints = {*self._proprio_joints, *controlled_joints}
@@ -96,6 +98,14 @@ class Inputs:
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
 
+    def _check_camera(self, topic: str) -> CameraCheck:
+        info = info_topic(topic)
+        check = CameraCheck(topic, info)
+        self._subscriptions.append(
+            self._node.create_subscription(CameraInfo, info, check.on_info, qos_profile_sensor_data)
+        )
+        return check
+
     def _on_joints(self, message: JointState) -> None:
         assert self._joints is not None
         with self._lock:
@@ -117,12 +127,14 @@ class Inputs:
             skew = int(self.config.max_skew * NANOSECONDS)
             messages = {camera: self._image_near(camera, stamp, skew) for camera in self.config.cameras}
             joints = self._positions(self._proprio_joints, stamp, skew)
-        views = {
-            camera: transformed(to_rgb(message, self._topics[camera]), self.config.transform_of(camera))
-            for camera, message in messages.items()
-        }
+        views = {camera: self._view(camera, message) for camera, message in messages.items()}
         proprio, twist, problem = self._motion(stamp, skew, joints)
         return Sensed(stamp, views, proprio, twist, problem)
+
+    def _view(self, camera: str, message: Image | CompressedImage) -> np.ndarray:
+        frame = to_rgb(message, self._topics[camera])
+        self._checks[camera].on_frame(frame, self._stamp(message))
+        return transformed(frame, self.config.transform_of(camera))
 
     def measured_joints(self, now: int) -> np.ndarray | None:
         """(J,) newest positions of the controlled joints, rad; None when one is missing, stale or not finite."""
@@ -152,6 +164,11 @@ class Inputs:
             except ObservationError as error:
                 return str(error)
         return ""
+
+    def oddity(self) -> str:
+        """What is odd about a camera whose images are used, "" for nothing."""
+        problems = (check.problem(self.config.frozen_after) for check in self._checks.values())
+        return next(filter(None, problems), "")
 
     def _newest_common_stamp(self, now: int) -> int:
         """The stamp of the camera that lags behind most."""

@@ -1,5 +1,7 @@
 """Loads the policy that `model.*` names, and checks that the other parameters fit it."""
 
+import math
+
 import torch
 
 from specprune_ros.control.action_space import ControllerConfig
@@ -57,6 +59,26 @@ def check_fits(policy: Policy, inputs: InputsConfig, controller: ControllerConfi
         raise ConfigError(
             f"controller.action_space is {controller.action_space}; the checkpoint predicts {policy.action_space}"
         )
+
+
+def doubts(pruning: PruningConfig, controller: ControllerConfig) -> list[str]:
+    """What `pruning.*` and `controller.*` say differently about the same thing, a line each.
+
+    Both hold the policy's time step and length unit: the one to measure motion, the other to make it.
+    """
+    found = []
+    rate = 1 / controller.step_duration
+    if not math.isclose(pruning.control_rate, rate, rel_tol=0.01):
+        found.append(
+            f"pruning.control_rate is {pruning.control_rate:g} Hz, but controller.step_duration "
+            f"{controller.step_duration:g} s means {rate:g} Hz; set both to the rate of the training data"
+        )
+    if controller.delta and not math.isclose(pruning.metres_per_unit, controller.metres_per_unit, rel_tol=0.01):
+        found.append(
+            f"pruning.metres_per_unit is {pruning.metres_per_unit:g}, but controller.metres_per_unit is "
+            f"{controller.metres_per_unit:g}; set both to what an action of 1.0 means"
+        )
+    return found
 
 
 def _joints_hint(missing: int, inputs: InputsConfig) -> str:

@@ -88,6 +88,13 @@ class InputsConfig:
     max_skew: float = parameter(
         0.1, "Largest difference of stamps within one observation.", minimum=0.001, maximum=10.0, unit="s"
     )
+    frozen_after: float = parameter(
+        3.0,
+        "Warn when a camera sends the same picture for longer; 0 never, for simulated cameras, which have no noise.",
+        minimum=0.0,
+        maximum=3600.0,
+        unit="s",
+    )
 
     def __post_init__(self) -> None:
         if not self.cameras or len(set(self.cameras)) != len(self.cameras) or not all(map(_is_token, self.cameras)):

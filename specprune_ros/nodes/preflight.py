@@ -6,6 +6,7 @@ arm does not move. Run it instead of the policy node, not beside it.
 
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from rclpy.exceptions import NameValidationException, ParameterException
@@ -14,10 +15,11 @@ from rclpy.utilities import try_shutdown
 
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.errors import ObservationError, UserError
-from specprune_ros.nodes.model import memory_mb
+from specprune_ros.nodes.model import doubts, memory_mb
 from specprune_ros.nodes.policy_node import SUCCESS, Interruption, PolicyNode, init_rclpy
 from specprune_ros.nodes.policy_parameters import InputsConfig, NodeConfig
 from specprune_ros.nodes.session import Session
+from specprune_ros.pruning.config import PruningConfig
 
 LISTENING = 5.0  # seconds; discovery can take 1.5
 SLOWEST_CAMERA = 5.0  # Hz
@@ -38,8 +40,10 @@ def checks(session: Session, node: PolicyNode) -> list[Check]:
     return [
         _checkpoint(session),
         _latency(session, controller),
+        *_units(node.parameters.running(PruningConfig), controller),
         *_rates(session),
         _observation(session, node),
+        _cameras(session),
         Check(
             "transforms",
             PASS,
@@ -73,6 +77,12 @@ def _latency(session: Session, controller: ControllerConfig) -> Check:
     return Check("latency", WARN, f"{detail}: the arm will pause between chunks; use a GPU or pruning.preset fast")
 
 
+def _units(pruning: PruningConfig, controller: ControllerConfig) -> list[Check]:
+    """Whether pruning and controller mean the same time step and length."""
+    found = [Check("units", WARN, doubt) for doubt in doubts(pruning, controller)]
+    return found or [Check("units", PASS, f"steps of {controller.step_duration:g} s in pruning.* and controller.*")]
+
+
 def _rates(session: Session) -> list[Check]:
     found = []
     for topic, rate in session.inputs.rates().items():
@@ -102,6 +112,11 @@ def _observation(session: Session, node: PolicyNode) -> Check:
             f"{sizes}; proprio {outside} are outside the training data's range; check frames, joint names and units",
         )
     return Check("observation", PASS, f"{sizes}; proprio within the training data's range")
+
+
+def _cameras(session: Session) -> Check:
+    oddity = session.inputs.oddity()
+    return Check("cameras", WARN if oddity else PASS, oddity or "pictures change, and CameraInfo agrees where it is")
 
 
 def _velocity(session: Session, node: PolicyNode) -> Check:
@@ -142,6 +157,18 @@ def table(rows: list[Check]) -> str:
     return "\n".join(f"{row.verdict:4}  {row.name:{width}}  {row.detail}" for row in rows)
 
 
+def listen(node: PolicyNode, session: Session, interruption: Interruption) -> None:
+    """Receive inputs for a while, and look at every set of images."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    until, seen = time.monotonic() + LISTENING, -1
+    while time.monotonic() < until and not interruption.requested:
+        executor.spin_once(timeout_sec=0.1)
+        with suppress(ObservationError):  # what lasts is told in the table
+            sensed = session.inputs.assemble(node.get_clock().now().nanoseconds, seen)
+            seen = sensed.stamp if sensed else seen
+
+
 def main() -> int:
     """Print the table. Returns 0 when nothing fails, 1 when something does, 2 when parameters are wrong."""
     interruption = Interruption()
@@ -151,11 +178,7 @@ def main() -> int:
         node = PolicyNode()
         if node.trigger_configure() != SUCCESS or node.session is None:
             return 2
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        until = time.monotonic() + LISTENING
-        while time.monotonic() < until and not interruption.requested:
-            executor.spin_once(timeout_sec=0.1)
+        listen(node, node.session, interruption)
         rows = checks(node.session, node)
         print(table(rows))
         return 1 if any(row.verdict == FAIL for row in rows) else 0

@@ -14,6 +14,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from specprune_ros.errors import UserError
+from specprune_ros.nodes.unknown_parameters import warn_of_unknown
 from specprune_ros.parameters import allowed, check, from_mapping
 
 Config = TypeVar("Config")
@@ -60,7 +61,8 @@ class LiveParameters:
     `declared` is what the parameters say; `running` is the same but for fields that only take effect at the next
     *configure* (`adopt`). `validate` may refuse a change by raising a UserError, before anything changes; `changed` is
     told afterwards. `expand` returns what else a change sets (a preset, the fields it stands for).
-    All of it happens on the executor's thread; the frozen configurations may be read from any thread.
+    Given parameters that no group has are warned about. Changes happen on the executor's thread; the frozen
+    configurations may be read from any thread.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class LiveParameters:
             for config in configs
             for field in dataclasses.fields(config)
         }
+        warn_of_unknown(node)
         node.add_pre_set_parameters_callback(self._before)
         node.add_on_set_parameters_callback(self._check)
         node.add_post_set_parameters_callback(self._commit)

@@ -18,7 +18,7 @@ from specprune_ros.nodes.diagnostics import ERROR, OK, WARN, Status
 from specprune_ros.nodes.end_effector import EndEffector
 from specprune_ros.nodes.inputs import Inputs, Sensed
 from specprune_ros.nodes.latency import Latency
-from specprune_ros.nodes.model import check_fits, load_policy, memory_mb
+from specprune_ros.nodes.model import check_fits, doubts, load_policy, memory_mb
 from specprune_ros.nodes.motion_loop import MotionLoop
 from specprune_ros.nodes.policy_parameters import InputsConfig, ModelConfig, NodeConfig
 from specprune_ros.nodes.pruning_parameters import PruningSwitch
@@ -44,6 +44,8 @@ class Session:
         self._controller = parameters.running(ControllerConfig)
         self.policy = load_policy(parameters.running(ModelConfig), self._wanted_pruning())
         check_fits(self.policy, inputs, self._controller)
+        for doubt in doubts(parameters.running(PruningConfig), self._controller):
+            node.get_logger().warning(doubt)
         self._watch_tf = inputs.proprio == "end_effector" or (
             self._controller.delta and self._controller.output != "action_chunk"
         )
@@ -65,7 +67,7 @@ class Session:
         self._modes: dict[str, int] = {}
         self._twist_problem = ""
         self._due = True
-        self._last_now = 0
+        self._last_now = self._clock_jumps = 0
         self._open(inputs)
 
     def _open(self, inputs: InputsConfig) -> None:
@@ -173,6 +175,7 @@ class Session:
 
     def on_clock_jump(self) -> None:
         """The clock went back, or changed: nothing that was received is comparable any more."""
+        self._clock_jumps += 1
         self.inputs.clear()
         if self._transforms is not None:
             self._transforms.clear()
@@ -304,9 +307,13 @@ class Session:
     def _inputs_status(self, active: bool) -> Status:
         values: dict[str, object] = {f"{topic} Hz": rate for topic, rate in self.inputs.rates().items()}
         values["images dropped (twice or out of order)"] = self.inputs.dropped()
+        if self._clock_jumps:
+            values["clock jumps"] = self._clock_jumps
         message, level = self.inputs.problem(self._now()), ERROR
         if not message and self._twist_problem:
             message, level = f"end-effector velocity is unknown: {self._twist_problem}", WARN
+        if not message:
+            message, level = self.inputs.oddity(), WARN
         if self._transforms is not None:
             values["transforms refused"] = self._transforms.refused
             values["last refused transform"] = self._transforms.last_refusal
