@@ -79,5 +79,5 @@ def _encode(frames: np.ndarray) -> bytes:
 
 
 def _decode(video: bytes) -> np.ndarray:
-    with av.open(io.BytesIO(video)) as container:
+    with av.open(io.BytesIO(video), "r") as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])

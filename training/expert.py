@@ -69,7 +69,7 @@ class Expert:
     """One episode. Call `act` before every step of the simulator; it ends when `done`."""
 
     def __init__(self, env: LiberoEnv, grasp: Grasp | None = None) -> None:
-        """`grasp`: None takes the one known for the task. Raises ExpertError for a goal other than on(object, object)."""
+        """`grasp`: None takes the one known for the task. Raises ExpertError unless the goal is on(object, object)."""
         self._env = env
         self._scene = Scene(env)
         if self._scene.goal is None:

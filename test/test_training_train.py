@@ -1,0 +1,68 @@
+"""A whole, tiny training run."""
+
+import numpy as np
+import pytest
+import torch
+from training_data import write_data
+
+from specprune_ros.errors import UserError
+from training.settings import read_settings
+from training.train import SETTINGS, Trainer, main
+
+SIZES = {"image_size": 56, "tower_width": 32, "tower_depth": 2, "tower_heads": 2, "projector_width": 32}
+SIZES |= {"hidden_size": 32, "inner_size": 64, "num_layers": 3, "num_heads": 2, "head_width": 32}
+SCHEDULE = {"batch_size": 16, "precision": "float32", "held_out_share": 0.0, "learning_rate": 2e-3, "warm_up_steps": 5}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+def trainer(data, out, **changes):
+    return Trainer(data, out, read_settings(SETTINGS, SIZES | SCHEDULE | changes), "cpu")
+
+
+def test_both_losses_fall(data, tmp_path):
+    run = trainer(data, tmp_path, localization_steps=40, cloning_steps=60, validate_every=10, save_every=1000)
+    run.train()
+    rows = run.log.rows()
+    assert [int(row["step"]) for row in rows] == list(range(10, 101, 10))
+    assert float(rows[3]["samples_pixels"]) < 0.7 * float(rows[0]["samples_pixels"])
+    assert float(rows[-1]["samples_l1"]) < 0.8 * float(rows[4]["samples_l1"])
+    assert (tmp_path / "losses.png").stat().st_size > 1000
+    assert (tmp_path / "checkpoint" / "action_head--100_checkpoint.pt").exists()
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(data, tmp_path):
+    options = {"localization_steps": 3, "cloning_steps": 5, "validate_every": 2}
+    whole = trainer(data, tmp_path / "whole", save_every=100, **options)
+    whole.train()
+    trainer(data, tmp_path / "parts", save_every=2, **options).train(until=4)
+    resumed = trainer(data, tmp_path / "parts", save_every=2, **options)
+    assert resumed.step == 4 and resumed.cloning
+    resumed.train()
+    for (name, one), two in zip(whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, two, msg=name)
+    rows = [[row["step"], row["samples_l1"]] for row in resumed.log.rows()]
+    assert rows == [[row["step"], row["samples_l1"]] for row in whole.log.rows()]
+
+
+def test_validation_is_on_held_out_episodes(data, tmp_path):
+    run = trainer(data, tmp_path, held_out_share=0.5, localization_steps=0, cloning_steps=2)
+    run.train()
+    assert float(run.log.rows()[-1]["held_out_l1"]) > 0
+    assert not np.intersect1d(run._training_rows, run._validation_rows).size
+
+
+def test_other_settings_do_not_go_on_with_a_run(data, tmp_path):
+    trainer(data, tmp_path, batch_size=3)
+    with pytest.raises(UserError, match="trained with other settings"):
+        trainer(data, tmp_path, batch_size=4)
+
+
+def test_the_command_line_names_mistakes(data, tmp_path):
+    with pytest.raises(UserError, match="not NAME=VALUE"):
+        main([str(data), str(tmp_path), "--set", "batch_size"])
+    with pytest.raises(UserError, match="is outside the allowed range"):
+        main([str(data), str(tmp_path), "--set", "batch_size=0"])
