@@ -1,5 +1,7 @@
 """The bench of the fault tests: one policy process for all tests of a module."""
 
+import signal
+
 import pytest
 
 
@@ -7,7 +9,6 @@ import pytest
 def module_bench():
     rclpy = pytest.importorskip("rclpy")
     from fault_bench import Bench, start_faulty_policy
-    from policy_client import stop
 
     context = rclpy.Context()
     context.init()
@@ -17,7 +18,8 @@ def module_bench():
         bench.next_chunk(timeout=90.0)
         yield bench
         bench.good()
-        stop(process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
     finally:
         bench.close()
         process.kill()

@@ -21,6 +21,7 @@ WATCHDOG = 0.5  # seconds; inputs.max_age
 # Seconds on top: the inference that was running when the fault came, the next image, a control period, and a machine
 # that has other things to do. Judged by the stamps that the node puts on its commands, not by their arrival here.
 TOLERANCE = 0.5
+CHUNK_SECONDS = 1.6  # 8 steps of controller.step_duration
 OBSERVED = 0.4  # seconds of commands that are looked at after that
 ROBOT_RATE = 20.0  # Hz
 PATIENCE = 40.0  # seconds until something that has to happen has happened, on a busy machine
@@ -30,6 +31,7 @@ BENCH = {
     "instruction": f"'{INSTRUCTION}'",
     "model.checkpoint": CHECKPOINT,
     "inputs.max_age": WATCHDOG,
+    "inputs.frozen_after": 0.0,  # the robot's cameras show one picture for ever
     "controller.output": "twist",
     "controller.step_duration": 0.2,
 }

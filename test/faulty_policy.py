@@ -14,12 +14,14 @@ OUT_OF_MEMORY = "inject out of memory"
 BUG = "inject a bug"
 NOT_A_NUMBER, TOO_LARGE = "inject nan", "inject large actions"
 ACTIONS = {NOT_A_NUMBER: np.nan, TOO_LARGE: 1000.0}
-SLOW, HANGING = "inject a slow inference", "inject an inference that hangs"
-DELAYS = {SLOW: 0.7, HANGING: 4.0}  # seconds
+SLOW, SLOW_SECONDS = "inject a slow inference", 0.7
+HANGING, HANGING_SECONDS, HANGS_AT = "inject an inference that hangs", 4.0, 20  # every 20th one
 
 
 class FaultyPolicy(Policy):
     """The real policy; only what `act` answers to one of the instructions above is broken."""
+
+    _inferences = 0
 
     def act(self, observation: Observation) -> ActionChunk:
         chunk = super().act(observation)
@@ -28,7 +30,11 @@ class FaultyPolicy(Policy):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         if instruction == BUG:
             raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-        time.sleep(DELAYS.get(instruction, 0.0))
+        self._inferences += 1
+        if instruction == SLOW:
+            time.sleep(SLOW_SECONDS)
+        if instruction == HANGING and self._inferences % HANGS_AT == 0:
+            time.sleep(HANGING_SECONDS)
         value = ACTIONS.get(instruction)
         return chunk if value is None else dataclasses.replace(chunk, actions=np.full_like(chunk.actions, value))
 

@@ -42,7 +42,7 @@ NAMESAKE = fault(
     OFF,
     "lifecycle",
     "another node is named /specprune_policy",
-    "end one of them, then ~/enable",
+    "end one of them, then enable",
 )
 
 

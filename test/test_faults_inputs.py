@@ -145,7 +145,7 @@ HELD = [
     (fault(TF, "frame has another name", HOLDS, "inference", "older than the images"), transform(other_child)),
     (fault(TF, "parent has another name", HOLDS, "inference", "TF"), transform(other_parent)),
     (fault(TF, "frame is its own parent", HOLDS, "inputs", "to itself"), transform(own_parent)),
-    (fault(TF, "loop", HOLDS, "inference", "TF"), loop),
+    (fault(TF, "loop", HOLDS, "inference", "loop"), loop),
     (fault(TF, "stamps an hour ahead", HOLDS, "inputs", "in the future"), transform(far_future)),
     (fault(TF, "stamps 5 s in the past", HOLDS, "inference", "older than the images"), transform(old)),
 ]
@@ -201,3 +201,19 @@ def test_the_arm_goes_on(bench, row, inject):
     bench.assert_moves_on()
     bench.says(row)
     bench.recover()
+
+
+SAME_PICTURE = fault(
+    IMAGES,
+    "one picture under new stamps, for longer than inputs.frozen_after",
+    "goes on: it may be a still scene",
+    "inputs",
+    "has been the same picture for",
+)
+
+
+def test_same_picture_is_told(bench):
+    assert bench.set(inputs__frozen_after=1.0) == ""
+    bench.says(SAME_PICTURE)
+    bench.assert_moves_on(1.0)
+    assert bench.set(inputs__frozen_after=0.0) == ""

@@ -14,7 +14,7 @@ TIME = "Clocks"
 SIMULATED = -1000.0  # seconds from wall time to simulated time
 JUMP = 50.0  # seconds
 
-CLOCK_BACK = fault(TIME, "simulated clock jumps back (a restart, a reset)", HOLDS, "inputs", "complete")
+CLOCK_BACK = fault(TIME, "simulated clock jumps back (a restart, a reset)", HOLDS, "inputs", "clock jumps: ")
 NO_CLOCK = fault(
     TIME,
     "use_sim_time is set and nobody publishes /clock",

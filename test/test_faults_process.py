@@ -1,0 +1,118 @@
+"""Inferences that fail, a robot that is killed, a disk that is full."""
+
+import os
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+from fault_bench import CHUNK_SECONDS
+from faults import GOES_ON, HOLDS, fault
+from faulty_policy import BUG, HANGING, NOT_A_NUMBER, OUT_OF_MEMORY, TOO_LARGE
+from policy_client import INSTRUCTION, ROOT
+
+pytestmark = pytest.mark.ros
+
+INFERENCE, PROCESSES = "Inference", "Processes and the machine"
+
+FAILURES = [
+    (fault(INFERENCE, "out of memory (injected)", HOLDS, "inference", "ran out of memory"), OUT_OF_MEMORY),
+    (fault(INFERENCE, "unexpected exception (injected)", HOLDS, "inference", "please report it"), BUG),
+    (fault(INFERENCE, "the model predicts NaN (injected)", HOLDS, "inference", "predicted NaN or Inf"), NOT_A_NUMBER),
+]
+TOO_LATE = fault(
+    INFERENCE,
+    "inference takes longer than a chunk (injected)",
+    "runs the chunk to its end, then holds",
+    "motion",
+    "holding, chunk_finished",
+)
+LIMITED = fault(
+    INFERENCE,
+    "the model predicts absurdly large actions (injected)",
+    "moves at its limits, or holds with limits.on_violation hold",
+    "motion",
+    "limited by",
+)
+ROBOT_KILLED = fault(PROCESSES, "robot or simulator is killed (kill -9) and restarted", HOLDS, "motion", "holding, ")
+DISK_FULL = fault(PROCESSES, "disk is full: no file can be written", GOES_ON, "inference", "running")
+
+
+@pytest.fixture
+def instructed(bench):
+    """The bench, with its own instruction afterwards."""
+    yield bench
+    assert bench.set(instruction=INSTRUCTION) == ""
+    bench.wait_until_moving("motion after the fault")
+
+
+@pytest.mark.parametrize(("row", "instruction"), FAILURES, ids=[str(row) for row, _ in FAILURES])
+def test_failing_inference(instructed, row, instruction):
+    assert instructed.set(instruction=instruction) == ""
+    instructed.assert_held(time.time())
+    instructed.says(row)
+    instructed.wait_for_problem("motion", "holding")
+
+
+def test_late_inference(instructed):
+    assert instructed.set(instruction=HANGING) == ""
+    instructed.says(TOO_LATE)
+    held = instructed.sent[-1].stamp
+    last = [chunk for chunk in instructed.heard["chunk"] if chunk.execute and chunk.steps][-1].header.stamp
+    moved = max(sent.stamp for sent in instructed.sent if sent.moves and sent.stamp <= held)
+    assert moved <= last.sec + last.nanosec * 1e-9 + CHUNK_SECONDS + 0.1
+
+
+def test_absurd_actions(instructed):
+    assert instructed.set(instruction=TOO_LARGE) == ""
+    instructed.says(LIMITED)
+    instructed.wait_until_moving()
+    speeds = np.array([(sent.speed, sent.angular_speed) for sent in instructed.sent[-20:]])
+    assert (speeds <= np.array([0.5, 1.5]) + 1e-9).all()
+    assert instructed.set(limits__on_violation="hold") == ""
+    instructed.assert_held(time.time())
+    instructed.wait_for_problem("motion", "holding, limit")
+    assert instructed.set(limits__on_violation="clamp") == ""
+
+
+def start_robot():
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen([sys.executable, "test/robot_process.py"], cwd=ROOT, env={**os.environ, "PYTHONPATH": path})
+
+
+def test_robot_is_killed_and_comes_back(bench):
+    bench.robot_alive = False
+    robot = start_robot()
+    try:
+        bench.spin(2.0)
+        bench.wait_until_moving("motion with the other robot")
+        robot.kill()
+        robot.wait()
+        bench.assert_held(time.time())
+        bench.says(ROBOT_KILLED)
+        robot = start_robot()
+        bench.wait_until_moving("motion with the robot that came back")
+    finally:
+        robot.kill()
+        robot.wait()
+
+
+def test_full_disk(bench):
+    """No file of the process may grow, as on a full disk; the log is what the node writes."""
+    limits = resource.prlimit(bench.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(bench.process.pid, resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        assert "instruction" in bench.set(instruction="")
+        assert bench.set(instruction=BUG) == ""  # logs a traceback
+        bench.wait_for_problem("inference", "please report it")
+        assert bench.set(instruction=INSTRUCTION) == ""
+        bench.wait_until_moving("motion after the log could not be written")
+        bench.assert_moves_on()
+        bench.says(DISK_FULL)
+    finally:
+        resource.prlimit(bench.process.pid, resource.RLIMIT_FSIZE, limits)
