@@ -170,8 +170,8 @@ class Session:
 
     def reset(self) -> None:
         """New task or scene: forget history and the running chunk."""
+        self._worker.reset()  # first: a chunk that is just being submitted must not survive
         self._arm.executor.clear()
-        self._worker.reset()
 
     def on_clock_jump(self) -> None:
         """The clock went back, or changed: nothing that was received is comparable any more."""
