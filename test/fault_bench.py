@@ -145,7 +145,8 @@ class Bench(PolicyClient):
         deadline = onset + allowed
         self.wait(lambda: time.time() > deadline + OBSERVED, "commands after the fault", PATIENCE)
         late = [sent for sent in self.sent if (sent.arrival if by_arrival else sent.stamp) > deadline]
-        assert not any(sent.moves for sent in late), f"moves {late[-1].stamp - onset:.2f} s after the fault"
+        moving = [sent.stamp - onset for sent in late if sent.moves]
+        assert not moving, f"moves until {moving[-1]:.2f} s after the fault"
         assert self.sent and not self.sent[-1].moves, "the last command was not zero"
 
     def assert_moves_on(self, seconds=2.0):
