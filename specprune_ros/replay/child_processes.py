@@ -44,8 +44,11 @@ class ChildProcesses:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
 
-    def start(self, name: str, module: str, arguments: list[str]) -> None:
-        """Run `python -m module arguments...` in a session of its own, so that Ctrl-C reaches only this process."""
+    def start(self, name: str, module: str, arguments: list[str]) -> int:
+        """Run `python -m module arguments...` in a session of its own, so that Ctrl-C reaches only this process.
+
+        Returns its process ID.
+        """
         with self._log(name).open("w") as log:
             self._children[name] = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
@@ -55,6 +58,7 @@ class ChildProcesses:
                 start_new_session=True,
                 preexec_fn=_end_with_parent,
             )
+        return self._children[name].pid
 
     def check(self) -> None:
         """Raises ChildEnded when a child is not running any more."""
