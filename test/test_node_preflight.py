@@ -48,12 +48,13 @@ def test_everything_is_ready():
 
 def test_what_is_missing_is_named():
     changed = {"instruction": "''", "controller.step_duration": 0.1, "pruning.metres_per_unit": 1.0}
-    process = start_policy(module=MODULE, stdout=subprocess.PIPE, **{**OWN, **changed})
+    # In a namespace of its own: a client of another test in this process may still be listening elsewhere.
+    process = start_policy("/nobody", MODULE, subprocess.PIPE, **{**OWN, **changed})
     output = process.communicate(timeout=60)[0]
     found = verdicts(output)
     assert process.returncode == 1, output
-    assert "start its publisher, or remap it" in found["/specprune_policy/image_primary"][1]
-    for name in ("observation", "/joint_states", "/specprune_policy/action_chunk"):
+    assert "start its publisher, or remap it" in found["/nobody/specprune_policy/image_primary"][1]
+    for name in ("observation", "/nobody/joint_states", "/nobody/specprune_policy/action_chunk"):
         assert found[name][0] == "fail", output
     assert found["instruction"][0] == "warn"
     for words in ("pruning.control_rate is 20 Hz, but", "pruning.metres_per_unit is 1, but"):

@@ -31,7 +31,7 @@ from specprune_ros.control.executor import ChunkExecutor, ExecutorConfig
 from specprune_ros.errors import UserError
 from specprune_ros.msg import ActionChunk
 from specprune_ros.nodes import libero_messages
-from specprune_ros.nodes.ros_parameters import LiveParameters, declare
+from specprune_ros.nodes.ros_parameters import LiveParameters, declare_groups
 from specprune_ros.sim.config import RunConfig, SceneConfig
 from specprune_ros.sim.libero_env import CAMERAS, CONTROL_RATE, LiberoEnv, simulator_action
 
@@ -40,6 +40,8 @@ PERIOD = 1.0 / CONTROL_RATE  # seconds of simulated time per step
 PERIOD_NS = 1_000_000_000 // CONTROL_RATE
 MESSAGE_TIME = 0.002  # seconds of real time that a step leaves for messages, however late it is
 SIGNAL_TIME = 0.1  # seconds until a signal is noticed at the latest
+# Group -> the configurations declared under it, with their defaults.
+GROUPS: dict[str, tuple[Any, ...]] = {"": (SceneConfig(), RunConfig()), "execution": (ExecutorConfig(),)}
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -49,14 +51,11 @@ class LiberoSim(Node):
     def __init__(self) -> None:
         """Raises UserError for parameters that are out of range and for scenes that do not exist."""
         super().__init__("libero_sim")
-        scene = declare(self, "", SceneConfig)
-        scene.check_exists()
         self._settings = LiveParameters(
-            self,
-            {"": (scene, declare(self, "", RunConfig)), "execution": (declare(self, "execution", ExecutorConfig),)},
-            validate=self._validate,
-            changed=self._on_changed,
+            self, declare_groups(self, GROUPS), validate=self._validate, changed=self._on_changed
         )
+        scene = self._settings.running(SceneConfig)
+        scene.check_exists()
         self._clock_pub = self.create_publisher(Clock, "/clock", 10)
         self._tf_pub = self.create_publisher(TFMessage, "/tf", 100)
         self._tf_static_pub = self.create_publisher(TFMessage, "/tf_static", LATCHED)

@@ -22,15 +22,11 @@ from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from specprune_ros.control.action_space import ControllerConfig
-from specprune_ros.control.executor import ExecutorConfig
-from specprune_ros.control.limits import LimitsConfig
-from specprune_ros.control.replan import ReplanConfig
 from specprune_ros.errors import ConfigError, UserError
 from specprune_ros.nodes.diagnostics import ERROR, OK, Diagnostics, Status
-from specprune_ros.nodes.policy_parameters import InputsConfig, ModelConfig, NodeConfig
+from specprune_ros.nodes.policy_parameters import GROUPS, NodeConfig
 from specprune_ros.nodes.pruning_parameters import check_preset, declare_pruning, expand_preset
-from specprune_ros.nodes.ros_parameters import LiveParameters, declare
+from specprune_ros.nodes.ros_parameters import LiveParameters, declare_groups
 from specprune_ros.nodes.session import Session
 from specprune_ros.pruning.config import PruningConfig
 
@@ -52,19 +48,9 @@ class PolicyNode(LifecycleNode):
         self._state = "unconfigured"
         self._failure = ""
         self._refused_instruction = ""
-        switch, pruning = declare_pruning(self)
         self.parameters = LiveParameters(
             self,
-            {
-                "": (declare(self, "", NodeConfig),),
-                "model": (declare(self, "model", ModelConfig),),
-                "inputs": (declare(self, "inputs", InputsConfig),),
-                "pruning": (switch, pruning),
-                "controller": (declare(self, "controller", ControllerConfig),),
-                "limits": (declare(self, "limits", LimitsConfig),),
-                "execution": (declare(self, "execution", ExecutorConfig),),
-                "replan": (declare(self, "replan", ReplanConfig),),
-            },
+            declare_groups(self, GROUPS) | {"pruning": declare_pruning(self)},
             validate=self._validate,
             changed=self._on_changed,
             expand=expand_preset,

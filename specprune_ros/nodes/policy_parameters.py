@@ -1,8 +1,13 @@
-"""The parameters of the policy node that no other part owns: `model.*`, `inputs.*`, and those without a group."""
+"""The parameters of the policy node: its groups, and those that no other part owns."""
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
+from specprune_ros.control.action_space import ControllerConfig
+from specprune_ros.control.executor import ExecutorConfig
+from specprune_ros.control.limits import LimitsConfig
+from specprune_ros.control.replan import ReplanConfig
 from specprune_ros.errors import ConfigError
 from specprune_ros.nodes.images import TRANSFORMS
 from specprune_ros.parameters import parameter
@@ -116,3 +121,15 @@ class InputsConfig:
 def _is_token(name: str) -> bool:
     """Whether a name can be part of a topic's name."""
     return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is not None
+
+
+# Group -> the configurations declared under it, with their defaults; `pruning` is in pruning_parameters.py.
+GROUPS: dict[str, tuple[Any, ...]] = {
+    "": (NodeConfig(),),
+    "model": (ModelConfig(),),
+    "inputs": (InputsConfig(),),
+    "controller": (ControllerConfig(),),
+    "limits": (LimitsConfig(),),
+    "execution": (ExecutorConfig(),),
+    "replan": (ReplanConfig(),),
+}

@@ -20,6 +20,9 @@ class PruningSwitch:
     enabled: bool = parameter(True, "Prune; without it every inference is dense.")
 
 
+DEFAULTS = (PruningSwitch(), PruningConfig.from_preset(DEFAULT_PRESET))
+
+
 def declare_pruning(node: Node) -> tuple[PruningSwitch, PruningConfig]:
     """Declare `pruning.*`: fields that are not given come from `pruning.preset`, and that from DEFAULT_PRESET."""
     preset = PruningConfig.from_preset(str(override(node, PREFIX + "preset") or DEFAULT_PRESET))

@@ -43,16 +43,24 @@ def declare(node: Node, group: str, config_class: type[Config], defaults: Config
     """
     base = config_class() if defaults is None else defaults
     fields = dataclasses.fields(config_class)  # type: ignore[arg-type]
-    overrides = {field.name: override(node, _name(group, field)) for field in fields}
-    types = _ros_types(config_class)
+    overrides = {field.name: override(node, full_name(group, field)) for field in fields}
+    types = ros_types(config_class)
     given = {name: plain(_as(types[name], value)) for name, value in overrides.items() if value is not None}
     config = from_mapping(config_class, given, group, base)
     check(config, group)
     for field in fields:
-        name, type_ = _name(group, field), types[field.name]
+        name, type_ = full_name(group, field), types[field.name]
         node.declare_parameter(name, type_, _descriptor(field, type_), ignore_override=True)
         node.set_parameters([Parameter(name, type_, _to_ros(getattr(config, field.name)))])
     return config
+
+
+def declare_groups(node: Node, groups: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+    """`declare` every configuration of `groups` (group -> defaults); returns the configurations in force."""
+    return {
+        group: tuple(declare(node, group, type(default), default) for default in defaults)
+        for group, defaults in groups.items()
+    }
 
 
 class LiveParameters:
@@ -81,7 +89,7 @@ class LiveParameters:
         self._running = dict(self._declared)
         self._validate, self._changed, self._expand = validate, changed, expand
         self._owner = {
-            _name(group, field): (type(config), field)
+            full_name(group, field): (type(config), field)
             for group, configs in groups.items()
             for config in configs
             for field in dataclasses.fields(config)
@@ -122,7 +130,7 @@ class LiveParameters:
 
     def _type(self, name: str) -> Parameter.Type:
         config_class, field = self._owner[name]
-        return _ros_types(config_class)[field.name]
+        return ros_types(config_class)[field.name]
 
     def _proposed(self, parameters: list[Parameter]) -> dict[type, Any]:
         changes: dict[type, dict[str, Any]] = {}
@@ -177,7 +185,7 @@ def _to_ros(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _name(group: str, field: dataclasses.Field) -> str:
+def full_name(group: str, field: dataclasses.Field) -> str:
     return f"{group}.{field.name}" if group else field.name
 
 
@@ -199,7 +207,7 @@ def _as(type_: Parameter.Type, value: Any) -> Any:
     return list(value)
 
 
-def _ros_types(config_class: type) -> dict[str, Parameter.Type]:
+def ros_types(config_class: type) -> dict[str, Parameter.Type]:
     """Field name -> parameter type, from annotations such as `float` or `tuple[str, ...]`."""
     hints = typing.get_type_hints(config_class)
     return {
