@@ -27,6 +27,7 @@ from tqdm import tqdm
 from specprune_ros.engine.calibration import best_tile
 from specprune_ros.engine.engine import Engine
 from specprune_ros.engine.flops import decoder_flops, vision_flops
+from specprune_ros.engine.packed_linear import pack_linears
 from specprune_ros.engine.stage_clock import STAGES
 from specprune_ros.openvla.model import OpenVLA, SequenceLayout
 from specprune_ros.pruning.config import PruningConfig
@@ -58,10 +59,14 @@ def main() -> None:
         f"building the 7B geometry, {args.layers} layers, {dtype}{', layers share one set of weights' if share else ''}"
     )
     model = build(device, dtype, num_layers=args.layers, share_layers=share)
+    pack_linears(model)
     tile = args.tile or best_tile(model)
     variants = make_variants(model, tile)
     if args.quick:
         variants = [variant for variant in variants if variant.name in QUICK]
+    else:  # on a CPU ours is packed by now, and the reference's way needs plain weights of its own
+        plain = build(device, dtype, num_layers=args.layers, share_layers=share) if share else model
+        variants.insert(0, Variant("reference", "reference-style dense", reference_run(plain)))
     measure(variants, device, args.rounds, QUICK_SECONDS if args.quick else None)
 
     result = summarize(variants, model, device, dtype, share) | {"tile": tile}
@@ -96,12 +101,11 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def make_variants(model: OpenVLA, tile: int) -> list[Variant]:
-    """The reference's way, our dense path, and the presets in their modes."""
+    """Our dense path, and the presets in their modes."""
     paper = PruningConfig.from_preset("paper")
     static_only = paper.changed({"prune_layers": (0,), "update_layers": (0,)})
     dense = Engine(model, EOS_ID, True, None, tile)
     return [
-        Variant("reference", "reference-style dense", reference_run(model, dense)),
         Variant("dense", "dense (ours)", engine_run(dense, "off")),
         Variant(
             "static_only", "paper, static only", engine_run(Engine(model, EOS_ID, True, static_only, tile), "coarse")
@@ -144,7 +148,8 @@ def engine_run(engine: Engine, mode: str) -> Callable[[], tuple[dict[str, float]
     return run
 
 
-def reference_run(model: OpenVLA, engine: Engine) -> Callable[[], tuple[dict[str, float], tuple[int, ...], float]]:
+def reference_run(model: OpenVLA) -> Callable[[], tuple[dict[str, float], tuple[int, ...], float]]:
+    engine = Engine(model, EOS_ID, True, None, tile=1)  # prepares the frames
     views = camera_frames(model.config.num_views, 1)
     layout = SequenceLayout.of(model.config, LIBERO_PROMPT)
     token_ids = torch.tensor(LIBERO_PROMPT.token_ids, device=model.device)

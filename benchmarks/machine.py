@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+
+from specprune_ros.engine.packed_linear import pack_linears
 
 ROUNDS = 5
 
@@ -34,18 +37,20 @@ def describe(device: torch.device) -> dict[str, Any]:
     return facts
 
 
+@torch.inference_mode()
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Median rate of a large matrix product with the decoder's shape, operations per second."""
+    """Median rate of a linear layer with the decoder's shape, as the engine runs it, operations per second."""
     length, hidden, inner = 512, 4096, 11008
     a = torch.randn(length, hidden, device=device, dtype=dtype)
-    b = torch.randn(inner, hidden, device=device, dtype=dtype)
+    layer = nn.Sequential(nn.Linear(hidden, inner, bias=False, device=device, dtype=dtype).requires_grad_(False))
+    pack_linears(layer)
     rates = []
     for _ in range(ROUNDS + 1):
         synchronize(device)
         begin = time.perf_counter()
         repeat = 20 if device.type == "cuda" else 1
         for _ in range(repeat):
-            torch.nn.functional.linear(a, b)
+            layer(a)
         synchronize(device)
         rates.append(repeat * 2 * length * hidden * inner / (time.perf_counter() - begin))
     return statistics.median(rates[1:])

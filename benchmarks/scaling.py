@@ -20,6 +20,7 @@ from openvla_7b import EOS_ID, build
 from tqdm import tqdm
 
 from specprune_ros.engine.engine import Engine
+from specprune_ros.engine.packed_linear import pack_linears
 from specprune_ros.pruning.config import PruningConfig
 
 KEPT = (64, 128, 192, 256, 320, 384, 448, 512)  # patches in both views
@@ -42,11 +43,14 @@ def main() -> None:
 
     result: dict[str, Any] = {"kept": {}, "views": {}}
     model = build(device, dtype, num_layers=args.layers, share_layers=share)
+    pack_linears(model)
     runs = {kept: engine_run(Engine(model, EOS_ID, True, static_only(kept // 2), 1), "coarse") for kept in KEPT}
     result["kept"] = measure(runs, args.rounds, "patches kept")
     models = {
         views: build(device, dtype, num_layers=args.layers, num_views=views, share_layers=share) for views in VIEWS
     }
+    for other in models.values():
+        pack_linears(other)
     for label, config in (("dense", None), ("paper", PruningConfig.from_preset("paper"))):
         mode = "coarse" if config else "off"
         runs = {views: engine_run(Engine(models[views], EOS_ID, True, config, 1), mode) for views in VIEWS}

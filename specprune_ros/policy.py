@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from specprune_ros.engine.engine import Engine, Result
+from specprune_ros.engine.packed_linear import pack_linears
 from specprune_ros.errors import ObservationError
 from specprune_ros.openvla import checkpoint as release
 from specprune_ros.openvla.prompt import Prompt
@@ -111,7 +112,9 @@ class Policy:
         `tile`: 0 measures the device's best tile. Raises CheckpointError or ConfigError, one line each.
         """
         overrides = {"chunk_length": chunk_length, "num_views": num_views, "center_crop": center_crop}
-        return cls(release.load(path, device, dtype, unnorm_key, overrides), pruning, tile)
+        loaded = release.load(path, device, dtype, unnorm_key, overrides)
+        pack_linears(loaded.model)
+        return cls(loaded, pruning, tile)
 
     @property
     def chunk_length(self) -> int:
