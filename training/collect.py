@@ -4,6 +4,8 @@
     scripts/env python -m training.collect DATA --episodes 200 --processes 2 --wide    # random placements
     scripts/env python -m training.collect DATA --suites libero_spatial_swap libero_spatial_with_mug
 
+    scripts/env python -m training.collect HELD_OUT --first 1000000 --episodes 5 --wide                # for evaluation
+
 Run it again to go on after an interruption, or with more episodes: what is there stays. An episode depends on suite,
 task, index and the kind of placement alone, so a data set can be made again. Only successful episodes are kept.
 """
@@ -26,7 +28,7 @@ from specprune_ros.sim.libero_env import LiberoEnv, simulator_action
 from training.data_card import write_summary
 from training.episodes import VIEWS, Episode, write_episode
 from training.expert import ActionNoise, Expert
-from training.placements import EVALUATION_SEED, training_state, wide_state
+from training.placements import EVALUATION_SEED, standard_state, wide_state
 from training.scene import Scene
 
 IMAGE_SIZE = 256  # px; what LIBERO's own data was rendered at
@@ -50,8 +52,12 @@ class Block:
 
 def main(arguments: list[str]) -> None:
     given = _parser().parse_args(arguments)
-    if not 1 <= given.episodes <= EVALUATION_SEED:
-        raise UserError(f"--episodes {given.episodes} is outside the allowed range; allowed: 1 to {EVALUATION_SEED}")
+    first, last = given.first, given.first + given.episodes
+    if given.episodes < 1 or first < 0 or first < EVALUATION_SEED < last:
+        raise UserError(
+            f"episodes {first} to {last - 1} are not allowed; those from {EVALUATION_SEED} on are for evaluation, "
+            "collect them into a folder of their own"
+        )
     blocks = [block for block in _blocks(given) if block.indices]
     spawn = multiprocessing.get_context("spawn")  # OpenGL does not survive a fork
     total = sum(len(block.indices) for block in blocks)
@@ -82,7 +88,7 @@ def collect_block(block: Block) -> list[bool]:
 
 def record(env: LiberoEnv, index: int, wide: bool) -> Episode | None:
     """One episode, from its index alone; None when the expert fails."""
-    env.reset_to(wide_state(env, index) if wide else training_state(env, index))
+    env.reset_to(wide_state(env, index) if wide else standard_state(env, index))
     scene, expert = Scene(env), Expert(env)
     size = NOISES[index % len(NOISES)]
     noise = ActionNoise(size, seed=index)
@@ -132,8 +138,9 @@ def _environment(suite: str, task: int, shadows: bool) -> LiberoEnv:
 
 def _blocks(given: argparse.Namespace) -> Iterator[Block]:
     """What is still missing."""
+    indices = tuple(range(given.first, given.first + given.episodes))
     for suite, task in itertools.product(given.suites, given.tasks):
-        whole = Block(given.folder, suite, task, given.wide, not given.no_shadows, tuple(range(given.episodes)))
+        whole = Block(given.folder, suite, task, given.wide, not given.no_shadows, indices)
         left = [i for i in whole.indices if not _path(whole, i).exists() and not _failure(_path(whole, i)).exists()]
         for start in range(0, len(left), BLOCK):
             yield replace(whole, indices=tuple(left[start : start + BLOCK]))
@@ -153,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training.collect", description="Collect demonstrations.")
     parser.add_argument("folder", type=Path, help="data folder; made when it does not exist")
     parser.add_argument("--episodes", type=int, default=50, help="episodes tried per task (default: %(default)s)")
+    parser.add_argument("--first", type=int, default=0, help="index of the first one (default: %(default)s)")
     parser.add_argument("--suites", nargs="+", default=["libero_spatial"], help="default: %(default)s")
     parser.add_argument("--tasks", nargs="+", type=int, default=list(range(10)), help="default: all ten")
     parser.add_argument("--wide", action="store_true", help="random placements (libero_spatial only)")

@@ -15,7 +15,7 @@ from training.scene import Scene
 
 TRAINING_STATES = range(20)  # of a task's 50 initial states; the others are never trained on
 EVALUATION_STATES = range(20, 50)
-EVALUATION_SEED = 1_000_000  # wide placements of the evaluation have seeds from here on, those for training below
+EVALUATION_SEED = 1_000_000  # seeds from here on are for evaluation, those below for training
 
 TABLE = np.array([[-0.17, 0.10], [0.0, 0.30]])  # metres in the world, x and y: in reach, clear of the furniture
 CENTER = np.array([-0.075, 0.0])  # "table center"
@@ -30,7 +30,7 @@ STACKED = 0.03  # two objects with origins this close, seen from above, are on o
 # Initial states hold the objects above the place that they are about to drop onto.
 ON_TABLE = 1.0  # world height below which an object drops onto the table
 STOVE = -0.3  # world x below which it drops onto the stove
-ATTEMPTS = 2000
+ATTEMPTS = 50_000
 
 
 class PlacementError(UserError):
@@ -60,9 +60,10 @@ RELATIONS = {
 }
 
 
-def training_state(env: LiberoEnv, index: int) -> np.ndarray:
-    """(S,) one of the initial states that training may see; `index` goes round them."""
-    return env.task.initial_state(TRAINING_STATES[index % len(TRAINING_STATES)])
+def standard_state(env: LiberoEnv, seed: int) -> np.ndarray:
+    """(S,) one of LIBERO's initial states; successive seeds go round those of training, or of evaluation."""
+    states = _states(seed)
+    return env.task.initial_state(states[seed % EVALUATION_SEED % len(states)])
 
 
 def wide_state(env: LiberoEnv, seed: int) -> np.ndarray:
@@ -73,9 +74,12 @@ def wide_state(env: LiberoEnv, seed: int) -> np.ndarray:
     if env.task.suite != "libero_spatial":
         raise PlacementError(f"wide placements exist for libero_spatial only, not for {env.task.suite}")
     random = np.random.default_rng([seed, env.task.index])
-    states = EVALUATION_STATES if seed >= EVALUATION_SEED else TRAINING_STATES
-    start = env.task.initial_state(int(random.choice(states)))
+    start = env.task.initial_state(int(random.choice(_states(seed))))
     return _Layout(Scene(env), RELATIONS[env.task.index], start, random).sample()
+
+
+def _states(seed: int) -> range:
+    return EVALUATION_STATES if seed >= EVALUATION_SEED else TRAINING_STATES
 
 
 class _Layout:

@@ -1,0 +1,150 @@
+"""Success rates of a checkpoint in the LIBERO simulator, dense and pruned, from the same initial states.
+
+    scripts/env python benchmarks/libero.py CHECKPOINT --json FILE --arms dense paper fastv --tasks 0 2 3 --episodes 30
+    scripts/env python benchmarks/libero.py CHECKPOINT --json FILE --placement wide --arms dense blind expert
+    scripts/env python benchmarks/libero.py CHECKPOINT --json FILE --arms dense paper:alpha=0.5 paper:alpha=1.2
+
+Episodes start from initial states and placements that training never used (`training/placements.py`). The policy runs
+through `Policy.act`, its chunks through the real chunk executor; there is no ROS in between. Run it again to go on
+after an interruption, or with more arms: finished episodes stay in FILE. Beside FILE a table and a plot are written.
+"""
+
+import argparse
+import hashlib
+import itertools
+import multiprocessing
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+sys.path.sort(key=lambda folder: folder == str(Path(__file__).parent))  # last, or `import libero` finds this file
+
+import machine
+import torch
+from arms import Arm, arm
+from closed_loop import Outcome, run_episode
+from libero_results import Job, Results, plot, table
+from tqdm import tqdm
+
+from specprune_ros.errors import UserError
+from specprune_ros.policy import Policy
+from specprune_ros.sim.libero_env import LiberoEnv
+from training.placements import EVALUATION_SEED, standard_state, wide_state
+
+IMAGE_SIZE = 256  # px
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all jobs have in common."""
+
+    checkpoint: Path
+    device: str
+    dtype: str
+    shadows: bool
+
+
+@dataclass(frozen=True)
+class Work:
+    """One episode, for one process: the arms that have not run it yet."""
+
+    setup: Setup
+    job: Job
+    arms: tuple[str, ...]
+
+
+def main(arguments: list[str]) -> None:
+    given = _parser().parse_args(arguments)
+    device = torch.device(given.device)
+    for name in given.arms:
+        arm(name)  # a mistake should not wait for its turn
+    results = Results(given.json, _digest(given.checkpoint))
+    setup = Setup(given.checkpoint, given.device, given.dtype, not given.no_shadows)
+    works = _missing(given, setup, results)
+    results.content["runs"].append(machine.describe(device))
+    spawn = multiprocessing.get_context("spawn")  # OpenGL and CUDA do not survive a fork
+    with spawn.Pool(given.processes) as pool, tqdm(total=len(works), unit="episode") as progress:
+        for job, outcomes in pool.imap_unordered(run, works):
+            results.add(job, outcomes)
+            results.write()
+            progress.update()
+    results.write(summary=True)
+    summary = results.content["summary"]
+    given.json.with_suffix(".md").write_text(table(summary) + "\n")
+    plot(summary, given.json.with_suffix(".png"))
+    print(table(summary))
+
+
+def run(work: Work) -> tuple[Job, dict[str, Outcome]]:
+    """All missing arms of one episode."""
+    job = work.job
+    env = _environment(job.suite, job.task, work.setup.shadows)
+    place = wide_state if job.placement == "wide" else standard_state
+    state = place(env, EVALUATION_SEED + job.episode)
+    outcomes = {}
+    for name in work.arms:
+        chosen = arm(name)
+        outcomes[name] = run_episode(env, _policy(work.setup, chosen), chosen, state)
+    return job, outcomes
+
+
+@lru_cache(maxsize=1)
+def _environment(suite: str, task: int, shadows: bool) -> LiberoEnv:
+    """The simulator of the last job, if it was of the same task."""
+    return LiberoEnv(suite, task, image_size=IMAGE_SIZE, shadows=shadows, anti_aliasing=shadows)
+
+
+@lru_cache(maxsize=1)
+def _loaded(setup: Setup) -> Policy:
+    torch.set_num_threads(1)  # processes share the cores
+    return Policy.from_checkpoint(setup.checkpoint, setup.device, setup.dtype)
+
+
+def _policy(setup: Setup, chosen: Arm) -> Policy | None:
+    if chosen.expert:
+        return None
+    policy = _loaded(setup)
+    policy.set_pruning(chosen.pruning)
+    return policy
+
+
+def _missing(given: argparse.Namespace, setup: Setup, results: Results) -> list[Work]:
+    works = []
+    for suite, task, episode in itertools.product(given.suites, given.tasks, range(given.episodes)):
+        job = Job(suite, task, given.placement, episode)
+        arms = tuple(name for name in given.arms if not results.has(job, name))
+        if arms:
+            works.append(Work(setup, job, arms))
+    return works
+
+
+def _digest(checkpoint: Path) -> str:
+    """Of the weights; empty when there are none, which loading the checkpoint will tell better."""
+    digest = hashlib.sha256()
+    for path in sorted([*checkpoint.glob("*.safetensors"), *checkpoint.glob("*--*_checkpoint.pt")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Success rates in the LIBERO simulator.")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--json", type=Path, required=True, help="results; a table and a plot are written beside it")
+    parser.add_argument("--arms", nargs="+", default=["dense", "paper"], help="see arms.py; default: dense paper")
+    parser.add_argument("--suites", nargs="+", default=["libero_spatial"], help="default: %(default)s")
+    parser.add_argument("--tasks", nargs="+", type=int, default=list(range(10)), help="default: all ten")
+    parser.add_argument("--episodes", type=int, default=30, help="per task and arm (default: %(default)s)")
+    parser.add_argument("--placement", choices=("standard", "wide"), default="standard", help="default: %(default)s")
+    parser.add_argument("--device", default="cpu", help="default: %(default)s")
+    parser.add_argument("--dtype", default="float32", help="default: %(default)s")
+    parser.add_argument("--no-shadows", action="store_true", help="render as the data was collected with this option")
+    parser.add_argument("--processes", type=int, default=1, help="default: %(default)s")
+    return parser
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"benchmarks/libero.py: {error}")

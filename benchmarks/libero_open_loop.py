@@ -1,0 +1,128 @@
+"""How far each arm's actions are from the dense ones on the same recorded observations: the sensitive measure.
+
+    scripts/env python -m training.collect HELD_OUT --first 1000000 --episodes 5 --wide
+    scripts/env python benchmarks/libero_open_loop.py CHECKPOINT HELD_OUT --json FILE --arms paper fast fastv
+
+Every episode is replayed with an inference per chunk, so that histories fill as they do on a robot. Beside FILE a plot
+of the error over the tokens kept is written.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import machine
+import numpy as np
+import torch
+from arms import arm
+from scipy.spatial.transform import Rotation
+from tqdm import tqdm
+
+from specprune_ros.control.motion import TwistEstimator
+from specprune_ros.errors import UserError
+from specprune_ros.policy import ActionChunk, Observation, Policy
+from specprune_ros.sim.libero_env import CONTROL_RATE
+from training.episodes import Episode, episode_paths, read_episode
+from training.expert import METRES_PER_UNIT, RADIANS_PER_UNIT
+
+MEASURES = ("centimetres", "degrees", "gripper_flips")
+
+
+def main(arguments: list[str]) -> None:
+    given = _parser().parse_args(arguments)
+    arms = [arm(name) for name in given.arms]
+    paths = episode_paths(given.data)[: given.episodes]
+    if not paths:
+        raise UserError(f"{given.data} holds no episodes; collect some with python -m training.collect {given.data}")
+    policy = Policy.from_checkpoint(given.checkpoint, given.device, given.dtype)
+    errors: dict[str, list[dict[str, float]]] = {chosen.name: [] for chosen in arms}
+    for path in tqdm(paths, unit="episode"):
+        observations = list(_observations(read_episode(path), policy.chunk_length))
+        dense = _replay(policy, "off", observations)
+        for chosen in arms:
+            chunks = _replay(policy, chosen.pruning, observations)
+            # The first inference of every episode is dense, whatever the arm.
+            errors[chosen.name] += [_error(*pair) for pair in zip(chunks[1:], dense[1:], strict=True)]
+    summary = {name: _summarize(rows) for name, rows in errors.items()}
+    content = {"run": machine.describe(torch.device(given.device)), "episodes": len(paths), "arms": summary}
+    given.json.write_text(json.dumps(content, indent=1))
+    _plot(summary, given.json.with_suffix(".png"))
+    for name, row in summary.items():
+        print(name, ", ".join(f"{key} {value:.3g}" for key, value in row.items()))
+
+
+def _observations(episode: Episode, stride: int) -> Iterator[Observation]:
+    """Every `stride`-th step of a recording, with the velocity that its poses show."""
+    motion = TwistEstimator()
+    for step, proprio in enumerate(episode.proprio.astype(np.float64)):
+        motion.add(step / CONTROL_RATE, proprio[:3], Rotation.from_rotvec(proprio[3:6]).as_quat())
+        if step % stride == 0:
+            now = step / CONTROL_RATE
+            views = {view: frames[step] for view, frames in episode.frames.items()}
+            yield Observation(views, proprio, episode.facts["instruction"], now, motion.twist(now))
+
+
+def _replay(policy: Policy, pruning: Any, observations: list[Observation]) -> list[ActionChunk]:
+    policy.set_pruning(pruning)
+    return [policy.act(observation) for observation in observations]
+
+
+def _error(chunk: ActionChunk, dense: ActionChunk) -> dict[str, float]:
+    """Of one chunk against the dense one: how far apart the arm would end, and what share of the steps flips."""
+    apart = (chunk.actions - dense.actions)[:, :6].sum(axis=0)
+    flips = (chunk.actions[:, 6] > 0.5) != (dense.actions[:, 6] > 0.5)
+    return {
+        "centimetres": 100 * METRES_PER_UNIT * float(np.linalg.norm(apart[:3])),
+        "degrees": float(np.degrees(RADIANS_PER_UNIT * np.linalg.norm(apart[3:]))),
+        "gripper_flips": float(flips.mean()),
+        "tokens": float(np.mean(chunk.pruning.tokens_per_layer)),
+        "flop_share": chunk.pruning.flop_share,
+    }
+
+
+def _summarize(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Means, and for the errors the mean's standard error and the 95th percentile too."""
+    summary: dict[str, float] = {"inferences": len(rows)}
+    for name in rows[0]:
+        values = np.array([row[name] for row in rows])
+        summary[name] = float(values.mean())
+        if name in MEASURES:
+            summary[f"{name}_standard_error"] = float(values.std(ddof=1) / np.sqrt(len(values)))
+            summary[f"{name}_p95"] = float(np.quantile(values, 0.95))
+    return summary
+
+
+def _plot(summary: dict[str, dict[str, float]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    for axes, measure in zip(figure.subplots(1, len(MEASURES)), MEASURES, strict=True):
+        for name, row in summary.items():
+            error = 2 * row[f"{measure}_standard_error"]
+            axes.errorbar(row["tokens"], row[measure], yerr=error, fmt="o", capsize=3, label=name)
+        axes.set(xlabel="tokens per decoder layer", ylabel=measure.replace("_", " ") + " from dense", ylim=(0, None))
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Action error against dense on recorded observations.")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("data", type=Path, help="folder of training.collect, of episodes never trained on")
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--arms", nargs="+", default=["paper", "careful", "fast"], help="see benchmarks/arms.py")
+    parser.add_argument("--episodes", type=int, default=None, help="at most this many (default: all)")
+    parser.add_argument("--device", default="cpu", help="default: %(default)s")
+    parser.add_argument("--dtype", default="float32", help="default: %(default)s")
+    return parser
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"benchmarks/libero_open_loop.py: {error}")

@@ -1,0 +1,156 @@
+"""Results of a closed-loop evaluation: the JSON file, the summary per arm, the table and the plots."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from closed_loop import Outcome
+from significance import paired_p_value, wilson
+
+from specprune_ros.errors import UserError
+
+REFERENCE = "dense"
+FAILED_TO_DIFFER = 0.05  # p value from which two arms are said not to be told apart
+COLUMNS = ("arm", "success", "95 % interval", "steps", "tokens", "FLOPs", "latency", "modes", "against dense")
+
+
+@dataclass(frozen=True)
+class Job:
+    """Which episode of which task; every arm runs the same ones."""
+
+    suite: str
+    task: int
+    placement: str  # standard or wide
+    episode: int
+
+
+class Results:
+    """Every finished episode of every arm, in a file that is written anew after each job."""
+
+    def __init__(self, path: Path, checkpoint: str) -> None:
+        """`checkpoint`: digest of the weights. Raises UserError when the file holds results of other weights."""
+        self._path = path
+        self.content: dict[str, Any] = {"checkpoint": checkpoint, "runs": [], "episodes": []}
+        if path.exists():
+            self.content = json.loads(path.read_text())
+            if self.content["checkpoint"] != checkpoint:
+                raise UserError(f"{path} holds results of another checkpoint; give another file")
+
+    @property
+    def episodes(self) -> list[dict[str, Any]]:
+        return self.content["episodes"]
+
+    def has(self, job: Job, arm: str) -> bool:
+        wanted = {"arm": arm, **asdict(job)}
+        return any(all(episode[key] == value for key, value in wanted.items()) for episode in self.episodes)
+
+    def add(self, job: Job, outcomes: dict[str, Outcome]) -> None:
+        for arm, outcome in outcomes.items():
+            self.episodes.append({"arm": arm, **asdict(job), **asdict(outcome)})
+
+    def write(self, summary: bool = False) -> None:
+        if summary:
+            self.content["summary"] = summarize(self.episodes)
+        partial = self._path.with_name(self._path.name + ".part")
+        partial.write_text(json.dumps(self.content, indent=1))
+        partial.rename(self._path)
+
+
+def summarize(episodes: list[dict[str, Any]]) -> dict[str, Any]:
+    """Per arm: rates with intervals, overall and per task, costs, and whether it can be told apart from dense."""
+    by_arm: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for episode in episodes:
+        by_arm[episode["arm"]].append(episode)
+    reference = {_key(episode): episode["success"] for episode in by_arm.get(REFERENCE, [])}
+    return {arm: _summarize_arm(rows, reference) for arm, rows in by_arm.items()}
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The summary as a Markdown table."""
+    lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    for arm, row in summary.items():
+        low, high = row["interval"]
+        modes = ", ".join(f"{mode} {share:.0%}" for mode, share in row["modes"].items())
+        lines.append(
+            f"| {arm} | {row['successes']}/{row['episodes']} = {row['rate']:.0%} | {low:.0%} to {high:.0%} "
+            f"| {_number(row['steps_to_success'])} | {row['tokens']:.0f} | {row['flop_share']:.0%} "
+            f"| {row['latency_ms']:.0f} ms | {modes} | {_verdict(arm, row)} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(summary: dict[str, Any], path: Path) -> None:
+    """Success against decoder FLOPs, with intervals, to a PNG file."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for arm, row in summary.items():
+        if not row["flop_share"]:
+            continue  # the expert has none
+        x, y = 100 * row["flop_share"], 100 * row["rate"]
+        low, high = (100 * bound for bound in row["interval"])
+        axes.errorbar(x, y, yerr=[[max(0.0, y - low)], [max(0.0, high - y)]], fmt="o", capsize=3, label=arm)
+    axes.set(xlabel="decoder FLOPs, % of dense", ylabel="success, % (95 % interval)", ylim=(0, 102), xlim=(0, 105))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, ncols=2)
+    figure.savefig(path, dpi=120)
+
+
+def _summarize_arm(rows: list[dict[str, Any]], reference: dict[Any, bool]) -> dict[str, Any]:
+    successes = [row["success"] for row in rows]
+    inferences = sum(row["inferences"] for row in rows)
+    modes: Counter[str] = Counter()
+    for row in rows:
+        modes.update(row["modes"])
+    pairs = [(reference[_key(row)], row["success"]) for row in rows if _key(row) in reference]
+    dense, own = zip(*pairs, strict=True) if pairs else ((), ())
+    tasks = sorted({(row["suite"], row["placement"], row["task"]) for row in rows})
+    return {
+        **_rate(successes),
+        "steps_to_success": _mean(row["steps"] for row in rows if row["success"]),
+        "inferences": inferences,
+        "latency_ms": _mean(row["latency_ms"] for row in rows),
+        "tokens": _mean(row["tokens"] for row in rows),
+        "flop_share": _mean(row["flop_share"] for row in rows),
+        "modes": {mode: count / inferences for mode, count in sorted(modes.items())},
+        "pairs_with_dense": len(pairs),
+        "rate_minus_dense": (sum(own) - sum(dense)) / len(pairs) if pairs else None,
+        "p_against_dense": paired_p_value(dense, own),
+        "tasks": [
+            {"suite": suite, "placement": placement, "task": task}
+            | _rate([r["success"] for r in rows if (r["suite"], r["placement"], r["task"]) == (suite, placement, task)])
+            for suite, placement, task in tasks
+        ],
+    }
+
+
+def _rate(successes: list[bool]) -> dict[str, Any]:
+    count, total = sum(successes), len(successes)
+    return {"successes": count, "episodes": total, "rate": count / total, "interval": wilson(count, total)}
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.0f}"
+
+
+def _verdict(arm: str, row: dict[str, Any]) -> str:
+    if arm == REFERENCE:
+        return "the reference"
+    if not row["pairs_with_dense"]:
+        return "not compared"
+    if row["p_against_dense"] >= FAILED_TO_DIFFER:
+        return f"cannot be told apart (p = {row['p_against_dense']:.2f})"
+    return f"{100 * row['rate_minus_dense']:+.0f} points (p = {row['p_against_dense']:.3f})"
+
+
+def _key(episode: dict[str, Any]) -> tuple[Any, ...]:
+    return episode["suite"], episode["task"], episode["placement"], episode["episode"]
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    known = list(values)
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,27 @@
+"""How sure a success rate is, and a difference of two."""
+
+import math
+from collections.abc import Sequence
+
+from scipy.stats import binomtest
+
+Z = 1.959964  # of a two-sided 95 % interval
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a rate (E. B. Wilson, 1927)."""
+    if not trials:
+        return 0.0, 1.0
+    rate, z2 = successes / trials, Z * Z
+    centre = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = Z / (1 + z2 / trials) * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials * trials))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def paired_p_value(first: Sequence[bool], second: Sequence[bool]) -> float:
+    """McNemar's exact test: how likely so uneven a split of the differing pairs is when both are equally good."""
+    only_first = sum(a and not b for a, b in zip(first, second, strict=True))
+    only_second = sum(b and not a for a, b in zip(first, second, strict=True))
+    if not only_first + only_second:
+        return 1.0
+    return float(binomtest(only_first, only_first + only_second).pvalue)

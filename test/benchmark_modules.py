@@ -1,0 +1,16 @@
+"""Imports from benchmarks/, whose files are scripts and no package."""
+
+import sys
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+sys.path.append(str(BENCHMARKS))  # last: it holds a libero.py, which is not the simulator
+import arms  # noqa: E402
+import closed_loop  # noqa: E402
+import libero_results  # noqa: E402
+import significance  # noqa: E402
+
+sys.path.remove(str(BENCHMARKS))
+
+__all__ = ["BENCHMARKS", "arms", "closed_loop", "libero_results", "significance"]

@@ -1,0 +1,123 @@
+"""The evaluation's arms, intervals, results and closed loop."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from benchmark_modules import BENCHMARKS, arms, closed_loop, libero_results, significance
+from training_data import write_data
+
+from specprune_ros.errors import ConfigError, UserError
+from specprune_ros.policy import Observation, Policy
+from specprune_ros.sim.libero_env import LiberoEnv
+
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / "test" / "data" / "tiny_oft"
+
+
+def outcome(success, tokens=218.0):
+    return closed_loop.Outcome(success, 90, 12, 50.0, tokens, tokens / 218, {"coarse": 11, "dense": 1})
+
+
+def test_wilson_intervals_are_the_published_ones():
+    # R. G. Newcombe (1998), table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29.
+    for successes, trials, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611)):
+        np.testing.assert_allclose(significance.wilson(successes, trials), (low, high), atol=1e-4)
+    assert significance.wilson(0, 0) == (0.0, 1.0)
+
+
+def test_the_paired_test_looks_at_the_pairs_that_differ():
+    assert significance.paired_p_value([True] * 9, [True] * 9) == 1.0
+    assert significance.paired_p_value([True] * 6 + [False], [False] * 6 + [False]) == pytest.approx(2 / 2**6)
+
+
+@pytest.mark.parametrize("name", [*arms.UNPRUNED, "paper", "careful", "fast", *arms.NAMED])
+def test_every_arm_runs(name):
+    chosen = arms.arm(name)
+    if chosen.expert:
+        return
+    policy = Policy.from_checkpoint(TINY, pruning=chosen.pruning)
+    view = np.random.default_rng(0).integers(0, 255, (224, 224, 3), np.uint8)
+    for step in range(2):
+        chunk = policy.act(Observation({"a": view, "b": view}, np.zeros(8), "go", 0.4 * step, np.ones(6)))
+    assert np.isfinite(chunk.actions).all()
+
+
+def test_fastv_and_last_kept_keep_as_many_patches_as_the_method():
+    policy = Policy.from_checkpoint(TINY)
+    random = np.random.default_rng(0)
+    views = [random.integers(0, 255, (224, 224, 3), np.uint8) for _ in range(2)]
+    counts = {}
+    for name in ("static_only", "fastv", "last_kept"):
+        policy.set_pruning(arms.arm(name).pruning)
+        for step in range(2):
+            observation = Observation(dict(zip("ab", views, strict=True)), np.zeros(8), "go", 0.4 * step)
+            report = policy.act(observation).pruning
+        counts[name] = [len(kept) for kept in report.kept_final]
+        assert report.mode == "coarse" and len(set(report.tokens_per_layer[2:])) == 1
+    assert counts["fastv"] == counts["last_kept"] == counts["static_only"] == [94, 94]
+
+
+def test_an_arm_can_change_any_constant():
+    config = arms.arm("fast:alpha=0.5,prune_layers=[5]").pruning
+    assert config.alpha == 0.5 and config.prune_layers == (5,) and config.history_length == 4
+    for name, said in (("papr", "not known"), ("paper:alpha", "not NAME=VALUE"), ("paper:alhpa=1", "not a parameter")):
+        with pytest.raises(ConfigError, match=said):
+            arms.arm(name)
+
+
+def test_results_are_kept_and_compared_in_pairs(tmp_path):
+    path = tmp_path / "results.json"
+    results = libero_results.Results(path, "abc")
+    for episode in range(10):
+        job = libero_results.Job("libero_spatial", episode % 2, "standard", episode)
+        results.add(job, {"dense": outcome(True), "blind": outcome(False), "paper": outcome(episode > 0, 160.0)})
+    results.write(summary=True)
+    again = libero_results.Results(path, "abc")
+    assert again.has(libero_results.Job("libero_spatial", 0, "standard", 0), "paper")
+    assert not again.has(libero_results.Job("libero_spatial", 0, "wide", 0), "paper")
+    summary = json.loads(path.read_text(), parse_constant=pytest.fail)["summary"]
+    assert summary["paper"]["successes"] == 9 and summary["paper"]["p_against_dense"] == 1.0
+    assert summary["blind"]["p_against_dense"] < 0.01 and summary["blind"]["steps_to_success"] is None
+    assert [row["episodes"] for row in summary["paper"]["tasks"]] == [5, 5]
+    table = libero_results.table(summary)
+    assert "| dense | 10/10 = 100% |" in table and "cannot be told apart" in table and "-100 points" in table
+    libero_results.plot(summary, tmp_path / "plot.png")
+    with pytest.raises(UserError, match="another checkpoint"):
+        libero_results.Results(path, "abd")
+
+
+def test_the_open_loop_error_of_keeping_everything_is_zero(tmp_path):
+    write_data(tmp_path / "data", 2)
+    everything = "paper:budget_tokens=256,prune_layers=[0]"
+    command = [
+        sys.executable,
+        BENCHMARKS / "libero_open_loop.py",
+        TINY,
+        tmp_path / "data",
+        "--json",
+        tmp_path / "r.json",
+    ]
+    subprocess.run([*command, "--arms", "fast", everything], check=True, cwd=ROOT, timeout=120)
+    rows = json.loads((tmp_path / "r.json").read_text())["arms"]
+    assert rows[everything]["centimetres"] < 1e-4 and rows[everything]["flop_share"] == pytest.approx(1, abs=0.05)
+    assert rows["fast"]["centimetres"] > 1e-3 and rows["fast"]["tokens"] < rows[everything]["tokens"]
+    assert (tmp_path / "r.png").exists()
+
+
+@pytest.mark.sim
+def test_the_closed_loop_infers_once_a_chunk(monkeypatch):
+    monkeypatch.setattr(closed_loop, "MAX_STEPS", 20)
+    env = LiberoEnv("libero_spatial", 0, image_size=64, shadows=False, anti_aliasing=False)
+    try:
+        chosen = arms.arm("paper")
+        policy = Policy.from_checkpoint(TINY, pruning=chosen.pruning)
+        result = closed_loop.run_episode(env, policy, chosen, env.task.initial_state(20))
+        assert not result.success and result.steps == 20 and result.inferences == 3
+        assert result.modes["dense"] == 1 and 0 < result.flop_share < 1
+        assert closed_loop.observe(env, 0.0, None, blind=True).views["wrist"].max() == 0
+    finally:
+        env.close()
