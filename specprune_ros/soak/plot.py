@@ -10,7 +10,8 @@ from specprune_ros.soak.verdict import MAX_GROWTH, MAX_TICK, Series, warm_up
 
 matplotlib.use("Agg")  # no display needed
 
-MEMORY, NODE, MACHINE, AGE = "#2f5d8c", "#b5303a", "#b0b0b0", "#5b4b8a"
+MEMORY, NODE, MACHINE, AGE = "#2f5d8c", "#b5303a", "#b0b0b0", "#d08c2e"
+ABOVE = {"loc": "lower right", "bbox_to_anchor": (1, 1), "frameon": False, "ncols": 3}  # no points to hide there
 
 
 def plot(series: Series, path: Path) -> None:
@@ -26,7 +27,7 @@ def plot(series: Series, path: Path) -> None:
     memory.axhspan(level - MAX_GROWTH, level + MAX_GROWTH, color=MEMORY, alpha=0.1, label=f"± {MAX_GROWTH:g} MiB")
     memory.axvline(settled / 60, color="black", linewidth=0.8, linestyle=":", label="end of the warm-up")
     memory.set_ylabel("anonymous memory (MiB)")
-    memory.legend(loc="lower right", frameon=False)
+    memory.legend(**ABOVE)
 
     minutes = np.array([(tick.stamp - start) / 60 for tick in series.ticks])
     gaps = np.array([tick.gap for tick in series.ticks]) * 1e3
@@ -36,8 +37,8 @@ def plot(series: Series, path: Path) -> None:
     ticks.plot([], [], ".", color=NODE, label="without waiting for the machine")
     ticks.axhline(MAX_TICK * series.period * 1e3, color="black", linewidth=0.8, linestyle="--", label="allowed")
     ticks.set_ylabel("from one control tick\nto the next (ms)")
-    ticks.set_ylim(bottom=0)
-    ticks.legend(loc="upper right", frameon=False, ncols=3)
+    ticks.set_yscale("log")
+    ticks.legend(**ABOVE)
 
     minutes = np.array([(inference[0] - start) / 60 for inference in series.inferences])
     latency.plot(minutes, [inference[2] * 1e3 for inference in series.inferences], ".", color=AGE, markersize=2)
@@ -46,8 +47,8 @@ def plot(series: Series, path: Path) -> None:
     latency.plot([], [], ".", color=MEMORY, label="inference")
     latency.set_ylabel("latency (ms)")
     latency.set_xlabel("minutes")
-    latency.set_ylim(bottom=0)
-    latency.legend(loc="upper right", frameon=False, ncols=2)
+    latency.set_yscale("log")
+    latency.legend(**ABOVE)
 
     for axes in (memory, ticks, latency):
         axes.grid(alpha=0.25)
