@@ -36,12 +36,17 @@ PARAMETERS = (
     ("ee_frame", "inputs.ee_frame", "TF frame of the end effector"),
     ("controller", "controller.output", "What drives the arm: action_chunk, joint_trajectory, twist, pose"),
 )
-# Topics; those of other cameras are remapped with the parameter file's or the caller's own remappings.
+# Topics; those of cameras with other names are remapped by whoever includes this file.
 REMAPPINGS = (
-    ("primary_image", "~/image_primary", "Image topic of the view primary"),
-    ("wrist_image", "~/image_wrist", "Image topic of the view wrist"),
+    ("primary_image", "~/image_primary", "Image topic of the view primary, without /compressed"),
+    ("wrist_image", "~/image_wrist", "Image topic of the view wrist, without /compressed"),
     ("joint_states", "joint_states", "Topic of the joint states"),
+    ("twist", "~/twist", "Topic of the arm's controller for twists, as /servo_node/delta_twist_cmds"),
+    ("target_pose", "~/target_pose", "Topic of the arm's controller for target poses"),
+    ("joint_trajectory", "~/joint_trajectory", "Topic of the arm's joint_trajectory_controller"),
+    ("gripper", "~/gripper", "Topic of the gripper's controller"),
 )
+COMPRESSED = "/compressed"  # what image_transport appends; a rule for the base topic does not include it
 LISTS = ("cameras",)
 
 
@@ -55,6 +60,8 @@ def _policy(context: LaunchContext) -> list:
         for name, parameter, _ in PARAMETERS
         if _value(context, name)
     }
+    remappings = [(topic, _value(context, name)) for name, topic, _ in REMAPPINGS if _value(context, name)]
+    remappings += [(topic + COMPRESSED, given + COMPRESSED) for topic, given in remappings if "image" in topic]
     params_file = _value(context, "params_file")
     node = LifecycleNode(
         package="specprune_ros",
@@ -63,7 +70,7 @@ def _policy(context: LaunchContext) -> list:
         namespace=_value(context, "namespace"),
         output="screen",
         parameters=[*([params_file] if params_file else []), overrides],
-        remappings=[(topic, _value(context, name)) for name, topic, _ in REMAPPINGS if _value(context, name)],
+        remappings=remappings,
     )
     Transition = lifecycle_msgs.msg.Transition
     activate_when_configured = RegisterEventHandler(

@@ -23,8 +23,9 @@ effect at the next *configure*: `ros2 lifecycle set /specprune_policy deactivate
 and on a configured policy `qos_overrides.TOPIC.subscription.*` (reliability, depth ...) of cameras and joint states.
 """
 PRUNING = """\
-Choosing `pruning.preset` (paper, fast, careful) sets the other constants of the method, except those set with it.
-Setting one of them by hand clears `preset`. The defaults are the preset `paper`. Their meaning: [method.md](method.md).
+Choosing `pruning.preset` (paper, fast, careful) sets the other constants of the method, except those set with it, and
+`control_rate` and `metres_per_unit`, which are facts about the robot. Setting one of the others by hand clears `preset`.
+The defaults are the preset `paper`. Their meaning: [method.md](method.md).
 """
 COLUMNS = "| parameter | type | default | allowed | unit | change | description |\n|---|---|---|---|---|---|---|\n"
 

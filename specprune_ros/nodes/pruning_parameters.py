@@ -1,4 +1,7 @@
-"""`pruning.*`: every field of PruningConfig, and a switch. Choosing a preset sets the fields that it stands for."""
+"""`pruning.*`: every field of PruningConfig, and a switch. Choosing a preset sets the fields that it stands for.
+
+Facts about the robot are of no preset: they neither follow from one nor clear it.
+"""
 
 import dataclasses
 from dataclasses import dataclass
@@ -13,6 +16,7 @@ from specprune_ros.pruning.config import PRESETS, PruningConfig
 
 PREFIX = "pruning."
 DEFAULT_PRESET = "paper"
+ROBOT = {"control_rate", "metres_per_unit"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ def declare_pruning(node: Node) -> tuple[PruningSwitch, PruningConfig]:
     preset = PruningConfig.from_preset(str(override(node, PREFIX + "preset") or DEFAULT_PRESET))
     switch = declare(node, "pruning", PruningSwitch)
     config = declare(node, "pruning", PruningConfig, preset)
-    if config != preset:
+    if config != dataclasses.replace(preset, **{name: getattr(config, name) for name in ROBOT}):
         config = dataclasses.replace(config, preset="")
         node.set_parameters([Parameter(PREFIX + "preset", value="")])
     return switch, config
@@ -36,13 +40,15 @@ def declare_pruning(node: Node) -> tuple[PruningSwitch, PruningConfig]:
 
 def expand_preset(changes: dict[str, Any]) -> dict[str, Any]:
     """What a change of `pruning.*` entails: a preset sets the other fields; a field set by hand clears the preset."""
-    by_hand = {name for name in changes if name.startswith(PREFIX)} - {PREFIX + "enabled", PREFIX + "preset"}
+    neutral = {PREFIX + name for name in ("enabled", "preset", *ROBOT)}
+    by_hand = {name for name in changes if name.startswith(PREFIX)} - neutral
     cleared = {PREFIX + "preset": ""} if by_hand else {}
     preset = changes.get(PREFIX + "preset")
     if preset not in PRESETS:
         return {} if preset else cleared
     values = dataclasses.asdict(PruningConfig.from_preset(preset))
-    return {PREFIX + name: value for name, value in values.items() if PREFIX + name not in by_hand} | cleared
+    stood_for = {PREFIX + name: value for name, value in values.items() if name not in ROBOT}
+    return {name: value for name, value in stood_for.items() if name not in by_hand} | cleared
 
 
 def check_preset(config: PruningConfig) -> None:
