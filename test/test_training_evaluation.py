@@ -110,13 +110,13 @@ def test_the_open_loop_error_of_keeping_everything_is_zero(tmp_path):
 
 @pytest.mark.sim
 def test_the_closed_loop_infers_once_a_chunk(monkeypatch):
-    monkeypatch.setattr(closed_loop, "MAX_STEPS", 20)
+    monkeypatch.setattr(closed_loop, "MAX_STEPS", 10)
     env = LiberoEnv("libero_spatial", 0, image_size=64, shadows=False, anti_aliasing=False)
     try:
         chosen = arms.arm("paper")
         policy = Policy.from_checkpoint(TINY, pruning=chosen.pruning)
         result = closed_loop.run_episode(env, policy, chosen, env.task.initial_state(20))
-        assert not result.success and result.steps == 20 and result.inferences == 3
+        assert not result.success and result.steps == 10 and result.inferences == 2
         assert result.modes["dense"] == 1 and 0 < result.flop_share < 1
         assert closed_loop.observe(env, 0.0, None, blind=True).views["wrist"].max() == 0
     finally:

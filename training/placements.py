@@ -17,13 +17,13 @@ TRAINING_STATES = range(20)  # of a task's 50 initial states; the others are nev
 EVALUATION_STATES = range(20, 50)
 EVALUATION_SEED = 1_000_000  # seeds from here on are for evaluation, those below for training
 
-TABLE = np.array([[-0.17, 0.10], [0.0, 0.30]])  # metres in the world, x and y: in reach, clear of the furniture
+TABLE = np.array([[-0.17, 0.12], [-0.04, 0.32]])  # metres in the world, x and y: in reach, clear of the furniture
 CENTER = np.array([-0.075, 0.0])  # "table center"
 CENTER_SIZE = 0.04
 RADII = {"plate": 0.073, "bowl": 0.054, "cookies": 0.052, "ramekin": 0.045}  # by a word in the name
 OTHER_RADIUS = 0.05
-GAP = 0.015  # between two objects
-BETWEEN = 0.27, 0.33  # distance of the two objects that the bowl is between
+GAP = 0.012  # between two objects
+BETWEEN = 0.255, 0.32  # distance of the two objects that the bowl is between
 NEXT_TO = 0.015  # at most this much more than GAP away
 APART = 0.18  # the other bowl is at least this far from where the instruction would fit it, too
 STACKED = 0.03  # two objects with origins this close, seen from above, are on one another
