@@ -24,7 +24,7 @@ and on a configured policy `qos_overrides.TOPIC.subscription.*` (reliability, de
 """
 PRUNING = """\
 Choosing `pruning.preset` (paper, fast, careful) sets the other constants of the method, except those set with it, and
-`control_rate` and `metres_per_unit`, which are facts about the robot. Setting one of the others by hand clears `preset`.
+`control_rate` and `metres_per_unit`, which are facts about the robot. Setting another one by hand clears `preset`.
 The defaults are the preset `paper`. Their meaning: [method.md](method.md).
 """
 COLUMNS = "| parameter | type | default | allowed | unit | change | description |\n|---|---|---|---|---|---|---|\n"

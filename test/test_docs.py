@@ -1,0 +1,43 @@
+"""The documents name files, parameters and launch arguments that exist."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+GROUPS = "model|inputs|pruning|controller|limits|execution|replan"
+
+
+def name_of(document: Path) -> str:
+    return document.name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS[1:], ids=name_of)
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
+        assert "://" in target or (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_parameters_exist(document):
+    known = set(re.findall(r"^\| `([a-z_.]+)`", (ROOT / "docs" / "parameters.md").read_text(), re.MULTILINE))
+    # `limits.max_speed` in text, `limits.max_speed 0.05` in a command; not limits.py, not limits.*
+    named = set(re.findall(rf"(?<![\w/.])((?:{GROUPS})\.[a-z_]+)\b(?!\()", document.read_text()))
+    assert {name for name in named if not name.endswith((".py", ".md", ".yaml"))} <= known
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_launch_arguments_exist(document):
+    source = (ROOT / "launch" / "policy.launch.py").read_text()
+    known = set(re.findall(r'^    \("([a-z_]+)", "', source, re.MULTILINE)) | {"params_file", "namespace"}
+    for command in re.findall(r"policy\.launch\.py((?: \\\n|[^\n`])*)", document.read_text()):
+        assert set(re.findall(r"(?<=[\s])([a-z_]+):=", command)) <= known, command
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_python_examples_parse(document):
+    for block in re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL):
+        ast.parse(block)
