@@ -76,6 +76,14 @@ def test_a_single_sample_serves_its_own_time_only():
         buffer.lookup("a", "b", 5.1)
 
 
+@given(nanoseconds=st.integers(1_700_000_000_000_000_000, 2_000_000_000_000_000_000))
+def test_the_newest_stamp_is_found_again_after_nanoseconds(nanoseconds):
+    buffer = TransformBuffer()
+    buffer.set_transform("base", "tool", nanoseconds / 1e9, [1.0, 0.0, 0.0], NO_TURN)
+    newest = int(buffer.lookup("base", "tool").stamp * 1e9)
+    assert_pose(buffer.lookup("base", "tool", newest / 1e9).pose, [1, 0, 0], 0)
+
+
 def test_a_gap_above_the_common_ancestor_does_no_harm():
     buffer = TransformBuffer()
     buffer.set_transform("world", "base", 1.0, [0, 0, 0], NO_TURN)

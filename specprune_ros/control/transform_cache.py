@@ -7,6 +7,8 @@ from scipy.spatial.transform import Rotation, Slerp
 
 from specprune_ros.control.pose import Pose
 
+ROUNDING = 1e-6  # seconds; float64 resolves 0.24 us of the time since 1970, so a stamp may come back a little later
+
 
 class ExtrapolationError(Exception):
     """A transform is asked for at a time that the buffer does not cover."""
@@ -64,9 +66,10 @@ class TransformCache:
             return self._links[-1]
         if not self._stamps:
             raise ExtrapolationError("the buffer holds no data")
-        if not self._stamps[0] <= stamp <= self._stamps[-1]:
+        if not self._stamps[0] - ROUNDING <= stamp <= self._stamps[-1] + ROUNDING:
             held = f"{self._stamps[0]:.6f} s to {self._stamps[-1]:.6f} s"
             raise ExtrapolationError(f"{stamp:.6f} s is asked for, the buffer holds {held}")
+        stamp = min(max(stamp, self._stamps[0]), self._stamps[-1])
         after = bisect_right(self._stamps, stamp)
         before, older = after - 1, self._links[after - 1]
         if self._stamps[before] == stamp:
