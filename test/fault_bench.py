@@ -110,6 +110,8 @@ class Bench(PolicyClient):
     def close(self):
         self._closing = True
         self._thread.join()
+        self.executor.shutdown()
+        self.node.destroy_node()  # a latched instruction would reach the nodes of other tests
 
     # The arm's controller
 
