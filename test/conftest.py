@@ -8,14 +8,14 @@ import pytest
 @pytest.fixture(scope="module")
 def module_bench():
     rclpy = pytest.importorskip("rclpy")
-    from fault_bench import Bench, start_faulty_policy
+    from fault_bench import START_PATIENCE, Bench, start_faulty_policy
 
     context = rclpy.Context()
     context.init()
     process = start_faulty_policy()
     bench = Bench(context, process)
     try:
-        bench.next_chunk(timeout=90.0)
+        bench.next_chunk(timeout=START_PATIENCE)
         yield bench
         bench.good()
         process.send_signal(signal.SIGINT)

@@ -25,6 +25,7 @@ CHUNK_SECONDS = 1.6  # 8 steps of controller.step_duration
 OBSERVED = 0.4  # seconds of commands that are looked at after that
 ROBOT_RATE = 20.0  # Hz
 PATIENCE = 40.0  # seconds until something that has to happen has happened, on a busy machine
+START_PATIENCE = 300.0  # seconds until the first chunk: Python imports for a minute when others use all processors
 
 BENCH = {
     "autostart": True,

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 import rclpy
-from fault_bench import WATCHDOG, Bench, start_faulty_policy
+from fault_bench import START_PATIENCE, WATCHDOG, Bench, start_faulty_policy
 from faults import fault
 from faulty_policy import SLOW
 
@@ -37,7 +37,7 @@ def test_signal_in_the_middle_of_an_inference(number):
     process = start_faulty_policy(instruction=f"'{SLOW}'")
     bench = Bench(context, process)
     try:
-        bench.next_chunk(timeout=90.0)
+        bench.next_chunk(timeout=START_PATIENCE)
         assert bench.enable().success
         bench.wait_until_moving()
         bench.says(INTERRUPTED)
