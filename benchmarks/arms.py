@@ -3,14 +3,22 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import yaml
+from torch import Tensor
 
+from specprune_ros.engine.forward_pass import ForwardPass
+from specprune_ros.engine.pruning_run import PruningRun
 from specprune_ros.errors import ConfigError
+from specprune_ros.policy import Policy
 from specprune_ros.pruning.config import PRESETS, PruningConfig
+from specprune_ros.pruning.static_selection import Evidence
 
-# Static selection by one criterion alone, at the coarse mode's 94 of 256 patches a view, and nothing after it.
-ONE_CRITERION: dict[str, Any] = {"selection": "union", "alpha": 1.0, "prune_layers": [0], "controller": False}
+# Selection by one criterion alone, once. Over all layers, 72 of 256 patches a view are as many tokens as `paper` has,
+# which starts with 94 and drops more from layer to layer; modes and their factor are the same.
+ONE_CRITERION: dict[str, Any] = {"selection": "union", "alpha": 1.0, "prune_layers": [0]}
 ONE_CRITERION |= {"global_tokens": 0, "dynamic_tokens": 0, "local_tokens": 0}
+EQUAL_TOKENS = 72
 
 NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "no_global": ("paper", {"global_tokens": 0}),
@@ -20,32 +28,54 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "no_controller": ("paper", {"controller": False}),
     "mean_std_confidence": ("paper", {"confidence": "mean_std"}),
     "no_confidence": ("paper", {"confidence": "none"}),
-    # Equal tokens: the method's selection, and others', with the same number of patches from the same layer on.
-    "static_only": ("paper", {"prune_layers": [0], "controller": False}),
-    "fastv": ("paper", ONE_CRITERION | {"local_layers": [2], "local_tokens": 94}),
-    "last_kept": ("paper", ONE_CRITERION | {"global_tokens": 94}),
+    "fastv": ("paper", ONE_CRITERION | {"local_layers": [2], "local_tokens": EQUAL_TOKENS}),
+    "last_kept": ("paper", ONE_CRITERION | {"global_tokens": EQUAL_TOKENS}),
 }
 UNPRUNED = ("dense", "blind", "expert")
 
 
+class RandomRun(PruningRun):
+    """The method's schedule, with random numbers for everything that speaks for a patch."""
+
+    def _scores(self, attention: Tensor) -> Tensor:
+        return torch.rand(attention.shape[-1], device=attention.device)
+
+    def _evidence(self) -> Evidence:
+        method = super()._evidence()
+        local = tuple(map(torch.rand_like, method.local))
+        return Evidence(torch.rand_like(method.history), torch.rand_like(method.similarity), local)
+
+
 @dataclass(frozen=True)
 class Arm:
-    """`pruning`: as for `Policy.set_pruning`. `blind`: the images are black. `expert`: no policy, but the expert."""
+    """`pruning`: as for `Policy.set_pruning`. `blind`: the images are black. `expert`: no policy, but the expert.
+
+    `run_type` is how patches are chosen.
+    """
 
     name: str
     pruning: str | PruningConfig = "off"
     blind: bool = False
     expert: bool = False
+    run_type: type[PruningRun] = PruningRun
+
+    def apply(self, policy: Policy) -> None:
+        """Let a policy prune as this arm does, from its next inference on."""
+        ForwardPass.run_type = self.run_type
+        policy.set_pruning(self.pruning)
 
 
 def arm(name: str) -> Arm:
     """An arm by name, or `PRESET:NAME=VALUE,NAME=VALUE` for any constant of the method.
 
-    `fastv` keeps what layer 2 attends to most, `last_kept` what the last inference attended to most.
+    `fastv` keeps what layer 2 attends to most, `last_kept` what the last inference attended to most, `random` anything,
+    all as many tokens as `paper`.
     Raises ConfigError that lists the known names.
     """
     if name in UNPRUNED:
         return Arm(name, blind=name == "blind", expert=name == "expert")
+    if name == "random":
+        return Arm(name, PruningConfig.from_preset("paper"), run_type=RandomRun)
     if name in PRESETS:
         return Arm(name, PruningConfig.from_preset(name))
     if name in NAMED:
@@ -53,7 +83,7 @@ def arm(name: str) -> Arm:
         return Arm(name, PruningConfig.from_preset(preset).changed(constants))
     preset, separator, changes = name.partition(":")
     if not separator or preset not in PRESETS:
-        known = ", ".join((*UNPRUNED, *PRESETS, *NAMED))
+        known = ", ".join((*UNPRUNED, "random", *PRESETS, *NAMED))
         raise ConfigError(f"arm '{name}' is not known; use one of: {known}; or a change of a preset: paper:alpha=0.5")
     values: dict[str, Any] = {}
     for change in changes.split(","):

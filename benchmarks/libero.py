@@ -105,7 +105,7 @@ def _policy(setup: Setup, chosen: Arm) -> Policy | None:
     if chosen.expert:
         return None
     policy = _loaded(setup)
-    policy.set_pruning(chosen.pruning)
+    chosen.apply(policy)
     return policy
 
 

@@ -12,12 +12,11 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import machine
 import numpy as np
 import torch
-from arms import arm
+from arms import Arm, arm
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
@@ -41,9 +40,9 @@ def main(arguments: list[str]) -> None:
     errors: dict[str, list[dict[str, float]]] = {chosen.name: [] for chosen in arms}
     for path in tqdm(paths, unit="episode"):
         observations = list(_observations(read_episode(path), policy.chunk_length))
-        dense = _replay(policy, "off", observations)
+        dense = _replay(policy, Arm("dense"), observations)
         for chosen in arms:
-            chunks = _replay(policy, chosen.pruning, observations)
+            chunks = _replay(policy, chosen, observations)
             # The first inference of every episode is dense, whatever the arm.
             errors[chosen.name] += [_error(*pair) for pair in zip(chunks[1:], dense[1:], strict=True)]
     summary = {name: _summarize(rows) for name, rows in errors.items()}
@@ -65,8 +64,8 @@ def _observations(episode: Episode, stride: int) -> Iterator[Observation]:
             yield Observation(views, proprio, episode.facts["instruction"], now, motion.twist(now))
 
 
-def _replay(policy: Policy, pruning: Any, observations: list[Observation]) -> list[ActionChunk]:
-    policy.set_pruning(pruning)
+def _replay(policy: Policy, chosen: Arm, observations: list[Observation]) -> list[ActionChunk]:
+    chosen.apply(policy)
     return [policy.act(observation) for observation in observations]
 
 

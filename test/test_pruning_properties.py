@@ -247,10 +247,11 @@ def test_kept_set_is_stable_without_motion(selection: str, preset: str):
     geometry = model_config(grid=8)
     config = PruningConfig.from_preset(preset).changed({"selection": selection, "refresh_interval": 0})
     policy = Policy(random_checkpoint(geometry, 3, torch.float32), config, tile=1)
-    reports = [policy.act(observation(geometry, stamp=0.4 * i, twist=np.zeros(6))).pruning for i in range(10)]
-    assert [report.mode for report in reports] == ["dense"] + ["fine"] * 9
+    reports = [policy.act(observation(geometry, stamp=0.4 * i, twist=np.zeros(6))).pruning for i in range(30)]
+    assert [report.mode for report in reports] == ["dense"] + ["fine"] * 29
     assert all(report.dynamic_set == (0, 0) for report in reports)
-    settled = [(members(report.kept_static), members(report.kept_final)) for report in reports[6:]]
+    # What was dropped feeds back into the history, so a few patches at the threshold may swap until it has settled.
+    settled = [(members(report.kept_static), members(report.kept_final)) for report in reports[20:]]
     assert all(kept == settled[0] for kept in settled)
 
 

@@ -32,6 +32,7 @@ def test_an_episode_survives_its_file(tmp_path):
     np.testing.assert_array_equal(read.actions, written.actions)
     np.testing.assert_array_equal(read.proprio, written.proprio)
     np.testing.assert_array_equal(read.points, written.points.astype(np.float32))
+    np.testing.assert_array_equal(read.goal, written.goal.astype(np.float32))
     assert read.facts == written.facts
     for view in VIEWS:  # the video loses little, and no frame
         assert read.frames[view].shape == written.frames[view].shape

@@ -1,5 +1,6 @@
 """The evaluation's arms, intervals, results and closed loop."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from training_data import write_data
 
 from specprune_ros.errors import ConfigError, UserError
 from specprune_ros.policy import Observation, Policy
+from specprune_ros.pruning.schedule import ModelShape, schedule
 from specprune_ros.sim.libero_env import LiberoEnv
 
 ROOT = Path(__file__).parents[1]
+FAST = np.ones(6)  # coarse mode
 TINY = ROOT / "test" / "data" / "tiny_oft"
 
 
@@ -34,31 +37,58 @@ def test_the_paired_test_looks_at_the_pairs_that_differ():
     assert significance.paired_p_value([True] * 6 + [False], [False] * 6 + [False]) == pytest.approx(2 / 2**6)
 
 
-@pytest.mark.parametrize("name", [*arms.UNPRUNED, "paper", "careful", "fast", *arms.NAMED])
+@pytest.mark.parametrize("name", [*arms.UNPRUNED, "random", "paper", "careful", "fast", *arms.NAMED])
 def test_every_arm_runs(name):
     chosen = arms.arm(name)
     if chosen.expert:
         return
-    policy = Policy.from_checkpoint(TINY, pruning=chosen.pruning)
+    policy = Policy.from_checkpoint(TINY)
+    chosen.apply(policy)
     view = np.random.default_rng(0).integers(0, 255, (224, 224, 3), np.uint8)
     for step in range(2):
         chunk = policy.act(Observation({"a": view, "b": view}, np.zeros(8), "go", 0.4 * step, np.ones(6)))
     assert np.isfinite(chunk.actions).all()
 
 
-def test_fastv_and_last_kept_keep_as_many_patches_as_the_method():
+@pytest.mark.parametrize("layers, patches", [(32, 256), (12, 64)])
+@pytest.mark.parametrize("mode", ["coarse", "fine"])
+def test_one_criterion_keeps_as_many_tokens_as_the_method(layers, patches, mode):
+    shape = ModelShape(layers, 2, patches)
+    paper = np.mean(schedule(arms.arm("paper").pruning, shape, 94, mode).tokens_per_layer())
+    for name, kept in (("fastv", "local_tokens"), ("last_kept", "global_tokens")):
+        plan = schedule(arms.arm(name).pruning, shape, 94, mode)
+        mean = np.mean(plan.tokens_per_layer(static=2 * getattr(plan.sets, kept)))
+        assert mean == pytest.approx(paper, rel=0.02), name
+
+
+def test_one_criterion_keeps_what_it_should():
     policy = Policy.from_checkpoint(TINY)
     random = np.random.default_rng(0)
     views = [random.integers(0, 255, (224, 224, 3), np.uint8) for _ in range(2)]
-    counts = {}
-    for name in ("static_only", "fastv", "last_kept"):
-        policy.set_pruning(arms.arm(name).pruning)
+    for name in ("fastv", "last_kept"):
+        arms.arm(name).apply(policy)
         for step in range(2):
-            observation = Observation(dict(zip("ab", views, strict=True)), np.zeros(8), "go", 0.4 * step)
-            report = policy.act(observation).pruning
-        counts[name] = [len(kept) for kept in report.kept_final]
-        assert report.mode == "coarse" and len(set(report.tokens_per_layer[2:])) == 1
-    assert counts["fastv"] == counts["last_kept"] == counts["static_only"] == [94, 94]
+            report = policy.act(
+                Observation(dict(zip("ab", views, strict=True)), np.zeros(8), "go", 0.4 * step, FAST)
+            ).pruning
+        assert report.mode == "coarse" and [len(kept) for kept in report.kept_final] == [72, 72]
+
+
+def test_random_dropping_follows_the_method_s_schedule_and_nothing_else():
+    policy = Policy.from_checkpoint(TINY)
+    views = {name: np.random.default_rng(0).integers(0, 255, (224, 224, 3), np.uint8) for name in "ab"}
+
+    def kept(name, count):
+        arms.arm(name).apply(policy)
+        reports = [policy.act(Observation(views, np.zeros(8), "go", 0.4 * i, FAST)).pruning for i in range(count)][1:]
+        arms.arm("dense").apply(policy)
+        return [report.tokens_per_layer for report in reports], [set(report.kept_static[0]) for report in reports]
+
+    (tokens, chosen), (random_tokens, random_chosen) = kept("paper", 6), kept("random", 41)
+    assert set(tokens) == set(random_tokens)
+    share = np.mean([len(one & two) / len(one) for one, two in itertools.pairwise(random_chosen)])
+    assert share == pytest.approx(94 / 256, abs=0.05)
+    assert np.mean([len(one & two) / len(one) for one, two in itertools.pairwise(chosen)]) > 0.8
 
 
 def test_an_arm_can_change_any_constant():

@@ -30,6 +30,7 @@ def test_both_losses_fall(data, tmp_path):
     assert [int(row["step"]) for row in rows] == list(range(10, 101, 10))
     assert float(rows[3]["samples_pixels"]) < 0.7 * float(rows[0]["samples_pixels"])
     assert float(rows[-1]["samples_l1"]) < 0.8 * float(rows[4]["samples_l1"])
+    assert float(rows[-1]["samples_centimetres"]) < 0.8 * float(rows[4]["samples_centimetres"])
     assert (tmp_path / "losses.png").stat().st_size > 1000
     assert (tmp_path / "checkpoint" / "action_head--100_checkpoint.pt").exists()
 

@@ -34,9 +34,9 @@ def episode(seed: int, steps: int = 20, size: int = 64) -> Episode:
         "points": POINTS,
         "versions": {"numpy": np.__version__},
     }
-    return Episode(
-        frames, random.normal(0, 1, (steps, 8)).astype(np.float32), actions.astype(np.float32), points, facts
-    )
+    goal = np.stack([np.pad(place, ((0, 0), (0, 1))), np.pad(-place, ((0, 0), (0, 1)))], axis=1)
+    proprio = random.normal(0, 1, (steps, 8)).astype(np.float32)
+    return Episode(frames, proprio, actions.astype(np.float32), points, goal, facts)
 
 
 def write_data(folder: Path, episodes: int = 4) -> Path:

@@ -58,6 +58,11 @@ def see(model: OpenVLA, frames: Tensor) -> Tensor:
 
 def predict(model: OpenVLA, features: Tensor, proprio: Tensor, prompts: Prompts) -> Tensor:
     """Features of `see`, (B, P) normalised proprio -> (B, C, A) normalised actions, float32."""
+    return model.action_head(decode(model, features, proprio, prompts)).float()
+
+
+def decode(model: OpenVLA, features: Tensor, proprio: Tensor, prompts: Prompts) -> Tensor:
+    """The same inputs -> (B, C, A * hidden), what the action head reads of every step."""
     decoder = model.decoder
     patches = model.projector(features.flatten(1, 2))
     state = model.proprio_projector(proprio)[:, None]
@@ -68,8 +73,7 @@ def predict(model: OpenVLA, features: Tensor, proprio: Tensor, prompts: Prompts)
     for layer in decoder.layers:
         x = _layer(layer, x, rope, prompts.is_alive)
     rows = prompts.action_rows[..., None].expand(-1, -1, x.shape[2])
-    steps = decoder.norm(x.gather(1, rows)).unflatten(1, (model.config.chunk_length, -1)).flatten(2)
-    return model.action_head(steps).float()
+    return decoder.norm(x.gather(1, rows)).unflatten(1, (model.config.chunk_length, -1)).flatten(2)
 
 
 def _layer(layer: nn.Module, x: Tensor, rope: Rope, is_alive: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ def record(env: LiberoEnv, index: int, wide: bool) -> Episode | None:
     noise = ActionNoise(size, seed=index)
     names = [*scene.objects, "gripper"]
     frames: dict[str, list[np.ndarray]] = {view: [] for view in VIEWS}
-    proprio, actions, points = [], [], []
+    proprio, actions, points, goal = [], [], [], []
     for _ in range(MAX_STEPS):
         action = expert.act()
         if expert.done or expert.failed:
@@ -104,6 +104,7 @@ def record(env: LiberoEnv, index: int, wide: bool) -> Episode | None:
         proprio.append(env.proprio)
         actions.append(action)
         points.append([_points(env, scene, view) for view in VIEWS])
+        goal.append([scene.position(name) - env.eef_pose.position for name in scene.goal or ()])
         env.step(simulator_action(noise(action)))
     if not env.success:
         return None
@@ -118,7 +119,7 @@ def record(env: LiberoEnv, index: int, wide: bool) -> Episode | None:
         "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
     }
     stacked = {view: np.stack(images) for view, images in frames.items()}
-    return Episode(stacked, np.array(proprio), np.array(actions), np.array(points), facts)
+    return Episode(stacked, np.array(proprio), np.array(actions), np.array(points), np.array(goal), facts)
 
 
 def _points(env: LiberoEnv, scene: Scene, view: str) -> np.ndarray:

@@ -30,6 +30,7 @@ class Batch:
     proprio: Tensor  # (B, P) normalised
     actions: Tensor  # (B, C, A) normalised
     points: Tensor  # (B, V, K, 2) of the cropped views, in image widths, nan where not seen
+    goal: Tensor  # (B, 2, 3) from the gripper to bowl and goal, metres
     kinds: Tensor  # (B, K) index into `Samples.kinds`, -1 where an episode has fewer points
     instructions: list[str]
 
@@ -52,6 +53,7 @@ class Samples:
         self._center_crop = CenterCrop(image_size, device)
         self._proprio = np.concatenate([_normalized_proprio(episode, normalizer) for episode in episodes])
         self._actions = np.concatenate([_normalized_actions(episode.actions, normalizer) for episode in episodes])
+        self._goal = np.concatenate([episode.goal for episode in episodes])
         self.kinds = sorted({_kind(name) for episode in episodes for name in episode.facts["points"]})
         self._points, self._kinds = self._padded_points(episodes)
         self.instructions = sorted({episode.facts["instruction"] for episode in episodes})
@@ -89,6 +91,7 @@ class Samples:
             proprio=torch.from_numpy(self._proprio[order]).to(self._device),
             actions=torch.from_numpy(self._actions[steps]).to(self._device),
             points=cropped_points(points, corners.to(self._device), self._image_size),
+            goal=torch.from_numpy(self._goal[order]).to(self._device),
             kinds=torch.from_numpy(self._kinds[self._episode[order]]).to(self._device),
             instructions=[self._instruction[episode] for episode in self._episode[order]],
         )

@@ -6,6 +6,7 @@
 | `proprio` | (T, 8) float32, LIBERO's |
 | `actions` | (T, 7) float32, the expert's clean actions, checkpoint units; what was executed had noise on it |
 | `points` | (T, 2, K, 2) float32: x, y of K things per view, in image widths; nan where they are not in the image |
+| `goal` | (T, 2, 3) float32: from the gripper to the bowl to move and to where it goes, metres, world axes |
 | `facts` | JSON: instruction, suite, task, seed, wide, noise, point names, versions |
 """
 
@@ -32,6 +33,7 @@ class Episode:
     proprio: np.ndarray
     actions: np.ndarray
     points: np.ndarray
+    goal: np.ndarray
     facts: dict[str, Any]
 
 
@@ -47,6 +49,7 @@ def write_episode(path: Path, episode: Episode) -> None:
             proprio=episode.proprio.astype(np.float32),
             actions=episode.actions.astype(np.float32),
             points=episode.points.astype(np.float32),
+            goal=episode.goal.astype(np.float32),
             facts=np.array(json.dumps(episode.facts)),
         )
     partial.rename(path)
@@ -56,7 +59,8 @@ def read_episode(path: Path, frames: bool = True) -> Episode:
     """Without `frames` the videos are left undecoded."""
     with np.load(path) as data:
         videos = {view: _decode(data[view].tobytes()) for view in VIEWS} if frames else {}
-        return Episode(videos, data["proprio"], data["actions"], data["points"], json.loads(str(data["facts"])))
+        numbers = [data[name] for name in ("proprio", "actions", "points", "goal")]
+        return Episode(videos, *numbers, facts=json.loads(str(data["facts"])))
 
 
 def episode_paths(folder: Path) -> list[Path]:

@@ -8,9 +8,11 @@ COLUMNS = (
     "samples_l1",
     "samples_localization",
     "samples_pixels",
+    "samples_centimetres",
     "held_out_l1",
     "held_out_localization",
     "held_out_pixels",
+    "held_out_centimetres",
     "seconds_per_step",
 )
 
@@ -54,9 +56,13 @@ class LossLog:
         from matplotlib.figure import Figure
 
         rows = self.rows()
-        panels = (("l1", "normalised L1 of the actions"), ("pixels", "localisation error, pixels"))
-        figure = Figure(figsize=(10, 4), layout="constrained")
-        for axes, (name, label) in zip(figure.subplots(1, 2), panels, strict=True):
+        panels = (
+            ("l1", "normalised L1 of the actions"),
+            ("pixels", "localisation error, pixels"),
+            ("centimetres", "goal error per coordinate, cm"),
+        )
+        figure = Figure(figsize=(14, 4), layout="constrained")
+        for axes, (name, label) in zip(figure.subplots(1, 3), panels, strict=True):
             for kind, style in (("samples", "--"), ("held_out", "-")):
                 known = [row for row in rows if row[f"{kind}_{name}"]]
                 steps, values = ([float(row[key]) for row in known] for key in ("step", f"{kind}_{name}"))

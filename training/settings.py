@@ -80,6 +80,7 @@ class Schedule:
     localization_steps: int = parameter(4000, "steps of the towers alone, before the cloning", minimum=0)
     cloning_steps: int = parameter(40000, "steps of behaviour cloning", minimum=1)
     localization_weight: float = parameter(0.5, "of the localisation loss while cloning", minimum=0.0)
+    goal_weight: float = parameter(0.5, "of the goal's error while cloning", minimum=0.0)
     learning_rate: float = parameter(5e-4, "at its highest", minimum=0.0)
     warm_up_steps: int = parameter(500, "steps until then, in both phases", minimum=1)
     weight_decay: float = parameter(0.01, "of AdamW, on matrices", minimum=0.0)

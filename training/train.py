@@ -31,9 +31,10 @@ from specprune_ros.errors import UserError
 from specprune_ros.openvla.config import family_config, read_json
 from specprune_ros.openvla.prompt import Prompt, PromptTokenizer
 from specprune_ros.openvla.statistics import choose_key, normalizer, read_statistics
-from training.batched_model import Prompts, predict, see
+from training.batched_model import Prompts, decode, see
 from training.data import Batch, Samples
 from training.export import export
+from training.goal import METRES, GoalHead, goal_error
 from training.initialization import random_model
 from training.localization import LocalizationHead, localization_error, localization_loss, target_maps
 from training.loss_log import LossLog
@@ -72,7 +73,8 @@ class Trainer:
         self.model = random_model(config, schedule.seed).to(self.device)
         vision_width = sum(tower.width for tower in config.towers)
         self.localization = LocalizationHead(vision_width, len(self.samples.kinds)).to(self.device)
-        self._modules = nn.ModuleList([self.model, self.localization])
+        self.goal = GoalHead(config.action_dim * config.decoder.hidden_size).to(self.device)
+        self._modules = nn.ModuleList([self.model, self.localization, self.goal])
         self._optimizer = _optimizer(self._modules, schedule.learning_rate, schedule.weight_decay)
         self.step = 0
         self.log = LossLog(out / "losses.csv")
@@ -103,7 +105,7 @@ class Trainer:
                     self.save()
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Normalised L1 of the actions (while cloning) and the localisation loss."""
+        """The localisation loss and, while cloning, normalised L1 of the actions and the goal's error."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             features = see(self.model, batch.frames)
             log_maps = self.localization(features)
@@ -111,9 +113,13 @@ class Trainer:
             losses = {"localization": localization_loss(log_maps, targets)}
             if self.cloning:
                 prompts = self._batched(batch.instructions)
-                losses["l1"] = (predict(self.model, features, batch.proprio, prompts) - batch.actions).abs().mean()
+                steps = decode(self.model, features, batch.proprio, prompts)
+                losses["l1"] = (self.model.action_head(steps).float() - batch.actions).abs().mean()
+                losses["goal"] = goal_error(self.goal(steps), batch.goal)
         with torch.no_grad():
             losses["pixels"] = localization_error(log_maps, targets) * self.settings.sizes.image_size
+            if self.cloning:
+                losses["centimetres"] = losses["goal"] * METRES * 100
         return losses
 
     @torch.no_grad()
@@ -147,8 +153,11 @@ class Trainer:
         random = np.random.default_rng([schedule.seed, self.step])  # so that resuming repeats nothing
         rows = random.choice(self._training_rows, schedule.batch_size)
         losses = self.losses(self.samples.batch(rows, random))
-        loss = losses["localization"] * (schedule.localization_weight if self.cloning else 1.0)
-        loss = loss + losses.get("l1", 0.0)
+        if self.cloning:
+            loss = losses["l1"] + schedule.localization_weight * losses["localization"]
+            loss = loss + schedule.goal_weight * losses["goal"]
+        else:
+            loss = losses["localization"]
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate()
         self._optimizer.zero_grad(set_to_none=True)

@@ -49,6 +49,8 @@ class Pruning:
 class ForwardPass:
     """A mode's forward pass for one sequence layout. Without `pruning` it is dense and scores nothing."""
 
+    run_type: type[PruningRun] = PruningRun  # a comparison may choose patches in another way
+
     def __init__(self, model: OpenVLA, layout: SequenceLayout, pruning: Pruning | None):
         self.clock = StageClock(model.device)
         self._model = model
@@ -83,7 +85,7 @@ class ForwardPass:
     def _decode(self, x: Tensor, similarity: Tensor, pruning: Pruning) -> PruningRun:
         """All layers, with scoring and pruning between them; ends with the hidden states of the action rows."""
         schedule = pruning.schedule
-        run = PruningRun(pruning.config, schedule, pruning.state, self._layout, similarity, x, self._rope)
+        run = self.run_type(pruning.config, schedule, pruning.state, self._layout, similarity, x, self._rope)
         for number, layer in enumerate(self._model.decoder.layers, start=1):
             last = number == schedule.shape.num_layers
             rows = self._layout.action_rows(len(run.alive)) if last else slice(None)

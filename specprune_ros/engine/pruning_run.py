@@ -66,7 +66,7 @@ class PruningRun:
         """Score a layer (1-based) by its queries and keys (heads, L, head_dim), then drop what the schedule says."""
         schedule, count = self._schedule, len(self.alive)
         attention = text_attention(q, k, self._layout.instruction_rows(count))[:, :, 1 : 1 + count]
-        scores = patch_scores(attention)
+        scores = self._scores(attention)
         if number in schedule.global_layers:
             self._history = self._history.index_add(0, self.alive, scores / len(schedule.global_layers))
         if number in schedule.update_layers:
@@ -85,6 +85,9 @@ class PruningRun:
         """Hand the scores of this inference to the next ones."""
         self._state.history.add(self._history.view(self._views))
 
+    def _scores(self, attention: Tensor) -> Tensor:
+        return patch_scores(attention)
+
     def _update(self, slot: int, attention: Tensor, scores: Tensor) -> None:
         """Dense passes measure a layer's confidence, the others use it for the running importance."""
         if self._schedule.mode == "dense":
@@ -93,8 +96,11 @@ class PruningRun:
             layer = layer_importance(scores, self._state.confidence[slot], self._config.rank_slope)
             self._importance = update_importance(self._importance, layer, self._config.importance_rate)
 
+    def _evidence(self) -> Evidence:
+        return Evidence(self._state.history.scores(), self._similarity, tuple(self._local))
+
     def _select_static(self) -> Tensor:
-        evidence = Evidence(self._state.history.scores(), self._similarity, tuple(self._local))
+        evidence = self._evidence()
         sets = choose_sets(evidence, self._schedule.sets, self._config.similarity_threshold)
         self.set_sizes = sets.sizes
         if self._config.selection == "budget":
