@@ -48,6 +48,22 @@ def test_a_short_episode(tmp_path):
     _check_video(tmp_path / "video.mp4")
 
 
+@pytest.mark.ros
+@pytest.mark.sim
+def test_dense_and_pruned_from_the_same_state(tmp_path):
+    result = demo("--compare", "--seconds", "1", "--out", str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    both = json.loads((tmp_path / "summary.json").read_text())
+    assert both["dense"]["pruning"] == "off" and both["dense"]["mode_share"] == {"off": 1.0}
+    assert both["pruned"]["pruning"] == "paper" and both["pruned"]["speedup_vs_dense"]["frames"] > 0
+    with av.open(str(tmp_path / "video.mp4")) as one, av.open(str(tmp_path / "pruned" / "video.mp4")) as other:
+        first, second = (next(video.decode(video=0)).to_ndarray(format="rgb24") for video in (one, other))
+    assert first.shape == (second.shape[0], 2 * second.shape[1], 3)
+    # Both start alike: the views on the left and on the right are the same up to noise of rendering and encoding.
+    half = first.shape[1] // 2
+    assert np.abs(first[70:350, 16:296].astype(int) - first[70:350, half + 16 : half + 296]).mean() < 8
+
+
 def _check_summary(summary):
     assert summary["instruction"].startswith("pick up the black bowl") and summary["success"] is False
     assert 1.5 < summary["simulated_s"] <= 2.1 and 30 <= summary["steps"] <= 42
@@ -84,6 +100,8 @@ def _check_video(path):
         (["--seconds", "0"], "--seconds 0 is outside the allowed range"),
         (["--pruning", "most"], "--pruning most does not exist; allowed: off, paper, fast, careful"),
         (["--checkpoint", "/nowhere"], "/nowhere/config.json is missing"),
+        (["--init-state", "50"], "has no initial state 50; known: 0 to 49"),
+        (["--compare", "--pruning", "off"], "--compare needs a preset"),
         (["--out", "/proc/demo"], "--out /proc/demo cannot be created"),
         (["--colour", "red"], "unrecognized arguments: --colour red"),
     ],

@@ -12,7 +12,7 @@ from PIL import Image
 from specprune_ros.policy import Observation, Policy
 from specprune_ros.replay.episode import Episode
 from specprune_ros.replay.plots import plot_latency_and_speed
-from specprune_ros.replay.report import draw_frames, write_report
+from specprune_ros.replay.report import draw_frames, draw_side_by_side, write_report
 from specprune_ros.replay.speedup import measure_speedup
 from specprune_ros.replay.summary import percentiles, summarize
 from specprune_ros.replay.video import write_video
@@ -127,6 +127,18 @@ def test_speedup_repeats_the_episodes_modes(episode, pruned, dense):
     assert measured["frames"] == len(modes)
     assert {mode: pairs["frames"] for mode, pairs in measured["per_mode"].items()} == {m: modes.count(m) for m in modes}
     assert measured["speedup"] == pytest.approx(measured["dense_p50_ms"] / measured["pruned_p50_ms"], rel=0.01)
+
+
+def test_side_by_side_shows_the_same_time_and_keeps_the_last_picture(episode, dense):
+    short = Episode(episode.instruction, episode.observations[:4], episode.chunks[:2], episode.ages[:2])
+    whole, half = list(draw_frames(episode, dense)), list(draw_frames(short, dense))
+    frames = list(draw_side_by_side([episode, short], dense, 0.1))
+    assert len(frames) == FRAMES
+    width = whole[0].shape[1]
+    for i, frame in enumerate(frames):
+        np.testing.assert_array_equal(frame[:, :width], whole[i])
+        np.testing.assert_array_equal(frame[:, width:], half[min(i, 3)])
+    assert len(list(draw_side_by_side([episode, short], dense, 0.05))) == 2 * FRAMES - 1
 
 
 def test_report(episode, pruned, dense, tmp_path):

@@ -4,12 +4,14 @@ This process starts both, enables motion, records one episode, and then writes t
 """
 
 import importlib.metadata
+import json
 import os
 import platform
 import shlex
 import signal
 import sys
 import time
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import rclpy
@@ -25,8 +27,9 @@ from specprune_ros.replay.child_processes import ChildEnded, ChildProcesses
 from specprune_ros.replay.demo_options import CONFIG, ROOT, Options, parse
 from specprune_ros.replay.episode import Episode
 from specprune_ros.replay.recorder import POLICY, SIMULATOR, Recorder
-from specprune_ros.replay.report import write_report
+from specprune_ros.replay.report import draw_side_by_side, write_report
 from specprune_ros.replay.ros_domain import free_domain
+from specprune_ros.replay.video import write_video
 from specprune_ros.sim.libero_env import CONTROL_RATE
 
 CAMERA_RATE = 10.0  # Hz of simulated time; more than libero.yaml's, for a smooth video
@@ -47,8 +50,7 @@ def main() -> int:
         signal.signal(number, _interrupt)
     try:
         options = parse(sys.argv[1:])
-        episode = _record(options)
-        _report(options, episode)
+        _compare(options) if options.compare else _run(options)
     except (UserError, DemoFailed, ChildEnded) as error:
         say(str(error))
         bad_input = isinstance(error, UserError) or (isinstance(error, ChildEnded) and error.code == BAD_INPUT)
@@ -59,6 +61,25 @@ def main() -> int:
     return 0
 
 
+def _run(options: Options) -> None:
+    episode = _record(options)
+    _report(options, episode, _load(options))
+
+
+def _compare(options: Options) -> None:
+    """The same initial state dense and pruned, each with a report of its own, and one video and summary of both."""
+    arms = {"dense": replace(options, pruning="off", out=options.out / "dense")}
+    arms["pruned"] = replace(options, out=options.out / "pruned")
+    episodes = {name: _record(chosen) for name, chosen in arms.items()}
+    loaded = _load(options)
+    summaries = {name: _report(chosen, episodes[name], loaded) for name, chosen in arms.items()}
+    say("writing the video of both")
+    frames = draw_side_by_side(list(episodes.values()), Policy(loaded, "off"), 1 / CAMERA_RATE)
+    write_video(options.out / "video.mp4", frames, CAMERA_RATE)
+    (options.out / "summary.json").write_text(json.dumps(summaries, indent=2) + "\n")
+    say(f"video.mp4 shows dense on the left and {options.pruning} on the right; it is in {options.out}")
+
+
 def _record(options: Options) -> Episode:
     """Run one episode over ROS. Nothing is left running, whatever happens."""
     with free_domain() as domain:
@@ -66,6 +87,7 @@ def _record(options: Options) -> Episode:
         network = {"ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
         os.environ.update(network)
         os.environ.setdefault("FASTRTPS_DEFAULT_PROFILES_FILE", str(ROOT / "config" / "fastdds.xml"))
+        (options.out / "logs").mkdir(parents=True, exist_ok=True)
         with ChildProcesses(options.out / "logs") as children:
             say(f"starting the simulator and the policy (ROS domain {domain}, logs in {options.out / 'logs'})")
             children.start("simulator", "specprune_ros.nodes.libero_sim", _simulator_arguments(options))
@@ -132,7 +154,14 @@ class _Loop:
 
 
 def _simulator_arguments(options: Options) -> list[str]:
-    parameters = {"suite": options.suite, "task": options.task, "camera_rate": CAMERA_RATE}
+    parameters = {
+        "suite": options.suite,
+        "task": options.task,
+        "init_state": options.init_state,
+        "shadows": options.shadows,
+        "anti_aliasing": options.shadows,
+        "camera_rate": CAMERA_RATE,
+    }
     return _ros_arguments(parameters, {"~/action_chunk": f"{POLICY}/action_chunk"})
 
 
@@ -159,13 +188,18 @@ def _ros_arguments(parameters: dict[str, Any], remaps: dict[str, str]) -> list[s
     return words
 
 
-def _report(options: Options, episode: Episode) -> None:
-    loaded = release.load(options.checkpoint, options.device, options.dtype, options.unnorm_key)
+def _load(options: Options) -> release.Checkpoint:
+    return release.load(options.checkpoint, options.device, options.dtype, options.unnorm_key)
+
+
+def _report(options: Options, episode: Episode, loaded: release.Checkpoint) -> dict[str, Any]:
     dense = Policy(loaded, "off")
     pruned = None if options.pruning == "off" else Policy(loaded, options.pruning)
     facts = {
         "suite": options.suite,
         "task": options.task,
+        "init_state": options.init_state,
+        "shadows": options.shadows,
         "steps": round(episode.duration * CONTROL_RATE),
         "checkpoint": str(options.checkpoint),
         "pruning": options.pruning,
@@ -178,6 +212,7 @@ def _report(options: Options, episode: Episode) -> None:
     for line in _lines(summary):
         say(line)
     say(f"video.mp4, latency_and_speed.png and summary.json are in {options.out}")
+    return summary
 
 
 def _lines(summary: dict[str, Any]) -> list[str]:

@@ -19,6 +19,8 @@ from specprune_ros.sim.libero_tasks import find_task
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config" / "libero.yaml"
+SHIPPED = ROOT / "checkpoints" / "nano_libero"
+UNSEEN_STATE = 20  # the shipped policy was trained on the initial states before
 MAX_SECONDS = 120.0  # of simulated time: the frames stay in memory, 4 MB a second
 AXIS_ANGLE = slice(3, 6)  # of LIBERO's proprio
 
@@ -30,10 +32,13 @@ class Options:
     checkpoint: Path
     suite: str
     task: int
+    init_state: int
+    shadows: bool
     seconds: float
     device: str
     dtype: str
     pruning: str  # a preset, or "off"
+    compare: bool
     out: Path
     unnorm_key: str
     axis_angle_near: np.ndarray  # (3,) see `nodes.proprio.axis_angle`
@@ -47,19 +52,24 @@ def parse(arguments: list[str]) -> Options:
         raise ConfigError(f"--seconds {given.seconds:g} is outside the allowed range; allowed: 0.5 to {MAX_SECONDS:g}")
     if given.pruning not in ("off", *PRESETS):
         raise ConfigError(f"--pruning {given.pruning} does not exist; allowed: off, {', '.join(PRESETS)}")
+    if given.compare and given.pruning == "off":
+        raise ConfigError("--compare needs a preset to compare with dense; leave --pruning off out")
     device = given.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    find_task(given.suite, given.task)
+    find_task(given.suite, given.task).initial_state(given.init_state)
     key, near = _statistics(given.checkpoint, given.suite)
     return Options(
         checkpoint=given.checkpoint,
         suite=given.suite,
         task=given.task,
+        init_state=given.init_state,
+        shadows=given.checkpoint != SHIPPED if given.shadows is None else given.shadows,
         seconds=given.seconds,
         device=device,
         dtype="bfloat16" if device.startswith("cuda") else "float32",
         pruning=given.pruning,
+        compare=given.compare,
         out=_folder(given.out),
         unnorm_key=key,
         axis_angle_near=near,
@@ -80,9 +90,28 @@ def _parser() -> argparse.ArgumentParser:
         epilog="The default checkpoint is tiny and has random weights: the arm moves, but solves nothing.",
     )
     add = parser.add_argument
-    add("--checkpoint", metavar="DIR", type=_path, default=ROOT / "test/data/tiny_oft", help="OpenVLA-OFT checkpoint")
+    add(
+        "--checkpoint",
+        metavar="DIR",
+        type=_path,
+        default=ROOT / "test/data/tiny_oft",
+        help="OpenVLA-OFT checkpoint",
+    )
     add("--suite", metavar="NAME", default="libero_spatial", help="LIBERO suite (default %(default)s)")
-    add("--task", metavar="N", type=int, default=0, help="task of the suite (default %(default)s)")
+    add("--task", metavar="N", type=int, default=3, help="task of the suite (default %(default)s)")
+    add(
+        "--init-state",
+        metavar="N",
+        type=int,
+        default=UNSEEN_STATE,
+        help="initial state of the task (default %(default)s, which the shipped policy was not trained on)",
+    )
+    add(
+        "--shadows",
+        action=argparse.BooleanOptionalAction,
+        help="render shadows and smooth edges, for twice the time (default: on, but off for the shipped policy, which "
+        "was trained without)",
+    )
     add(
         "--seconds",
         metavar="S",
@@ -92,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--device", default="auto", help="torch device (default: the GPU when there is one)")
     add("--pruning", metavar="PRESET", default="paper", help=f"{', '.join(PRESETS)} or off (default %(default)s)")
+    add("--compare", action="store_true", help="run dense too, from the same state, and show both in one video")
     add("--out", metavar="DIR", type=_path, default=ROOT / "out/demo", help="folder for the results (default out/demo)")
     return parser
 

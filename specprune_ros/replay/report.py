@@ -1,5 +1,6 @@
 """Video, plot and summary of an episode, in one folder."""
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -45,6 +46,24 @@ def write_report(
     summary = {**summarize(episode), "speedup_vs_dense": speedup, **facts}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+def draw_side_by_side(episodes: list[Episode], policy: Policy, period: float) -> Iterator[NDArray[np.uint8]]:
+    """Pictures of several episodes beside one another, every `period` seconds; one that is over keeps its last."""
+    sides = [_held(episode, draw_frames(episode, policy), period) for episode in episodes]
+    for _ in range(round(max(episode.duration for episode in episodes) / period) + 1):
+        yield np.hstack([next(side) for side in sides])
+
+
+def _held(episode: Episode, frames: Iterator[NDArray[np.uint8]], period: float) -> Iterator[NDArray[np.uint8]]:
+    """The newest picture every `period` seconds, and the last one for ever."""
+    newest, time = next(frames), 0.0
+    for observation, picture in zip(episode.observations[1:], frames, strict=True):
+        while time + period / 2 < observation.stamp - episode.start:
+            yield newest
+            time += period
+        newest = picture
+    yield from itertools.repeat(newest)
 
 
 def draw_frames(episode: Episode, policy: Policy) -> Iterator[NDArray[np.uint8]]:
