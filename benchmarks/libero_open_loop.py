@@ -37,6 +37,16 @@ def main(arguments: list[str]) -> None:
     if not paths:
         raise UserError(f"{given.data} holds no episodes; collect some with python -m training.collect {given.data}")
     policy = Policy.from_checkpoint(given.checkpoint, given.device, given.dtype)
+    summary = measure(policy, arms, paths)
+    content = {"run": machine.describe(torch.device(given.device)), "episodes": len(paths), "arms": summary}
+    given.json.write_text(json.dumps(content, indent=1))
+    _plot(summary, given.json.with_suffix(".png"))
+    for name, row in summary.items():
+        print(name, ", ".join(f"{key} {value:.3g}" for key, value in row.items()))
+
+
+def measure(policy: Policy, arms: list[Arm], paths: list[Path]) -> dict[str, dict[str, float]]:
+    """Arm -> means of the errors over all inferences of the recorded episodes, of the tokens and of the FLOPs."""
     errors: dict[str, list[dict[str, float]]] = {chosen.name: [] for chosen in arms}
     for path in tqdm(paths, unit="episode"):
         observations = list(_observations(read_episode(path), policy.chunk_length))
@@ -45,12 +55,7 @@ def main(arguments: list[str]) -> None:
             chunks = _replay(policy, chosen, observations)
             # The first inference of every episode is dense, whatever the arm.
             errors[chosen.name] += [_error(*pair) for pair in zip(chunks[1:], dense[1:], strict=True)]
-    summary = {name: _summarize(rows) for name, rows in errors.items()}
-    content = {"run": machine.describe(torch.device(given.device)), "episodes": len(paths), "arms": summary}
-    given.json.write_text(json.dumps(content, indent=1))
-    _plot(summary, given.json.with_suffix(".png"))
-    for name, row in summary.items():
-        print(name, ", ".join(f"{key} {value:.3g}" for key, value in row.items()))
+    return {name: _summarize(rows) for name, rows in errors.items()}
 
 
 def _observations(episode: Episode, stride: int) -> Iterator[Observation]:

@@ -138,6 +138,19 @@ def test_the_open_loop_error_of_keeping_everything_is_zero(tmp_path):
     assert (tmp_path / "r.png").exists()
 
 
+def test_the_sensitivity_has_a_point_per_value(tmp_path):
+    write_data(tmp_path / "data", 1)
+    command = [BENCHMARKS / "libero_sensitivity.py", TINY, tmp_path / "data", "--json", tmp_path / "r.json"]
+    constants = ["alpha", "history_decay"]
+    subprocess.run([sys.executable, *command, "--constants", *constants], check=True, cwd=ROOT, timeout=120)
+    curves = json.loads((tmp_path / "r.json").read_text())["constants"]
+    assert list(curves) == constants
+    tokens = [point["tokens"] for point in curves["alpha"]]
+    assert tokens == sorted(tokens) and tokens[0] < tokens[-1]
+    assert [point["value"] for point in curves["history_decay"]] == [0.3, 0.5, 0.7, 0.9, 1.0]
+    assert (tmp_path / "r.png").exists()
+
+
 @pytest.mark.sim
 def test_the_closed_loop_infers_once_a_chunk(monkeypatch):
     monkeypatch.setattr(closed_loop, "MAX_STEPS", 10)

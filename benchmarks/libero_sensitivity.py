@@ -1,0 +1,100 @@
+"""What the method's constants do: action error against dense over each of them, the others at the preset's values.
+
+    scripts/env python benchmarks/libero_sensitivity.py CHECKPOINT HELD_OUT --json FILE
+    scripts/env python benchmarks/libero_sensitivity.py CHECKPOINT HELD_OUT --json FILE --constants alpha history_length
+
+HELD_OUT holds recorded episodes that were never trained on, see libero_open_loop.py. Beside FILE a plot is written,
+with a panel per constant. Only in the union selection does `alpha` decide how many patches are kept: all runs use it.
+"""
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+
+import machine
+import torch
+from arms import arm
+from libero_open_loop import measure
+
+from specprune_ros.errors import UserError
+from specprune_ros.policy import Policy
+from training.episodes import episode_paths
+
+VALUES: dict[str, tuple[float, ...]] = {
+    "alpha": (0.3, 0.5, 0.8, 1.2, 2.0),
+    "similarity_threshold": (0.9, 0.96, 0.99, 0.996, 0.999),
+    "history_length": (1, 2, 4, 8),
+    "history_decay": (0.3, 0.5, 0.7, 0.9, 1.0),
+    "refresh_interval": (0, 2, 5, 10, 20),
+    "translation_threshold": (0.02, 0.05, 0.1, 0.2, 0.4),
+    "rotation_threshold": (0.1, 0.25, 0.5, 1.0, 2.0),
+}
+ALSO = {"history_decay": "history_length=4"}  # what a constant needs in order to matter
+COLUMNS = 4
+
+
+def main(arguments: list[str]) -> None:
+    given = _parser().parse_args(arguments)
+    paths = episode_paths(given.data)[: given.episodes]
+    if not paths:
+        raise UserError(f"{given.data} holds no episodes; collect some with python -m training.collect {given.data}")
+    names = {(constant, value): _arm(constant, value) for constant in given.constants for value in VALUES[constant]}
+    policy = Policy.from_checkpoint(given.checkpoint, given.device, given.dtype)
+    rows = measure(policy, [arm(name) for name in dict.fromkeys(names.values())], paths)
+    curves = {
+        constant: [{"value": value, **rows[names[constant, value]]} for value in VALUES[constant]]
+        for constant in given.constants
+    }
+    content = {"run": machine.describe(torch.device(given.device)), "episodes": len(paths), "constants": curves}
+    given.json.write_text(json.dumps(content, indent=1))
+    _plot(curves, given.json.with_suffix(".png"))
+
+
+def _arm(constant: str, value: float) -> str:
+    also = f",{ALSO[constant]}" if constant in ALSO else ""
+    return f"paper:selection=union,{constant}={value}{also}"
+
+
+def _plot(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    rows = math.ceil(len(curves) / COLUMNS)
+    columns = min(COLUMNS, len(curves))
+    figure = Figure(figsize=(4 * columns, 3.2 * rows), layout="constrained")
+    panels = iter(figure.subplots(rows, columns, squeeze=False).flat)
+    for (constant, points), axes in zip(curves.items(), panels, strict=False):
+        places = range(len(points))
+        errors = [2 * point["centimetres_standard_error"] for point in points]
+        axes.errorbar(places, [point["centimetres"] for point in points], errors, fmt="o-", capsize=3, color="#b5303a")
+        axes.set(xlabel=constant, xticks=places, ylim=(0, None))
+        axes.set_xticklabels([f"{point['value']:g}" for point in points])
+        axes.set_ylabel("cm from dense", color="#b5303a")
+        axes.grid(alpha=0.3)
+        tokens = axes.twinx()
+        tokens.plot(places, [point["tokens"] for point in points], "s--", color="#5b4b8a")
+        tokens.set_ylabel("tokens per decoder layer", color="#5b4b8a")
+        tokens.set_ylim(0, None)
+    for axes in panels:
+        axes.remove()
+    figure.savefig(path, dpi=120)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Action error against dense over the method's constants.")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("data", type=Path, help="folder of training.collect, of episodes never trained on")
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--constants", nargs="+", choices=VALUES, default=list(VALUES), help="default: all")
+    parser.add_argument("--episodes", type=int, default=None, help="at most this many (default: all)")
+    parser.add_argument("--device", default="cpu", help="default: %(default)s")
+    parser.add_argument("--dtype", default="float32", help="default: %(default)s")
+    return parser
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"benchmarks/libero_sensitivity.py: {error}")
