@@ -42,7 +42,7 @@ def test_a_short_episode(tmp_path):
     assert result.returncode == 0, result.stderr + logs
     assert "Traceback" not in result.stderr + logs
     assert running(mark) == []
-    names = {"video.mp4", "latency_and_speed.png", "summary.json", "logs"}
+    names = {"video.mp4", "strip.png", "latency_and_speed.png", "summary.json", "logs"}
     assert {path.name for path in tmp_path.iterdir()} == names
     _check_summary(json.loads((tmp_path / "summary.json").read_text()))
     _check_video(tmp_path / "video.mp4")

@@ -144,7 +144,8 @@ def test_side_by_side_shows_the_same_time_and_keeps_the_last_picture(episode, de
 def test_report(episode, pruned, dense, tmp_path):
     said = []
     summary = write_report(episode, dense, pruned, tmp_path, {"task": 3}, said.append)
-    assert {path.name for path in tmp_path.iterdir()} == {"video.mp4", "latency_and_speed.png", "summary.json"}
+    written = {"video.mp4", "strip.png", "latency_and_speed.png", "summary.json"}
+    assert {path.name for path in tmp_path.iterdir()} == written
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert summary["task"] == 3 and math.isfinite(summary["speedup_vs_dense"]["speedup"]) and said
 

@@ -211,7 +211,7 @@ def _report(options: Options, episode: Episode, loaded: release.Checkpoint) -> d
     summary = write_report(episode, dense, pruned, options.out, facts, say)
     for line in _lines(summary):
         say(line)
-    say(f"video.mp4, latency_and_speed.png and summary.json are in {options.out}")
+    say(f"video.mp4, strip.png, latency_and_speed.png and summary.json are in {options.out}")
     return summary
 
 

@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         "scripts/demo",
         description="Runs LIBERO behind ROS 2 topics in one process and the policy node in another, drives the arm "
-        "with the published chunks for one episode, and leaves video.mp4, latency_and_speed.png and summary.json.",
+        "with the published chunks for one episode, and leaves a video, two pictures and a summary.",
         epilog="The default checkpoint is tiny and has random weights: the arm moves, but solves nothing.",
     )
     add = parser.add_argument

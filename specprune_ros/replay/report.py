@@ -15,6 +15,7 @@ from specprune_ros.policy import Policy
 from specprune_ros.replay.episode import Episode
 from specprune_ros.replay.plots import plot_latency_and_speed
 from specprune_ros.replay.speedup import measure_speedup
+from specprune_ros.replay.strip import plot_strip
 from specprune_ros.replay.summary import summarize
 from specprune_ros.replay.video import write_video
 from specprune_ros.replay.video_frame import Status, VideoFrame
@@ -28,7 +29,7 @@ def write_report(
     facts: dict[str, Any],
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Write video.mp4, latency_and_speed.png and summary.json; returns what the summary holds.
+    """Write video.mp4, strip.png, latency_and_speed.png and summary.json; returns what the summary holds.
 
     The policies are those of the episode, without and with pruning, for the speed-up on its frames; `pruned` is None
     when the episode ran without. `facts` go into the summary as they are. `progress` is told what comes next.
@@ -37,7 +38,8 @@ def write_report(
     stamps = [observation.stamp for observation in episode.observations]
     period = float(np.median(np.diff(stamps))) if len(stamps) > 1 else 0.1
     write_video(folder / "video.mp4", draw_frames(episode, dense), 1 / period)
-    progress("drawing the plot")
+    progress("drawing the pictures")
+    plot_strip(episode, dense, folder / "strip.png")
     plot_latency_and_speed(episode, pruned.pruning if pruned else None, folder / "latency_and_speed.png")
     speedup = None
     if pruned is not None:
