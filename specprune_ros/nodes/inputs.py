@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 
 from specprune_ros.errors import ObservationError
@@ -23,6 +22,7 @@ from specprune_ros.nodes.joints import JointInput
 from specprune_ros.nodes.policy_parameters import InputsConfig
 from specprune_ros.nodes.proprio import end_effector_proprio
 from specprune_ros.nodes.stamps import NANOSECONDS, from_stamp
+from specprune_ros.nodes.subscribing import subscribe
 
 IMAGES_KEPT = 8  # per camera, to find images of one time; 8 VGA images are 7 MB
 JOINT_STATES_QOS = QoSProfile(depth=50)
@@ -71,15 +71,7 @@ class Inputs:
         joints = {*self._proprio_joints, *controlled_joints}
         self._joints = JointInput(joints, node.resolve_topic_name("joint_states")) if joints else None
         if self._joints:
-            self._subscriptions.append(
-                node.create_subscription(
-                    JointState,
-                    "joint_states",
-                    self._on_joints,
-                    JOINT_STATES_QOS,
-                    qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-                )
-            )
+            self._subscriptions.append(subscribe(node, JointState, "joint_states", self._on_joints, JOINT_STATES_QOS))
 
     def _subscribe_camera(self, camera: str):
         compressed = self.config.image_transport == "compressed"
@@ -90,13 +82,9 @@ class Inputs:
             if fresh:
                 self._on_image()
 
-        return self._node.create_subscription(
-            CompressedImage if compressed else Image,
-            f"~/image_{camera}/compressed" if compressed else f"~/image_{camera}",
-            store,
-            qos_profile_sensor_data,
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-        )
+        kind = CompressedImage if compressed else Image
+        topic = f"~/image_{camera}/compressed" if compressed else f"~/image_{camera}"
+        return subscribe(self._node, kind, topic, store, qos_profile_sensor_data)
 
     def _check_camera(self, topic: str) -> CameraCheck:
         info = info_topic(topic)

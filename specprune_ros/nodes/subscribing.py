@@ -1,0 +1,30 @@
+"""Subscriptions whose quality of service the user can override, by `qos_overrides.<topic>.subscription.*`."""
+
+from collections.abc import Callable
+from copy import copy
+from typing import Any
+
+from rclpy.exceptions import ParameterException
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
+
+from specprune_ros.errors import ConfigError
+
+
+def subscribe(node: Node, kind: type, topic: str, callback: Callable[[Any], None], default: QoSProfile) -> Subscription:
+    """Subscribe with the quality of service `default`, or with what the user's parameters make of it.
+
+    Raises ConfigError for an override that ROS does not know.
+    """
+    qos = copy(default)  # rclpy writes the overrides into it, and `default` is shared
+    try:
+        return node.create_subscription(
+            kind, topic, callback, qos, qos_overriding_options=QoSOverridingOptions.with_default_policies()
+        )
+    except (RuntimeError, ParameterException) as error:
+        raise ConfigError(
+            f"qos_overrides.{node.resolve_topic_name(topic)}.subscription: {error}; history is keep_last or keep_all, "
+            "depth a number, reliability reliable or best_effort"
+        ) from error
