@@ -179,6 +179,11 @@ class PolicyClient:
             newest.update({status.name.rsplit(": ", 1)[1]: status for status in array.status})
         return {name: (status.level, status.message) for name, status in newest.items()}
 
+    def values(self, name):
+        """The newest values in the diagnostics of `name`, as text."""
+        statuses = [s for array in self.heard["diagnostics"] for s in array.status if s.name.endswith(f": {name}")]
+        return {pair.key: pair.value for pair in statuses[-1].values}
+
     def wait_for_problem(self, name, words, timeout=10.0):
         """Until the diagnostics of `name` hold `words`, at a level above OK."""
 

@@ -1,6 +1,7 @@
 """The policy node as users run it: a real process, real DDS, a real checkpoint with tiny weights."""
 
 import math
+import re
 import time
 
 import numpy as np
@@ -12,7 +13,7 @@ pytest.importorskip("rclpy")
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
-from policy_client import CHECKPOINT, GOLDEN, INSTRUCTION, PolicyClient, start_policy, stop
+from policy_client import CHECKPOINT, GOLDEN, INSTRUCTION, PARAMETERS, PolicyClient, start_policy, stop
 from sensor_msgs.msg import CameraInfo, JointState
 from std_msgs.msg import String
 
@@ -147,6 +148,38 @@ def test_dry_run_moves_nothing(running):
     assert not running.next_chunk().execute
     assert running.set(dry_run=False) == ""
     running.next_chunk(lambda chunk: chunk.execute)
+
+
+def test_status_is_one_line_for_people(running):
+    lines = []
+    running.node.create_subscription(String, "specprune_policy/status", lines.append, 10)
+
+    def says(pattern):
+        return any(re.fullmatch(pattern, line.data) for line in lines)
+
+    inference = r"off \(pruning_off\): 512 of 512 patches kept, inference \d+ ms, observation \d+ ms old; "
+    running.wait(lambda: says(inference + "motion is off; call ~/enable"), "a line")
+    assert running.enable().success
+    running.wait(lambda: says(inference + "moving.*"), "motion")
+    running.missing = {"wrist"}
+    running.wait(
+        lambda: says(r"no inference: newest image on \S+ is .* old .*; holding, stale_input: images.*"), "a hold"
+    )
+
+
+def test_slow_inferences_and_holds_are_counted(running):
+    """Chunks of 8 steps last 0.4 s; simulated here by images that are old when they come."""
+    assert running.enable().success
+    running.wait(lambda: running.statuses()["motion"][1].startswith("moving"), "motion")
+    misses = int(running.values("inference")["deadline misses"])
+    assert running.set(inputs__max_age=5.0) == ""
+    running.offset = -0.5
+    running.wait(lambda: int(running.values("inference")["deadline misses"]) > misses, "deadline misses")
+    assert running.set(inputs__max_age=PARAMETERS["inputs.max_age"]) == ""
+    running.missing = EVERYTHING
+    running.wait(lambda: int(running.values("motion").get("holds stale_input", 0)) > 0, "a counted hold")
+    assert float(running.values("inference")["latency p50 ms"]) > 0
+    assert int(running.values("inference")["mode off (pruning_off)"]) > 0
 
 
 def test_odd_cameras_are_warned_about(running):

@@ -1,4 +1,4 @@
-"""Latency statistics since activation."""
+"""Latency statistics since activation, and what a latency means for the motion."""
 
 import threading
 from collections import deque
@@ -6,6 +6,7 @@ from collections import deque
 import numpy as np
 
 KEPT = 10_000  # values for the percentiles: a quarter of an hour at 10 Hz
+RESERVE = 0.2  # share of a chunk's time for the age of the images and for jitter
 
 
 class Latency:
@@ -35,3 +36,11 @@ class Latency:
             return float("nan"), float("nan")
         p50, p99 = np.percentile(values, (50, 99))
         return float(p50), float(p99)
+
+
+def pauses(inference: float, chunk: float) -> bool:
+    """Whether the arm may pause between chunks. Seconds that an inference takes, and that a chunk lasts.
+
+    A chunk's time runs from its observation. One inference passes before it comes, and it has to last for another one.
+    """
+    return 2 * inference > (1 - RESERVE) * chunk

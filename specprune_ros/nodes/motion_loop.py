@@ -3,6 +3,7 @@
 It never waits for an inference; chunks come in from the worker's thread through `submit`.
 """
 
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -59,7 +60,8 @@ class MotionLoop:
     def clear_counts(self) -> None:
         self.pauses = 0  # times that a chunk ended before the next one came
         self.late = 0  # chunks that were over when they came
-        self.limits_hit: dict[str, int] = {}
+        self.holds: Counter[str] = Counter()  # reason -> times that something forbade motion
+        self.limits_hit: Counter[str] = Counter()  # limit -> ticks
 
     def configure(self, controller: ControllerConfig) -> None:
         """Use the live fields of a changed configuration."""
@@ -145,8 +147,7 @@ class MotionLoop:
                 self.arm.watchdog.feed(name, (stamp or now) / NANOSECONDS)  # 0: static transforms never get old
 
     def _move(self, motion: Motion, pose: Pose | None, now: int) -> None:
-        for limit in motion.limits_hit:
-            self.limits_hit[limit] = self.limits_hit.get(limit, 0) + 1
+        self.limits_hit.update(motion.limits_hit)
         if self._commands is None or self.dry_run:
             return
         header = self._header(now)
@@ -156,8 +157,11 @@ class MotionLoop:
 
     def _hold(self, hold: Hold, before: Motion | Hold, pose: Pose | None, joints: np.ndarray | None, now: int) -> None:
         first = not isinstance(before, Hold)
+        another = not isinstance(before, Hold) or before.reason != hold.reason
         if first and hold.reason == HoldReason.CHUNK_FINISHED:
             self.pauses += 1
+        if another and hold.reason not in NATURAL_HOLDS:
+            self.holds[hold.reason] += 1
         if first and hold.reason not in NATURAL_HOLDS:
             self._on_stop()
         if self._commands is not None and not self.dry_run and (first or self.enabled):

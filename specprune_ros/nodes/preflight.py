@@ -15,6 +15,7 @@ from rclpy.utilities import try_shutdown
 
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.errors import ObservationError, UserError
+from specprune_ros.nodes.latency import pauses
 from specprune_ros.nodes.model import doubts, memory_mb
 from specprune_ros.nodes.policy_node import SUCCESS, Interruption, PolicyNode, init_rclpy
 from specprune_ros.nodes.policy_parameters import InputsConfig, NodeConfig
@@ -72,9 +73,14 @@ def _latency(session: Session, controller: ControllerConfig) -> Check:
     slowest = max(session.warm_seconds.values())
     detail = ", ".join(f"{mode} {seconds * 1e3:.0f} ms" for mode, seconds in session.warm_seconds.items())
     detail += f"; a chunk lasts {chunk * 1e3:.0f} ms"
-    if slowest < 0.8 * chunk:
+    if not pauses(slowest, chunk):
         return Check("latency", PASS, detail)
-    return Check("latency", WARN, f"{detail}: the arm will pause between chunks; use a GPU or pruning.preset fast")
+    return Check(
+        "latency",
+        WARN,
+        f"{detail}: the arm may pause between chunks, an inference has to take less than half of that, with some "
+        "reserve; use a GPU or pruning.preset fast",
+    )
 
 
 def _units(pruning: PruningConfig, controller: ControllerConfig) -> list[Check]:

@@ -16,14 +16,16 @@ from specprune_ros.errors import UserError
 from specprune_ros.nodes.chunk_publisher import ChunkPublisher
 from specprune_ros.nodes.diagnostics import ERROR, OK, WARN, Status
 from specprune_ros.nodes.end_effector import EndEffector
+from specprune_ros.nodes.inference_record import InferenceRecord
 from specprune_ros.nodes.inputs import Inputs, Sensed
-from specprune_ros.nodes.latency import Latency
+from specprune_ros.nodes.latency import pauses
 from specprune_ros.nodes.model import check_fits, doubts, load_policy, memory_mb
 from specprune_ros.nodes.motion_loop import MotionLoop
 from specprune_ros.nodes.policy_parameters import InputsConfig, ModelConfig, NodeConfig
 from specprune_ros.nodes.pruning_parameters import PruningSwitch
 from specprune_ros.nodes.ros_parameters import LiveParameters
 from specprune_ros.nodes.stamps import NANOSECONDS
+from specprune_ros.nodes.status_text import StatusText, inference_text
 from specprune_ros.nodes.tf_input import open_transforms
 from specprune_ros.nodes.worker import InferenceWorker
 from specprune_ros.policy import ActionChunk
@@ -63,8 +65,7 @@ class Session:
             dict.fromkeys(watched, inputs.max_age),
         )
         self._warm_up()
-        self._latency, self._age = Latency(), Latency()
-        self._modes: dict[str, int] = {}
+        self._record = InferenceRecord(self._chunk_seconds)
         self._twist_problem = ""
         self._due = True
         self._last_now = self._clock_jumps = 0
@@ -87,6 +88,8 @@ class Session:
         self._publisher = ChunkPublisher(
             node, self.policy, inputs.cameras, inputs.base_frame, self._controller.step_duration
         )
+        self._status_text = StatusText(node)
+        self._told = ""  # the problem that ~/status told last
         self._mode_controller = self._new_mode_controller()
         self._motion = MotionLoop(
             node,
@@ -116,24 +119,26 @@ class Session:
         """Run every mode before the arm depends on it, and say how long an inference takes."""
         instruction = self._parameters.running(NodeConfig).instruction
         self.warm_seconds = self.policy.warm_up(instruction)
-        chunk = self.policy.chunk_length * self._controller.step_duration
+        chunk = self._chunk_seconds
         modes = ", ".join(f"{mode} {seconds * 1e3:.0f} ms" for mode, seconds in self.warm_seconds.items())
         self._node.get_logger().info(
             f"{self._parameters.running(ModelConfig).checkpoint}: chunks of {self.policy.chunk_length} x "
             f"{self.policy.action_dim}, {chunk:.2f} s; inference: {modes}"
         )
-        if max(self.warm_seconds.values()) > chunk:
+        if pauses(max(self.warm_seconds.values()), chunk):
             self._node.get_logger().warning(
-                f"inference takes longer than a chunk of {chunk:.2f} s: the arm will pause between chunks; use a GPU "
-                "or pruning.preset fast"
+                f"the arm may pause between chunks: an inference has to take less than half of a chunk's {chunk:.2f} "
+                "s, with some reserve; use a GPU or pruning.preset fast"
             )
+
+    @property
+    def _chunk_seconds(self) -> float:
+        return self.policy.chunk_length * self._controller.step_duration
 
     # Lifecycle, on the executor's thread
 
     def start(self) -> None:
-        self._latency.clear()
-        self._age.clear()
-        self._modes.clear()
+        self._record.clear()
         self._motion.clear_counts()
         self._publisher.restart()
         self._last_now = self._now()
@@ -153,6 +158,7 @@ class Session:
         self._motion.destroy()
         self.inputs.destroy()
         self._publisher.destroy()
+        self._status_text.destroy()
         if self._transforms is not None:
             self._transforms.destroy()
 
@@ -171,6 +177,7 @@ class Session:
     def reset(self) -> None:
         """New task or scene: forget history and the running chunk."""
         self._worker.reset()  # first: a chunk that is just being submitted must not survive
+        self._record.interrupt()
         self._arm.executor.clear()
 
     def on_clock_jump(self) -> None:
@@ -224,14 +231,14 @@ class Session:
     def _on_chunk(self, sensed: Sensed, chunk: ActionChunk) -> None:
         self._due = False
         ready = self._now()
-        self._latency.add(chunk.seconds)
-        self._age.add((ready - sensed.stamp) / NANOSECONDS)
-        self._modes[chunk.pruning.mode] = self._modes.get(chunk.pruning.mode, 0) + 1
+        self._record.add(chunk, sensed.stamp, ready)
         self._twist_problem = sensed.twist_problem
         if not np.isfinite(chunk.actions).all():
             raise UserError("the policy predicted NaN or Inf; check the checkpoint, or set model.dtype float32")
         self._motion.submit(chunk.actions, sensed.stamp, ready)
         self._publisher.publish(sensed, chunk, ready, lambda: self._motion.moves)
+        age = (ready - sensed.stamp) / NANOSECONDS
+        self._status_text.publish(lambda: f"{inference_text(chunk, age)}; {self._motion_message()[0]}")
 
     def _on_inference_error(self, error: Exception) -> None:
         text = "".join(traceback.format_exception(error))
@@ -251,6 +258,13 @@ class Session:
         else:
             self._arm.watchdog.lost(RECEIVER)
         self._motion.tick(now)
+        self._tell_problem()
+
+    def _tell_problem(self) -> None:
+        problem, told = self._worker.problem, self._told
+        self._told = problem
+        if problem and problem != told:
+            self._status_text.publish(lambda: f"no inference: {problem}; {self._motion_message()[0]}")
 
     def _on_due(self) -> None:
         if not self._due:
@@ -285,19 +299,11 @@ class Session:
         ]
 
     def _inference_status(self, active: bool) -> Status:
-        p50, p99 = (value * 1e3 for value in self._latency.percentiles())
-        age_p50, age_p99 = (value * 1e3 for value in self._age.percentiles())
         values = {
             "instruction": self._parameters.running(NodeConfig).instruction,
-            "chunks": self._latency.count,
-            "latency p50 ms": p50,
-            "latency p99 ms": p99,
-            "latency max ms": self._latency.maximum * 1e3,
-            "observation age p50 ms": age_p50,
-            "observation age p99 ms": age_p99,
+            **self._record.values(),
             "late chunks": self._motion.late,
             "errors": self._worker.errors,
-            **{f"mode {mode}": count for mode, count in dict(self._modes).items()},
             **{f"warm-up {mode} ms": seconds * 1e3 for mode, seconds in self.warm_seconds.items()},
         }
         problem = self._worker.problem if active else ""
@@ -328,20 +334,30 @@ class Session:
             "enabled": self._motion.enabled,
             "dry run": self._motion.dry_run,
             "pauses between chunks": self._motion.pauses,
+            **{f"holds {reason}": count for reason, count in self._motion.holds.items()},
             **{f"limit {name}": count for name, count in self._motion.limits_hit.items()},
         }
         if not isinstance(result, Hold):
             values["deviation m"], values["deviation rad"] = result.deviation, result.deviation_angle
+        message, level = self._motion_message()
+        return Status("motion", message, level, values)
+
+    def _motion_message(self) -> tuple[str, bytes]:
+        """What the arm does and whether that is well, from any thread."""
+        result = self._motion.result
+        dry = " (dry run)" if self._motion.dry_run else ""
+        if not isinstance(result, Hold):
             hit = f"; limited by {', '.join(result.limits_hit)}" if result.limits_hit else ""
-            return Status("motion", f"moving{hit}", WARN if hit else OK, values)
+            return f"moving{dry}{hit}", WARN if hit else OK
         if not self._motion.enabled:
-            return Status("motion", "motion is off; call ~/enable", OK, values)
+            return "motion is off; call ~/enable", OK
+        topic, receivers = self.receivers()
         if not receivers:
             message = f"holding, nobody listens to {topic}; start the arm's controller, or remap the topic to its own"
-            return Status("motion", message, ERROR, values)
+            return message, ERROR
         detail = f": {result.detail}" if result.detail else ""
         level = WARN if result.reason in (HoldReason.NO_CHUNK, HoldReason.CHUNK_NOT_STARTED) else ERROR
-        return Status("motion", f"holding, {result.reason}{detail}", level, values)
+        return f"holding, {result.reason}{detail}", level
 
     def _memory_status(self) -> Status:
         return Status("memory", "in use", OK, dict(memory_mb()))
