@@ -153,6 +153,11 @@ class Policy:
         return self._normalizer.proprio_low, self._normalizer.proprio_high
 
     @property
+    def action_range(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(A,) twice: each number's usual low and high in the training data, in the checkpoint's units."""
+        return self._normalizer.action_low, self._normalizer.action_high
+
+    @property
     def pruning(self) -> PruningConfig | None:
         """The configuration in force; None when pruning is off."""
         return self._engine.config

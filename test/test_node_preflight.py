@@ -39,25 +39,35 @@ def test_everything_is_ready():
     found = verdicts(output)
     assert process.returncode == 0, output
     assert found["checkpoint"][1].startswith("libero_spatial_no_noops: 2 views, 8 proprio, chunks of 8 x 7")
-    for name in ("/joint_states", "/specprune_policy/image_wrist", "/specprune_policy/action_chunk", "velocity"):
+    inputs = ("/joint_states", "/specprune_policy/image_wrist", "/specprune_policy/action_chunk", "velocity")
+    for name in (*inputs, "gripper"):
         assert found[name][0] == "pass", output
+    assert found["memory"][0] == "pass" and "free MiB" in found["memory"][1]
     assert found["units"] == ("pass", "steps of 0.05 s in pruning.* and controller.*")
     assert found["cameras"][0] == "warn" and "same picture for" in found["cameras"][1]  # the client's never change
     assert found["observation"] == ("pass", "primary 224x224, wrist 224x224; proprio within the training data's range")
 
 
 def test_what_is_missing_is_named():
-    changed = {"instruction": "''", "controller.step_duration": 0.1, "pruning.metres_per_unit": 1.0}
+    changed = {
+        "controller.output": "twist",
+        "controller.gripper_closed_value": 1.0,
+        "controller.gripper_open_value": -1.0,
+        "instruction": "''",
+        "controller.step_duration": 0.1,
+        "pruning.metres_per_unit": 1.0,
+    }
     # In a namespace of its own: a client of another test in this process may still be listening elsewhere.
     process = start_policy("/nobody", MODULE, subprocess.PIPE, **{**OWN, **changed})
     output = process.communicate(timeout=60)[0]
     found = verdicts(output)
     assert process.returncode == 1, output
     assert "start its publisher, or remap it" in found["/nobody/specprune_policy/image_primary"][1]
-    for name in ("observation", "/nobody/joint_states", "/nobody/specprune_policy/action_chunk"):
+    for name in ("observation", "/nobody/joint_states", "/nobody/specprune_policy/twist"):
         assert found[name][0] == "fail", output
     assert found["instruction"][0] == "warn"
-    for words in ("pruning.control_rate is 20 Hz, but", "pruning.metres_per_unit is 1, but"):
+    gripper = "training data's gripper actions go from 0 to 1"
+    for words in ("pruning.control_rate is 20 Hz, but", "pruning.metres_per_unit is 1, but", gripper):
         assert words in output
 
 

@@ -12,6 +12,7 @@ from specprune_ros.pruning.config import PruningConfig
 
 CROP = {"checkpoint": None, "on": True, "off": False}
 POSE_NUMBERS = 6  # position and axis-angle
+GRIPPER_TOLERANCE = 0.25  # of an action; a proportional gripper need not reach its ends
 
 
 def load_policy(model: ModelConfig, pruning: PruningConfig | None) -> Policy:
@@ -85,6 +86,21 @@ def _joints_hint(missing: int, inputs: InputsConfig) -> str:
     return f": name {missing} joints" if missing >= 0 and inputs.proprio != "none" else ""
 
 
+def gripper_doubt(policy: Policy, controller: ControllerConfig) -> str:
+    """How the configured gripper actions contradict the training data, in one line; "" when they do not."""
+    grippers = list(controller.gripper_dimensions)
+    if not grippers:
+        return ""
+    low, high = (float(bound[grippers].mean()) for bound in policy.action_range)
+    closed, opened = controller.gripper_closed_value, controller.gripper_open_value
+    if abs(min(closed, opened) - low) <= GRIPPER_TOLERANCE and abs(max(closed, opened) - high) <= GRIPPER_TOLERANCE:
+        return ""
+    return (
+        f"controller.gripper_closed_value is {closed:g} and gripper_open_value {opened:g}, but the training data's "
+        f"gripper actions go from {low:.2g} to {high:.2g}; set what closes and what opens in the data"
+    )
+
+
 def memory_mb() -> dict[str, float]:
     """Resident memory of this process and what torch holds on the GPU, MiB."""
     with open("/proc/self/status") as status:
@@ -94,3 +110,13 @@ def memory_mb() -> dict[str, float]:
         memory["GPU allocated MiB"] = torch.cuda.memory_allocated() / 2**20
         memory["GPU peak MiB"] = torch.cuda.max_memory_allocated() / 2**20
     return memory
+
+
+def free_memory_mb() -> dict[str, float]:
+    """Memory that is left to this machine and to its GPU, MiB."""
+    with open("/proc/meminfo") as info:
+        available = next(int(line.split()[1]) for line in info if line.startswith("MemAvailable"))
+    free = {"free MiB": available / 1024}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        free["GPU free MiB"] = torch.cuda.mem_get_info()[0] / 2**20
+    return free

@@ -16,7 +16,7 @@ from rclpy.utilities import try_shutdown
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.errors import ObservationError, UserError
 from specprune_ros.nodes.latency import pauses
-from specprune_ros.nodes.model import doubts, memory_mb
+from specprune_ros.nodes.model import doubts, free_memory_mb, gripper_doubt, memory_mb
 from specprune_ros.nodes.policy_node import SUCCESS, Interruption, PolicyNode, init_rclpy
 from specprune_ros.nodes.policy_parameters import InputsConfig, NodeConfig
 from specprune_ros.nodes.session import Session
@@ -24,6 +24,7 @@ from specprune_ros.pruning.config import PruningConfig
 
 LISTENING = 5.0  # seconds; discovery can take 1.5
 SLOWEST_CAMERA = 5.0  # Hz
+LEAST_MEMORY = 512.0  # MiB
 
 PASS, WARN, FAIL = "pass", "warn", "fail"
 
@@ -51,10 +52,10 @@ def checks(session: Session, node: PolicyNode) -> list[Check]:
             f"{', '.join(map(inputs.transform_of, inputs.cameras))}; compare ~/overlay with training",
         ),
         _velocity(session, node),
-        _gripper(controller),
+        _gripper(session, controller),
         _receiver(session),
         _instruction(node),
-        Check("memory", PASS, ", ".join(f"{value:.0f} {name}" for name, value in memory_mb().items())),
+        _memory(),
     ]
 
 
@@ -138,7 +139,10 @@ def _velocity(session: Session, node: PolicyNode) -> Check:
     return Check("velocity", PASS, f"{config.base_frame} -> {config.ee_frame} is known")
 
 
-def _gripper(controller: ControllerConfig) -> Check:
+def _gripper(session: Session, controller: ControllerConfig) -> Check:
+    doubt = gripper_doubt(session.policy, controller)
+    if doubt:
+        return Check("gripper", WARN, doubt)
     closed, opened = controller.gripper_closed_value, controller.gripper_open_value
     detail = f"action {closed:g} closes, {opened:g} opens (OpenVLA-OFT: 0, 1)"
     usual = (closed, opened) == (0.0, 1.0)
@@ -157,6 +161,14 @@ def _instruction(node: PolicyNode) -> Check:
     if instruction:
         return Check("instruction", PASS, instruction)
     return Check("instruction", WARN, "none yet; publish it on ~/instruction or set the parameter instruction")
+
+
+def _memory() -> Check:
+    free = free_memory_mb()
+    detail = ", ".join(f"{value:.0f} {name}" for name, value in {**memory_mb(), **free}.items())
+    if min(free.values()) >= LEAST_MEMORY:
+        return Check("memory", PASS, detail)
+    return Check("memory", WARN, f"{detail}: little is left; close other programs, or set model.dtype bfloat16")
 
 
 def table(rows: list[Check]) -> str:

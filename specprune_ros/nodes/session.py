@@ -19,7 +19,7 @@ from specprune_ros.nodes.end_effector import EndEffector
 from specprune_ros.nodes.inference_record import InferenceRecord
 from specprune_ros.nodes.inputs import Inputs, Sensed
 from specprune_ros.nodes.latency import pauses
-from specprune_ros.nodes.model import check_fits, doubts, load_policy, memory_mb
+from specprune_ros.nodes.model import check_fits, doubts, gripper_doubt, load_policy, memory_mb
 from specprune_ros.nodes.motion_loop import MotionLoop
 from specprune_ros.nodes.policy_parameters import InputsConfig, ModelConfig, NodeConfig
 from specprune_ros.nodes.pruning_parameters import PruningSwitch
@@ -46,7 +46,8 @@ class Session:
         self._controller = parameters.running(ControllerConfig)
         self.policy = load_policy(parameters.running(ModelConfig), self._wanted_pruning())
         check_fits(self.policy, inputs, self._controller)
-        for doubt in doubts(parameters.running(PruningConfig), self._controller):
+        found = doubts(parameters.running(PruningConfig), self._controller)
+        for doubt in filter(None, [*found, gripper_doubt(self.policy, self._controller)]):
             node.get_logger().warning(doubt)
         self._watch_tf = inputs.proprio == "end_effector" or (
             self._controller.delta and self._controller.output != "action_chunk"
