@@ -82,16 +82,20 @@ def test_twist_gripper_and_overlay_in_a_namespace(start):
 
     # Disabled: one last zero, then nothing.
     assert client.enable(False).success
+    client.wait(lambda: speeds()[-1] == 0.0, "the last command")
     client.heard["twist"].clear()
     client.next_chunk()
     client.next_chunk()
-    assert len(speeds()) <= 1 and not speeds().any()
+    assert not client.heard["twist"]
 
     overlay = client.wait(lambda: overlays, "an overlay")[-1]
     assert (overlay.height, overlay.width, overlay.encoding) == (224, 224, "rgb8")
-    pixels = np.frombuffer(overlay.data, np.uint8).reshape(224, 224, 3)
-    untouched = (pixels[20:] == GOLDEN["primary_image"][20:]).all(axis=2).mean()  # below the line of text
-    assert 0.1 < untouched < 0.9
+
+    def untouched():
+        pixels = np.frombuffer(overlays[-1].data, np.uint8).reshape(224, 224, 3)
+        return (pixels[20:] == GOLDEN["primary_image"][20:]).all(axis=2).mean()  # below the line of text
+
+    client.wait(lambda: 0.1 < untouched() < 0.9, "the overlay of an inference that is not dense")
 
 
 def test_simulated_time_and_a_clock_that_jumps_back(start):
