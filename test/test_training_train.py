@@ -23,14 +23,15 @@ def trainer(data, out, **changes):
     return Trainer(data, out, read_settings(SETTINGS, SIZES | SCHEDULE | changes), "cpu")
 
 
-def test_both_losses_fall(data, tmp_path):
+def test_all_losses_fall(data, tmp_path):
     run = trainer(data, tmp_path, localization_steps=40, cloning_steps=60, validate_every=10, save_every=1000)
     run.train()
     rows = run.log.rows()
     assert [int(row["step"]) for row in rows] == list(range(10, 101, 10))
     assert float(rows[3]["samples_pixels"]) < 0.7 * float(rows[0]["samples_pixels"])
-    assert float(rows[-1]["samples_l1"]) < 0.8 * float(rows[4]["samples_l1"])
-    assert float(rows[-1]["samples_centimetres"]) < 0.8 * float(rows[4]["samples_centimetres"])
+    last_l1 = np.mean([float(row["samples_l1"]) for row in rows[-3:]])  # of three, for batches differ
+    assert last_l1 < 0.95 * float(rows[4]["samples_l1"])
+    assert float(rows[-1]["samples_centimetres"]) < 0.5 * float(rows[4]["samples_centimetres"])
     assert (tmp_path / "losses.png").stat().st_size > 1000
     assert (tmp_path / "checkpoint" / "action_head--100_checkpoint.pt").exists()
 
