@@ -28,6 +28,7 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "no_controller": ("paper", {"controller": False}),
     "mean_std_confidence": ("paper", {"confidence": "mean_std"}),
     "no_confidence": ("paper", {"confidence": "none"}),
+    "random": ("paper", {}),
     "fastv": ("paper", ONE_CRITERION | {"local_layers": [2], "local_tokens": EQUAL_TOKENS}),
     "last_kept": ("paper", ONE_CRITERION | {"global_tokens": EQUAL_TOKENS}),
 }
@@ -66,29 +67,26 @@ class Arm:
 
 
 def arm(name: str) -> Arm:
-    """An arm by name, or `PRESET:NAME=VALUE,NAME=VALUE` for any constant of the method.
+    """An arm by name, or `ARM:NAME=VALUE,NAME=VALUE` for any constant of the method.
 
     `fastv` keeps what layer 2 attends to most, `last_kept` what the last inference attended to most, `random` anything,
     all as many tokens as `paper`.
     Raises ConfigError that lists the known names.
     """
+    base, separator, changes = name.partition(":")
     if name in UNPRUNED:
         return Arm(name, blind=name == "blind", expert=name == "expert")
-    if name == "random":
-        return Arm(name, PruningConfig.from_preset("paper"), run_type=RandomRun)
-    if name in PRESETS:
-        return Arm(name, PruningConfig.from_preset(name))
-    if name in NAMED:
-        preset, constants = NAMED[name]
-        return Arm(name, PruningConfig.from_preset(preset).changed(constants))
-    preset, separator, changes = name.partition(":")
-    if not separator or preset not in PRESETS:
-        known = ", ".join((*UNPRUNED, "random", *PRESETS, *NAMED))
-        raise ConfigError(f"arm '{name}' is not known; use one of: {known}; or a change of a preset: paper:alpha=0.5")
+    if base not in (*PRESETS, *NAMED):
+        known = ", ".join((*UNPRUNED, *PRESETS, *NAMED))
+        raise ConfigError(
+            f"arm '{name}' is not known; use one of: {known}; or a change of a pruned one: paper:alpha=0.5"
+        )
     values: dict[str, Any] = {}
-    for change in changes.split(","):
+    for change in changes.split(",") if separator else ():
         constant, separator, value = change.partition("=")
         if not separator:
             raise ConfigError(f"arm '{name}': '{change}' is not NAME=VALUE")
         values[constant] = yaml.safe_load(value)
-    return Arm(name, PruningConfig.from_preset(preset).changed(values))
+    preset, constants = NAMED.get(base, (base, {}))
+    pruning = PruningConfig.from_preset(preset).changed(constants | values)
+    return Arm(name, pruning, run_type=RandomRun if base == "random" else PruningRun)
