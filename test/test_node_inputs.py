@@ -199,3 +199,18 @@ def test_end_effector_waits_at_most_the_skew_for_tf():
         end_effector.pose(12 * SECOND, SECOND)
     twist, why = EndEffector(Screw(10 * SECOND - 1, 10 * SECOND), "base", "hand").twist(10 * SECOND, SECOND)
     assert twist is None and "extrapolation" in why
+
+
+def test_the_rate_of_tf_counts_new_poses_alone(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("specprune_ros.nodes.end_effector.time.monotonic", lambda: now[0])
+    transforms = Screw(0, SECOND)
+    end_effector = EndEffector(transforms, "base", "hand")
+    assert end_effector.rate() == 0.0
+    for tick in range(41):  # the loop looks at 20 Hz, a new pose comes at 10 Hz
+        end_effector.newest_stamp()
+        now[0] += 0.05
+        transforms.newest += SECOND // 10 if tick % 2 else 0
+    assert end_effector.rate() == pytest.approx(10.0, rel=0.05)
+    now[0] += 2.0
+    assert end_effector.rate() < 6.0  # it goes down when TF stops

@@ -1,5 +1,6 @@
 """Pose and twist of the end effector at the stamp of an observation, from TF."""
 
+import time
 from typing import Protocol
 
 import numpy as np
@@ -7,10 +8,12 @@ import numpy as np
 from specprune_ros.control.motion import TwistEstimator
 from specprune_ros.control.pose import Pose
 from specprune_ros.errors import ObservationError
+from specprune_ros.nodes.history import History
 from specprune_ros.nodes.stamps import NANOSECONDS
 
 WINDOW = NANOSECONDS * 15 // 100  # over which the twist is measured: three periods of a 20 Hz TF publisher
 SAMPLES = 7  # poses within the window
+STAMPS_KEPT = 50  # for the rate
 
 
 class Transforms(Protocol):
@@ -38,6 +41,7 @@ class EndEffector:
 
     def __init__(self, transforms: Transforms, base_frame: str, ee_frame: str) -> None:
         self._transforms, self.base_frame, self.ee_frame = transforms, base_frame, ee_frame
+        self._seen: History[None] = History(STAMPS_KEPT)
 
     def pose(self, stamp: int, max_skew: int) -> tuple[np.ndarray, np.ndarray]:
         """Position (3,) m and unit quaternion (4,) xyzw at `stamp`, or the newest at most `max_skew` older.
@@ -73,9 +77,16 @@ class EndEffector:
     def newest_stamp(self) -> int | None:
         """Time of the newest pose, nanoseconds; 0 for static ones; None when it is unknown."""
         try:
-            return self._transforms.lookup(self.base_frame, self.ee_frame, None)[2]
+            stamp = self._transforms.lookup(self.base_frame, self.ee_frame, None)[2]
         except ObservationError:
             return None
+        if stamp and stamp != self._seen.newest_stamp:
+            self._seen.add(stamp, None, time.monotonic())
+        return stamp
+
+    def rate(self) -> float:
+        """New poses per second as `newest_stamp` saw them, so at most as many as it was asked; 0 for static ones."""
+        return self._seen.rate(time.monotonic())
 
     def _usable(self, stamp: int, max_skew: int) -> int:
         """`stamp`, or the time of the newest transform where that has not arrived yet."""

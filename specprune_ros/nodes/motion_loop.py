@@ -138,8 +138,10 @@ class MotionLoop:
 
     def _feed_watchdog(self, now: int) -> None:
         stamps = self._inputs.newest_stamps()
-        if self._watch_tf and self._end_effector is not None:
-            stamps["TF"] = self._end_effector.newest_stamp()
+        if self._end_effector is not None:
+            newest = self._end_effector.newest_stamp()  # counted for its rate although nothing may depend on it
+            if self._watch_tf:
+                stamps["TF"] = newest
         for name, stamp in stamps.items():
             if stamp is None:
                 self.arm.watchdog.lost(name)

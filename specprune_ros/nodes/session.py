@@ -124,7 +124,7 @@ class Session:
         modes = ", ".join(f"{mode} {seconds * 1e3:.0f} ms" for mode, seconds in self.warm_seconds.items())
         self._node.get_logger().info(
             f"{self._parameters.running(ModelConfig).checkpoint}: chunks of {self.policy.chunk_length} x "
-            f"{self.policy.action_dim}, {chunk:.2f} s; inference: {modes}"
+            f"{self.policy.action_dim}, {chunk:.2f} s; inference: {modes}; tile {self.policy.tile}"
         )
         if pauses(max(self.warm_seconds.values()), chunk):
             self._node.get_logger().warning(
@@ -325,6 +325,7 @@ class Session:
             values["transforms refused"] = self._transforms.refused
             values["last refused transform"] = self._transforms.last_refusal
             values["TF"] = "known" if self.end_effector and self.end_effector.newest() else "unknown"
+            values["TF Hz (at most controller.rate)"] = self.end_effector.rate() if self.end_effector else 0.0
         return Status("inputs", message or "complete", level if message and active else OK, values)
 
     def _motion_status(self) -> Status:
