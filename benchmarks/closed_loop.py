@@ -10,8 +10,9 @@ from specprune_ros.control.command import Command
 from specprune_ros.control.executor import ChunkExecutor
 from specprune_ros.control.motion import TwistEstimator
 from specprune_ros.policy import ActionChunk, Observation, Policy
-from specprune_ros.sim.libero_env import CAMERAS, CONTROL_RATE, LiberoEnv, simulator_action
+from specprune_ros.sim.libero_env import CONTROL_RATE, LiberoEnv, simulator_action
 from training.expert import Expert
+from training.policy_driver import observe
 
 PERIOD = 1.0 / CONTROL_RATE
 MAX_STEPS = 220  # the public evaluations' limit for LIBERO-Spatial
@@ -45,7 +46,8 @@ def run_episode(env: LiberoEnv, policy: Policy | None, arm: Arm, state: np.ndarr
         pose = env.base_pose.inverse() @ env.eef_pose
         motion.add(now, pose.position, pose.quaternion)
         if step % policy.chunk_length == 0:
-            chunks.append(policy.act(observe(env, now, motion.twist(now), arm.blind)))
+            seen = observe(env, now, motion.twist(now))
+            chunks.append(policy.act(blinded(seen) if arm.blind else seen))
             receipt = executor.submit(chunks[-1].actions, now, PERIOD, now)
             assert receipt.refusal is None, receipt
         command = executor.step(now)
@@ -55,12 +57,10 @@ def run_episode(env: LiberoEnv, policy: Policy | None, arm: Arm, state: np.ndarr
     return _outcome(False, MAX_STEPS, chunks)
 
 
-def observe(env: LiberoEnv, now: float, twist: np.ndarray | None, blind: bool = False) -> Observation:
-    """What the checkpoint sees: mirrored images, LIBERO's proprio."""
-    views = {camera: np.ascontiguousarray(env.image(camera)[:, ::-1]) for camera in CAMERAS}
-    if blind:
-        views = {camera: np.zeros_like(image) for camera, image in views.items()}
-    return Observation(views, env.proprio, env.instruction, now, twist)
+def blinded(observation: Observation) -> Observation:
+    """The same with black images."""
+    views = {camera: np.zeros_like(image) for camera, image in observation.views.items()}
+    return dataclasses.replace(observation, views=views)
 
 
 def _run_expert(env: LiberoEnv) -> Outcome:

@@ -10,7 +10,6 @@ after an interruption, or with more arms: finished episodes stay in FILE. Beside
 """
 
 import argparse
-import hashlib
 import itertools
 import multiprocessing
 import sys
@@ -31,6 +30,7 @@ from specprune_ros.errors import UserError
 from specprune_ros.policy import Policy
 from specprune_ros.sim.libero_env import LiberoEnv
 from training.placements import EVALUATION_SEED, standard_state, wide_state
+from training.policy_driver import weights_digest
 
 IMAGE_SIZE = 256  # px
 
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> None:
     device = torch.device(given.device)
     for name in given.arms:
         arm(name)  # a mistake should not wait for its turn
-    results = Results(given.json, _digest(given.checkpoint))
+    results = Results(given.json, weights_digest(given.checkpoint))
     setup = Setup(given.checkpoint, given.device, given.dtype, not given.no_shadows)
     works = _missing(given, setup, results)
     results.content["runs"].append(machine.describe(device))
@@ -117,14 +117,6 @@ def _missing(given: argparse.Namespace, setup: Setup, results: Results) -> list[
         if arms:
             works.append(Work(setup, job, arms))
     return works
-
-
-def _digest(checkpoint: Path) -> str:
-    """Of the weights; empty when there are none, which loading the checkpoint will tell better."""
-    digest = hashlib.sha256()
-    for path in sorted([*checkpoint.glob("*.safetensors"), *checkpoint.glob("*--*_checkpoint.pt")]):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,6 +15,7 @@ from specprune_ros.errors import ConfigError, UserError
 from specprune_ros.policy import Observation, Policy
 from specprune_ros.pruning.schedule import ModelShape, schedule
 from specprune_ros.sim.libero_env import LiberoEnv
+from training.policy_driver import observe
 
 ROOT = Path(__file__).parents[1]
 FAST = np.ones(6)  # coarse mode
@@ -161,6 +162,7 @@ def test_the_closed_loop_infers_once_a_chunk(monkeypatch):
         result = closed_loop.run_episode(env, policy, chosen, env.task.initial_state(20))
         assert not result.success and result.steps == 10 and result.inferences == 2
         assert result.modes["dense"] == 1 and 0 < result.flop_share < 1
-        assert closed_loop.observe(env, 0.0, None, blind=True).views["wrist"].max() == 0
+        seen = closed_loop.blinded(observe(env, 0.0))
+        assert {image.max() for image in seen.views.values()} == {0} and (seen.proprio == env.proprio).all()
     finally:
         env.close()

@@ -3,11 +3,13 @@
     scripts/env python -m training.collect DATA --episodes 50 --processes 2            # LIBERO's initial states
     scripts/env python -m training.collect DATA --episodes 200 --processes 2 --wide    # random placements
     scripts/env python -m training.collect DATA --suites libero_spatial_swap libero_spatial_with_mug
+    scripts/env python -m training.collect DATA --policy CHECKPOINT    # a half-trained policy drives at times (DAgger)
 
     scripts/env python -m training.collect HELD_OUT --first 1000000 --episodes 5 --wide                # for evaluation
 
 Run it again to go on after an interruption, or with more episodes: what is there stays. An episode depends on suite,
-task, index and the kind of placement alone, so a data set can be made again. Only successful episodes are kept.
+task, index, the kind of placement and the policy alone, so a data set can be made again. Only successful episodes are
+kept.
 """
 
 import argparse
@@ -21,14 +23,17 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from specprune_ros.errors import UserError
+from specprune_ros.policy import Policy
 from specprune_ros.sim.libero_env import LiberoEnv, simulator_action
 from training.data_card import write_summary
 from training.episodes import VIEWS, Episode, write_episode
 from training.expert import ActionNoise, Expert
 from training.placements import EVALUATION_SEED, standard_state, wide_state
+from training.policy_driver import PolicyDriver, weights_digest
 from training.scene import Scene
 
 IMAGE_SIZE = 256  # px; what LIBERO's own data was rendered at
@@ -47,6 +52,7 @@ class Block:
     task: int
     wide: bool
     shadows: bool
+    policy: Path | None
     indices: tuple[int, ...]
 
 
@@ -73,30 +79,34 @@ def main(arguments: list[str]) -> None:
 def collect_block(block: Block) -> list[bool]:
     """Whether each of the block's episodes was solved, and so written."""
     env = _environment(block.suite, block.task, block.shadows)
+    policy = None if block.policy is None else _policy(block.policy)
     solved = []
     for index in block.indices:
-        episode = record(env, index, block.wide)
+        episode = record(env, index, block.wide, policy)
         path = _path(block, index)
         if episode is None:
             path.parent.mkdir(parents=True, exist_ok=True)
             _failure(path).touch()
         else:
+            if block.policy is not None:
+                episode.facts["policy"] = weights_digest(block.policy)
             write_episode(path, episode)
         solved.append(episode is not None)
     return solved
 
 
-def record(env: LiberoEnv, index: int, wide: bool) -> Episode | None:
-    """One episode, from its index alone; None when the expert fails."""
+def record(env: LiberoEnv, index: int, wide: bool, policy: Policy | None = None) -> Episode | None:
+    """One episode, from its index alone; None when the expert fails. A `policy` drives at times, without noise."""
     env.reset_to(wide_state(env, index) if wide else standard_state(env, index))
     scene, expert = Scene(env), Expert(env)
-    size = NOISES[index % len(NOISES)]
+    size = NOISES[index % len(NOISES)] if policy is None else 0.0
     noise = ActionNoise(size, seed=index)
+    driver = None if policy is None else PolicyDriver(policy, seed=index)
     names = [*scene.objects, "gripper"]
     frames: dict[str, list[np.ndarray]] = {view: [] for view in VIEWS}
     proprio, actions, points, goal = [], [], [], []
     for _ in range(MAX_STEPS):
-        action = expert.act()
+        action = expert.act(led=driver is None or not driver.leads)
         if expert.done or expert.failed:
             break
         for view in VIEWS:
@@ -105,7 +115,8 @@ def record(env: LiberoEnv, index: int, wide: bool) -> Episode | None:
         actions.append(action)
         points.append([_points(env, scene, view) for view in VIEWS])
         goal.append([scene.position(name) - env.eef_pose.position for name in scene.goal or ()])
-        env.step(simulator_action(noise(action)))
+        executed = noise(action) if driver is None else driver(env, expert, action)
+        env.step(simulator_action(executed))
     if not env.success:
         return None
     facts = {
@@ -137,18 +148,24 @@ def _environment(suite: str, task: int, shadows: bool) -> LiberoEnv:
     return LiberoEnv(suite, task, image_size=IMAGE_SIZE, shadows=shadows, anti_aliasing=shadows)
 
 
+@lru_cache(maxsize=1)
+def _policy(checkpoint: Path) -> Policy:
+    torch.set_num_threads(1)  # processes share the cores
+    return Policy.from_checkpoint(checkpoint)
+
+
 def _blocks(given: argparse.Namespace) -> Iterator[Block]:
     """What is still missing."""
     indices = tuple(range(given.first, given.first + given.episodes))
     for suite, task in itertools.product(given.suites, given.tasks):
-        whole = Block(given.folder, suite, task, given.wide, not given.no_shadows, indices)
+        whole = Block(given.folder, suite, task, given.wide, not given.no_shadows, given.policy, indices)
         left = [i for i in whole.indices if not _path(whole, i).exists() and not _failure(_path(whole, i)).exists()]
         for start in range(0, len(left), BLOCK):
             yield replace(whole, indices=tuple(left[start : start + BLOCK]))
 
 
 def _path(block: Block, index: int) -> Path:
-    kind = "wide" if block.wide else "standard"
+    kind = ("wide" if block.wide else "standard") + ("-policy" if block.policy else "")
     return block.folder / block.suite / f"task{block.task}" / f"{kind}-{index:05d}.npz"
 
 
@@ -166,6 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tasks", nargs="+", type=int, default=list(range(10)), help="default: all ten")
     parser.add_argument("--wide", action="store_true", help="random placements (libero_spatial only)")
     parser.add_argument("--no-shadows", action="store_true", help="a third of the rendering time; looks different")
+    parser.add_argument("--policy", type=Path, metavar="CHECKPOINT", help="drives at times; the expert labels")
     parser.add_argument("--processes", type=int, default=1, help="default: %(default)s")
     return parser
 

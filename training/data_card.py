@@ -16,7 +16,8 @@ NORMALIZED = [True] * 6 + [False]  # the gripper is 0 or 1 already
 CARD = """# Demonstrations of LIBERO-Spatial
 
 Recorded in simulation with a scripted expert that reads the simulator's state (`training/expert.py`). Executed actions
-carry correlated Gaussian noise, so that the data holds recoveries; labels are the expert's clean actions. Only
+carry correlated Gaussian noise, so that the data holds recoveries; labels are the expert's clean actions. Where the
+placement says "policy", a half-trained policy moved the arm in bursts instead (`training/policy_driver.py`). Only
 successful episodes are kept. File format: `training/episodes.py`. Initial states 20 to 49 of each task, and wide
 placements with seeds from 1000000 on, are left for evaluation.
 
@@ -45,7 +46,8 @@ def write_summary(folder: Path, commands: list[str]) -> None:
     for path in tqdm(paths, "statistics", unit="episode", mininterval=1.0):
         episode = read_episode(path, frames=False)
         facts = episode.facts
-        group = (facts["suite"], facts["task"], "wide" if facts["wide"] else "standard")
+        kind = ("wide" if facts["wide"] else "standard") + ("-policy" if "policy" in facts else "")
+        group = (facts["suite"], facts["task"], kind)
         counts[group] += 1
         steps[group] += len(episode.actions)
         noises[facts["noise"]] += 1
@@ -53,7 +55,7 @@ def write_summary(folder: Path, commands: list[str]) -> None:
         proprio.append(episode.proprio)
         actions.append(episode.actions)
     for suite, task, kind in sorted(counts):
-        failed = len(list((folder / suite / f"task{task}").glob(f"{kind}-*.failed")))
+        failed = len(list((folder / suite / f"task{task}").glob(f"{kind}-[0-9]*.failed")))
         group = (suite, task, kind)
         rows.append(f"| {suite} | {task} | {kind} | {counts[group]} | {steps[group]} | {failed} |")
     statistics = {KEY: summarize(np.concatenate(actions), np.concatenate(proprio), len(paths))}

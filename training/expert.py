@@ -95,10 +95,13 @@ class Expert:
         """Whether there is no hope left: a phase does not end."""
         return self._steps > TOO_LONG
 
-    def act(self) -> np.ndarray:
-        """(7,) the clean action for the state that the simulator is in."""
+    def act(self, led: bool = True) -> np.ndarray:
+        """(7,) the clean action for the state that the simulator is in.
+
+        `led`: the step before was the expert's own; only then does standing still mean that something is in the way.
+        """
         pose = self._env.eef_pose
-        self._moved = float(np.linalg.norm(pose.position - self._before))
+        self._moved = float(np.linalg.norm(pose.position - self._before)) if led else np.inf
         self._before = pose.position
         while self._finished():
             self.phase = Phase(self.phase + 1)
