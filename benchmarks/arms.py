@@ -29,6 +29,7 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "mean_std_confidence": ("paper", {"confidence": "mean_std"}),
     "no_confidence": ("paper", {"confidence": "none"}),
     "random": ("paper", {}),
+    "inverse": ("paper", {}),
     "fastv": ("paper", ONE_CRITERION | {"local_layers": [2], "local_tokens": EQUAL_TOKENS}),
     "last_kept": ("paper", ONE_CRITERION | {"global_tokens": EQUAL_TOKENS}),
 }
@@ -45,6 +46,16 @@ class RandomRun(PruningRun):
         method = super()._evidence()
         local = tuple(map(torch.rand_like, method.local))
         return Evidence(torch.rand_like(method.history), torch.rand_like(method.similarity), local)
+
+
+class InverseRun(PruningRun):
+    """The method's schedule, keeping what it would drop: worse than `random` where attention says what matters."""
+
+    def _scores(self, attention: Tensor) -> Tensor:
+        return 1.0 / (super()._scores(attention) + 1e-9)
+
+
+RUN_TYPES = {"random": RandomRun, "inverse": InverseRun}
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,7 @@ def arm(name: str) -> Arm:
     """An arm by name, or `ARM:NAME=VALUE,NAME=VALUE` for any constant of the method.
 
     `fastv` keeps what layer 2 attends to most, `last_kept` what the last inference attended to most, `random` anything,
-    all as many tokens as `paper`.
+    `inverse` what the method attends to least; all about as many tokens as `paper`.
     Raises ConfigError that lists the known names.
     """
     base, separator, changes = name.partition(":")
@@ -89,4 +100,4 @@ def arm(name: str) -> Arm:
         values[constant] = yaml.safe_load(value)
     preset, constants = NAMED.get(base, (base, {}))
     pruning = PruningConfig.from_preset(preset).changed(constants | values)
-    return Arm(name, pruning, run_type=RandomRun if base == "random" else PruningRun)
+    return Arm(name, pruning, run_type=RUN_TYPES.get(base, PruningRun))

@@ -28,6 +28,7 @@ from training.episodes import Episode, episode_paths, read_episode
 from training.expert import METRES_PER_UNIT, RADIANS_PER_UNIT
 
 MEASURES = ("centimetres", "degrees", "gripper_flips")
+MARKERS = "os^D"  # ten arms each
 
 
 def main(arguments: list[str]) -> None:
@@ -102,14 +103,15 @@ def _summarize(rows: list[dict[str, float]]) -> dict[str, float]:
 def _plot(summary: dict[str, dict[str, float]], path: Path) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 4), layout="constrained")
+    figure = Figure(figsize=(14, 4), layout="constrained")
     for axes, measure in zip(figure.subplots(1, len(MEASURES)), MEASURES, strict=True):
-        for name, row in summary.items():
+        for number, (name, row) in enumerate(summary.items()):
             error = 2 * row[f"{measure}_standard_error"]
-            axes.errorbar(row["tokens"], row[measure], yerr=error, fmt="o", capsize=3, label=name)
+            look = f"C{number % 10}{MARKERS[number // 10 % len(MARKERS)]}"
+            axes.errorbar(row["tokens"], row[measure], yerr=error, fmt=look, capsize=3, label=name)
         axes.set(xlabel="tokens per decoder layer", ylabel=measure.replace("_", " ") + " from dense", ylim=(0, None))
         axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), fontsize=8, loc="outside right upper")
     figure.savefig(path, dpi=120)
 
 
