@@ -75,7 +75,7 @@ def _plot(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
         tokens = axes.twinx()
         tokens.plot(places, [point["tokens"] for point in points], "s--", color="#5b4b8a")
         tokens.set_ylabel("tokens per decoder layer", color="#5b4b8a")
-        tokens.set_ylim(0, None)
+        tokens.set_ylim(0, 1.1 * max(point["tokens"] for point in points))
     for axes in panels:
         axes.remove()
     figure.savefig(path, dpi=120)
