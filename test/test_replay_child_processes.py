@@ -44,6 +44,17 @@ def test_leaving_ends_the_children(tmp_path, start):
     assert child.returncode == -signal.SIGINT or "KeyboardInterrupt" in (tmp_path / "sleeper.log").read_text()
 
 
+def test_children_heed_interrupts_that_a_background_job_ignores(tmp_path, start):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as `scripts/demo &` in a script is started
+    try:
+        with ChildProcesses(tmp_path) as children:
+            child = start(children, "background", SLEEPER)
+            wait_for(lambda: "ready" in (tmp_path / "background.log").read_text())
+        assert child.returncode != -signal.SIGKILL
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_stubborn_child_and_what_it_started_are_killed(tmp_path, start, monkeypatch):
     monkeypatch.setattr("specprune_ros.replay.child_processes.PATIENCE", 0.5)
     with pytest.raises(KeyboardInterrupt), ChildProcesses(tmp_path) as children:

@@ -56,7 +56,7 @@ class ChildProcesses:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=_in_child,
             )
         return self._children[name].pid
 
@@ -97,6 +97,7 @@ def _signal(child: subprocess.Popen, number: int) -> None:
 _libc: Any = ctypes.CDLL(None)
 
 
-def _end_with_parent() -> None:
-    """In the child: ask for SIGINT when the parent dies without a chance to clean up (kill -9)."""
+def _in_child() -> None:
+    """Heed SIGINT, which a shell's background jobs are started to ignore, and get it when the parent dies (kill -9)."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGINT)
