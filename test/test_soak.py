@@ -9,7 +9,7 @@ import time
 import pytest
 
 from specprune_ros.soak.plot import plot
-from specprune_ros.soak.process import MachineDelay, memory
+from specprune_ros.soak.process import MachineDelay
 from specprune_ros.soak.verdict import Series, Tick, summary
 
 PERIOD = 0.05
