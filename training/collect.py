@@ -80,6 +80,7 @@ def collect_block(block: Block) -> list[bool]:
     """Whether each of the block's episodes was solved, and so written."""
     env = _environment(block.suite, block.task, block.shadows)
     policy = None if block.policy is None else _policy(block.policy)
+    driven_by = {} if block.policy is None else {"policy": weights_digest(block.policy)}
     solved = []
     for index in block.indices:
         episode = record(env, index, block.wide, policy)
@@ -88,8 +89,7 @@ def collect_block(block: Block) -> list[bool]:
             path.parent.mkdir(parents=True, exist_ok=True)
             _failure(path).touch()
         else:
-            if block.policy is not None:
-                episode.facts["policy"] = weights_digest(block.policy)
+            episode.facts.update(driven_by)
             write_episode(path, episode)
         solved.append(episode is not None)
     return solved
