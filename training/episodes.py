@@ -4,10 +4,10 @@
 |---|---|
 | `primary`, `wrist` | (bytes,) uint8: H.264 in MP4, a frame a step, square, RGB, as a checkpoint sees them (mirrored) |
 | `proprio` | (T, 8) float32, LIBERO's |
-| `actions` | (T, 7) float32, the expert's clean actions, checkpoint units; what was executed had noise on it, or was a policy's |
+| `actions` | (T, 7) float32, the expert's clean actions, checkpoint units; executed with noise, or a policy's |
 | `points` | (T, 2, K, 2) float32: x, y of K things per view, in image widths; nan where they are not in the image |
 | `goal` | (T, 2, 3) float32: from the gripper to the bowl to move and to where it goes, metres, world axes |
-| `facts` | JSON: instruction, suite, task, seed, wide, noise, point names, versions; policy: digest of the weights that drove |
+| `facts` | JSON: instruction, suite, task, seed, wide, noise, point names, versions, digest of a driving policy |
 """
 
 import io
