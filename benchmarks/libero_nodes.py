@@ -22,6 +22,7 @@ from closed_loop import MAX_STEPS, run_episode
 from significance import paired_p_value, wilson
 from tqdm import tqdm
 
+from specprune_ros.errors import UserError
 from specprune_ros.policy import Policy
 from specprune_ros.sim.libero_env import CONTROL_RATE, LiberoEnv
 from training.placements import EVALUATION_STATES
@@ -85,4 +86,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"benchmarks/libero_nodes.py: {error}")

@@ -34,9 +34,7 @@ MARKERS = "os^D"  # ten arms each
 def main(arguments: list[str]) -> None:
     given = _parser().parse_args(arguments)
     arms = [arm(name) for name in given.arms]
-    paths = episode_paths(given.data)[: given.episodes]
-    if not paths:
-        raise UserError(f"{given.data} holds no episodes; collect some with python -m training.collect {given.data}")
+    paths = recordings(given)
     policy = Policy.from_checkpoint(given.checkpoint, given.device, given.dtype)
     summary = measure(policy, arms, paths)
     content = {"run": machine.describe(torch.device(given.device)), "episodes": len(paths), "arms": summary}
@@ -44,6 +42,14 @@ def main(arguments: list[str]) -> None:
     _plot(summary, given.json.with_suffix(".png"))
     for name, row in summary.items():
         print(name, ", ".join(f"{key} {value:.3g}" for key, value in row.items()))
+
+
+def recordings(given: argparse.Namespace) -> list[Path]:
+    """The episodes that the options of `recording_parser` name. Raises UserError when there is none."""
+    paths = episode_paths(given.data)[: given.episodes]
+    if not paths:
+        raise UserError(f"{given.data} holds no episodes; collect some with python -m training.collect {given.data}")
+    return paths
 
 
 def measure(policy: Policy, arms: list[Arm], paths: list[Path]) -> dict[str, dict[str, float]]:
@@ -116,11 +122,17 @@ def _plot(summary: dict[str, dict[str, float]], path: Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Action error against dense on recorded observations.")
+    parser = recording_parser("Action error against dense on recorded observations.")
+    parser.add_argument("--arms", nargs="+", default=["paper", "careful", "fast"], help="see benchmarks/arms.py")
+    return parser
+
+
+def recording_parser(description: str) -> argparse.ArgumentParser:
+    """The options of every comparison on recorded observations."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("data", type=Path, help="folder of training.collect, of episodes never trained on")
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--arms", nargs="+", default=["paper", "careful", "fast"], help="see benchmarks/arms.py")
     parser.add_argument("--episodes", type=int, default=None, help="at most this many (default: all)")
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
     parser.add_argument("--dtype", default="float32", help="default: %(default)s")

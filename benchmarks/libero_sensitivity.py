@@ -16,11 +16,10 @@ from pathlib import Path
 import machine
 import torch
 from arms import arm
-from libero_open_loop import measure
+from libero_open_loop import measure, recording_parser, recordings
 
 from specprune_ros.errors import UserError
 from specprune_ros.policy import Policy
-from training.episodes import episode_paths
 
 VALUES: dict[str, tuple[float, ...]] = {
     "alpha": (0.3, 0.5, 0.8, 1.2, 2.0),
@@ -37,9 +36,7 @@ COLUMNS = 4
 
 def main(arguments: list[str]) -> None:
     given = _parser().parse_args(arguments)
-    paths = episode_paths(given.data)[: given.episodes]
-    if not paths:
-        raise UserError(f"{given.data} holds no episodes; collect some with python -m training.collect {given.data}")
+    paths = recordings(given)
     names = {(constant, value): _arm(constant, value) for constant in given.constants for value in VALUES[constant]}
     policy = Policy.from_checkpoint(given.checkpoint, given.device, given.dtype)
     rows = measure(policy, [arm(name) for name in dict.fromkeys(names.values())], paths)
@@ -82,14 +79,8 @@ def _plot(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Action error against dense over the method's constants.")
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("data", type=Path, help="folder of training.collect, of episodes never trained on")
-    parser.add_argument("--json", type=Path, required=True)
+    parser = recording_parser("Action error against dense over the method's constants.")
     parser.add_argument("--constants", nargs="+", choices=VALUES, default=list(VALUES), help="default: all")
-    parser.add_argument("--episodes", type=int, default=None, help="at most this many (default: all)")
-    parser.add_argument("--device", default="cpu", help="default: %(default)s")
-    parser.add_argument("--dtype", default="float32", help="default: %(default)s")
     return parser
 
 
