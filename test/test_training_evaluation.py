@@ -38,7 +38,7 @@ def test_the_paired_test_looks_at_the_pairs_that_differ():
     assert significance.paired_p_value([True] * 6 + [False], [False] * 6 + [False]) == pytest.approx(2 / 2**6)
 
 
-@pytest.mark.parametrize("name", [*arms.UNPRUNED, "random", "paper", "careful", "fast", *arms.NAMED])
+@pytest.mark.parametrize("name", [*arms.UNPRUNED, "paper", "careful", "fast", *arms.NAMED])
 def test_every_arm_runs(name):
     chosen = arms.arm(name)
     if chosen.expert:
