@@ -9,7 +9,7 @@ from training_data import episode, write_data
 
 from specprune_ros.errors import ConfigError
 from specprune_ros.policy import Observation, Policy
-from training.batched_model import predict, see
+from training.batched_model import decode, see
 from training.episodes import episode_paths, read_episode
 from training.export import export
 from training.initialization import random_model
@@ -39,7 +39,8 @@ def test_the_policy_acts_as_the_trained_model_does(trainer, tmp_path, dtype, tol
     with torch.no_grad():
         batch = trainer.samples.batch(np.array([5]), None)
         features = see(trainer.model, batch.frames)
-        expected = predict(trainer.model, features, batch.proprio, trainer._batched(batch.instructions))[0]
+        steps = decode(trainer.model, features, batch.proprio, trainer._batched(batch.instructions))
+        expected = trainer.model.action_head(steps).float()[0]
     recorded = read_episode(episode_paths(trainer.samples.folder)[0])  # as the video gives it back
     observation = Observation(
         {view: frames[5] for view, frames in recorded.frames.items()},

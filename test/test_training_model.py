@@ -4,7 +4,7 @@ import pytest
 import torch
 from random_model import model_config, random_checkpoint
 
-from training.batched_model import Prompts, predict, see
+from training.batched_model import Prompts, decode, see
 
 INSTRUCTIONS = ("pick up the bowl", "open the drawer", "put the moka pot on the stove and turn the stove on")
 
@@ -31,7 +31,7 @@ def test_every_sample_gets_what_it_would_get_alone(checkpoint):
         ],
         dim=-1,
     ).unflatten(0, frames.shape[:2])
-    together = predict(model, features, proprio, Prompts.of(prompts, model, eos_id))
+    together = model.action_head(decode(model, features, proprio, Prompts.of(prompts, model, eos_id))).float()
     for i, prompt in enumerate(prompts):
         pixels = [normalize(frames[i]) for normalize in model.normalizations()]
         alone = model(pixels, proprio[i], torch.tensor(prompt.token_ids), eos_id)

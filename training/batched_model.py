@@ -56,13 +56,8 @@ def see(model: OpenVLA, frames: Tensor) -> Tensor:
     return torch.cat(features, dim=-1).unflatten(0, frames.shape[:2])
 
 
-def predict(model: OpenVLA, features: Tensor, proprio: Tensor, prompts: Prompts) -> Tensor:
-    """Features of `see`, (B, P) normalised proprio -> (B, C, A) normalised actions, float32."""
-    return model.action_head(decode(model, features, proprio, prompts)).float()
-
-
 def decode(model: OpenVLA, features: Tensor, proprio: Tensor, prompts: Prompts) -> Tensor:
-    """The same inputs -> (B, C, A * hidden), what the action head reads of every step."""
+    """Features of `see`, (B, P) normalised proprio -> (B, C, A * hidden), what the action head reads of every step."""
     decoder = model.decoder
     patches = model.projector(features.flatten(1, 2))
     state = model.proprio_projector(proprio)[:, None]
