@@ -16,7 +16,8 @@ from training.initialization import random_model
 from training.settings import read_settings
 from training.train import SETTINGS, Trainer
 
-SIZES = {"image_size": 56, "tower_width": 16, "tower_depth": 2, "tower_heads": 2, "projector_width": 16}
+SIZES = {"image_size": 56, "patch_size": 14, "tower_width": 16, "tower_depth": 2, "tower_heads": 2}
+SIZES |= {"projector_width": 16}
 SIZES |= {"hidden_size": 24, "inner_size": 32, "num_layers": 3, "num_heads": 2, "head_width": 16}
 SCHEDULE = {"batch_size": 4, "localization_steps": 2, "cloning_steps": 2, "precision": "float32", "held_out_share": 0.5}
 
@@ -39,7 +40,7 @@ def test_the_policy_acts_as_the_trained_model_does(trainer, tmp_path, dtype, tol
     with torch.no_grad():
         batch = trainer.samples.batch(np.array([5]), None)
         features = see(trainer.model, batch.frames)
-        steps = decode(trainer.model, features, batch.proprio, trainer._batched(batch.instructions))
+        steps, _ = decode(trainer.model, features, batch.proprio, trainer._batched(batch.instructions))
         expected = trainer.model.action_head(steps).float()[0]
     recorded = read_episode(episode_paths(trainer.samples.folder)[0])  # as the video gives it back
     observation = Observation(
@@ -68,7 +69,7 @@ def test_pruning_runs_on_an_exported_checkpoint(trainer):
     assert chunk.pruning.mode in ("coarse", "fine") and chunk.pruning.flop_share < 1
 
 
-@pytest.mark.parametrize("name", ["nano.yaml", "nano_gpu.yaml"])
+@pytest.mark.parametrize("name", ["nano.yaml", "nano_coarse.yaml", "nano_gpu.yaml"])
 def test_shipped_sizes_fit_into_the_repository(name, tmp_path):
     sizes = read_settings(SETTINGS.with_name(name)).sizes
     assert sizes.num_layers >= 12
@@ -81,7 +82,7 @@ def test_shipped_sizes_fit_into_the_repository(name, tmp_path):
 def test_the_settings_say_what_is_wrong(tmp_path):
     with pytest.raises(ConfigError, match="batch_sice is not a parameter"):
         read_settings(SETTINGS, {"batch_sice": 3})
-    with pytest.raises(ConfigError, match="multiple of 14"):
+    with pytest.raises(ConfigError, match="is not a multiple of"):
         read_settings(SETTINGS, {"image_size": 100})
     with pytest.raises(ConfigError, match="does not divide"):
         read_settings(SETTINGS, {"num_heads": 7})

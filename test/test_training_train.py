@@ -9,7 +9,14 @@ from specprune_ros.errors import UserError
 from training.settings import read_settings
 from training.train import SETTINGS, Trainer, main
 
-SIZES = {"image_size": 56, "tower_width": 32, "tower_depth": 2, "tower_heads": 2, "projector_width": 32}
+SIZES = {
+    "image_size": 56,
+    "patch_size": 14,
+    "tower_width": 32,
+    "tower_depth": 2,
+    "tower_heads": 2,
+    "projector_width": 32,
+}
 SIZES |= {"hidden_size": 32, "inner_size": 64, "num_layers": 3, "num_heads": 2, "head_width": 32}
 SCHEDULE = {"batch_size": 16, "precision": "float32", "held_out_share": 0.0, "learning_rate": 2e-3, "warm_up_steps": 5}
 
@@ -19,8 +26,8 @@ def data(tmp_path_factory):
     return write_data(tmp_path_factory.mktemp("data"))
 
 
-def trainer(data, out, **changes):
-    return Trainer(data, out, read_settings(SETTINGS, SIZES | SCHEDULE | changes), "cpu")
+def trainer(data, out, start=None, **changes):
+    return Trainer(data, out, read_settings(SETTINGS, SIZES | SCHEDULE | changes), "cpu", start)
 
 
 def test_all_losses_fall(data, tmp_path):
@@ -68,3 +75,23 @@ def test_the_command_line_names_mistakes(data, tmp_path):
         main([str(data), str(tmp_path), "--set", "batch_size"])
     with pytest.raises(UserError, match="is outside the allowed range"):
         main([str(data), str(tmp_path), "--set", "batch_size=0"])
+
+
+def test_a_finer_run_starts_from_a_coarse_one_and_is_prepared_for_pruning(data, tmp_path):
+    coarse = trainer(data, tmp_path / "coarse", localization_steps=5, cloning_steps=5)
+    coarse.train()
+    options = {"patch_size": 7, "num_layers": 4, "localization_steps": 0, "cloning_steps": 40, "validate_every": 20}
+    options |= {"dropping_share": 0.5, "grounding_weight": 1.0, "held_out_share": 0.5}
+    fine = trainer(data, tmp_path / "fine", start=tmp_path / "coarse", **options)
+    old, new = (run.model.proprio_projector.state_dict() for run in (coarse, fine))
+    assert all(torch.equal(old[name], new[name]) for name in old)
+    assert (tmp_path / "fine" / "tokenizer.json").read_text() == (tmp_path / "coarse" / "tokenizer.json").read_text()
+    dropped = [fine._drop(np.random.default_rng([0, step])) for step in range(40)]
+    assert 10 < sum(drop is not None for drop in dropped) < 30
+    fine.train()
+    first, last = fine.log.rows()
+    assert float(last["samples_grounding"]) < 0.9 * float(first["samples_grounding"])
+    assert float(last["held_out_pruned_l1"]) > 0
+    trainer(data, tmp_path / "fine", start=tmp_path / "nowhere", **options)  # going on needs no start any more
+    with pytest.raises(UserError, match="as --start"):
+        trainer(data, tmp_path / "new", start=tmp_path / "nowhere", **options)

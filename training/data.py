@@ -32,6 +32,7 @@ class Batch:
     points: Tensor  # (B, V, K, 2) of the cropped views, in image widths, nan where not seen
     goal: Tensor  # (B, 2, 3) from the gripper to bowl and goal, metres
     kinds: Tensor  # (B, K) index into `Samples.kinds`, -1 where an episode has fewer points
+    is_named: Tensor  # (B, K) bool: things that the instruction names, and the gripper
     instructions: list[str]
 
 
@@ -56,6 +57,7 @@ class Samples:
         self._goal = np.concatenate([episode.goal for episode in episodes])
         self.kinds = sorted({_kind(name) for episode in episodes for name in episode.facts["points"]})
         self._points, self._kinds = self._padded_points(episodes)
+        self._is_named = self._named(episodes)
         self.instructions = sorted({episode.facts["instruction"] for episode in episodes})
         self._instruction = [episode.facts["instruction"] for episode in episodes]
         self._episode = np.repeat(np.arange(len(episodes)), lengths)
@@ -93,6 +95,7 @@ class Samples:
             points=cropped_points(points, corners.to(self._device), self._image_size),
             goal=torch.from_numpy(self._goal[order]).to(self._device),
             kinds=torch.from_numpy(self._kinds[self._episode[order]]).to(self._device),
+            is_named=torch.from_numpy(self._is_named[self._episode[order]]).to(self._device),
             instructions=[self._instruction[episode] for episode in self._episode[order]],
         )
 
@@ -107,6 +110,20 @@ class Samples:
             missing = most - episode.points.shape[2]
             padded.append(np.pad(episode.points, ((0, 0), (0, 0), (0, missing), (0, 0)), constant_values=np.nan))
         return np.concatenate(padded), kinds
+
+    def _named(self, episodes: list[Episode]) -> np.ndarray:
+        """(episodes, K) bool."""
+        named = np.zeros(self._kinds.shape, bool)
+        for i, episode in enumerate(episodes):
+            names = episode.facts["points"]
+            named[i, : len(names)] = [is_named(name, episode.facts["instruction"]) for name in names]
+        return named
+
+
+def is_named(name: str, instruction: str) -> bool:
+    """Whether an instruction mentions a thing ('cookies_1': "the cookie box"), or the thing is the gripper."""
+    words = [word for word in instruction.lower().split() if len(word) > 3]  # articles and prepositions say nothing
+    return name == "gripper" or any(part.startswith(word) for part in _kind(name).split("_") for word in words)
 
 
 def crop(frames: Tensor, corners: Tensor) -> Tensor:

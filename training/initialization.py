@@ -1,14 +1,18 @@
-"""Random weights to start from."""
+"""Weights to start from: random ones, or those of a run with a coarser patch grid or fewer layers."""
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from specprune_ros.errors import UserError
 from specprune_ros.openvla.config import ModelConfig
 from specprune_ros.openvla.decoder import DecoderLayer
 from specprune_ros.openvla.model import OpenVLA
 from specprune_ros.openvla.vision import VisionBlock
 
 EMBEDDING = 0.02  # standard deviation of position, class, register and token embeddings
+RESIDUAL = ("o_proj.weight", "down_proj.weight", ".proj.weight", "fc2.weight")  # what is added to a residual stream
+LAYERS = ".decoder.layers."
 
 
 def random_model(config: ModelConfig, seed: int) -> OpenVLA:
@@ -25,6 +29,52 @@ def random_model(config: ModelConfig, seed: int) -> OpenVLA:
         stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
         for blocks in (stack for stack in stacks if isinstance(stack[0], VisionBlock | DecoderLayer)):
             for name, weight in blocks.named_parameters():
-                if name.endswith(("o_proj.weight", "down_proj.weight", ".proj.weight", "fc2.weight")):
+                if name.endswith(RESIDUAL):
                     weight.mul_((2 * len(blocks)) ** -0.5)
     return model
+
+
+def grown(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights `state` of a trained run, for a model of the shapes `wanted`: finer patches, more decoder layers.
+
+    A small patch is looked at as if it were enlarged to the old size, position embeddings are interpolated, and new
+    layers start as the identity. Raises UserError for any other difference.
+    """
+    source, target = _num_layers(state), _num_layers(wanted)
+    weights = {}
+    for name, like in wanted.items():
+        number = int(name.split(LAYERS)[1].split(".")[0]) if LAYERS in name else None
+        if number is None:
+            tensor = state[name]
+        else:
+            old, before = (_old_layer(i, source, target) for i in (number, number - 1))
+            tensor = state[name.replace(f"{LAYERS}{number}.", f"{LAYERS}{old}.")]
+            if old == before and name.endswith(RESIDUAL):
+                tensor = torch.zeros_like(tensor)
+        weights[name] = _resized(name, tensor, like)
+    return weights
+
+
+def _num_layers(state: dict[str, Tensor]) -> int:
+    return 1 + max(int(name.split(LAYERS)[1].split(".")[0]) for name in state if LAYERS in name)
+
+
+def _old_layer(number: int, source: int, target: int) -> int:
+    """Which of `source` layers layer `number` of `target` comes from; -1 for none."""
+    return -1 if number < 0 else round(number * (source - 1) / (target - 1))
+
+
+def _resized(name: str, tensor: Tensor, like: Tensor) -> Tensor:
+    if tensor.shape == like.shape:
+        return tensor
+    if name.endswith("patch_embed.weight"):
+        share = tensor[0, 0].numel() / like[0, 0].numel()
+        return F.interpolate(tensor, size=like.shape[2:], mode="area") * share
+    if name.endswith("pos_embed"):
+        old, new = (int(embedding.shape[1] ** 0.5) for embedding in (tensor, like))
+        grid = tensor.transpose(1, 2).unflatten(2, (old, old))
+        return F.interpolate(grid, size=(new, new), mode="bicubic").flatten(2).transpose(1, 2)
+    raise UserError(
+        f"{name} has the shape {tuple(tensor.shape)} in the run to start from and {tuple(like.shape)} in this one; "
+        "only patch_size, image_size and num_layers may differ"
+    )

@@ -9,10 +9,13 @@ COLUMNS = (
     "samples_localization",
     "samples_pixels",
     "samples_centimetres",
+    "samples_grounding",
     "held_out_l1",
     "held_out_localization",
     "held_out_pixels",
     "held_out_centimetres",
+    "held_out_grounding",
+    "held_out_pruned_l1",
     "seconds_per_step",
 )
 

@@ -11,7 +11,6 @@ from specprune_ros.openvla.checkpoint import HALF, IMAGENET
 from specprune_ros.openvla.config import DecoderConfig, ModelConfig, TowerConfig
 from specprune_ros.parameters import check, from_mapping, parameter
 
-PATCH_SIZE = 14  # px
 ACTION_DIM, PROPRIO_DIM, CHUNK_LENGTH, NUM_VIEWS = 7, 8, 8, 2  # LIBERO
 HEAD_BLOCKS = 2
 VOCABULARY = 512  # more than LIBERO's words need; those that its instructions leave over are never used
@@ -22,6 +21,7 @@ class Sizes:
     """The model's geometry; names as in `TowerConfig` and `DecoderConfig`."""
 
     image_size: int = parameter(112, "side of the views", minimum=28, unit="px")
+    patch_size: int = parameter(14, "side of a patch", minimum=1, unit="px")
     tower_width: int = parameter(128, "width of both towers", minimum=8)
     tower_depth: int = parameter(4, "blocks of both towers that run", minimum=1)
     tower_heads: int = parameter(4, "attention heads of both towers", minimum=1)
@@ -38,18 +38,20 @@ class Sizes:
         for name, heads, per in (("tower_width", "tower_heads", 1), ("hidden_size", "num_heads", 2)):
             if getattr(self, name) % (per * getattr(self, heads)):
                 raise ConfigError(f"sizes.{name} = {getattr(self, name)} does not divide among sizes.{heads}")
-        if self.image_size % PATCH_SIZE:
-            raise ConfigError(f"sizes.image_size = {self.image_size} is not a multiple of {PATCH_SIZE} pixels")
+        if self.image_size % self.patch_size:
+            raise ConfigError(
+                f"sizes.image_size = {self.image_size} is not a multiple of sizes.patch_size = {self.patch_size}"
+            )
 
     def model(self) -> ModelConfig:
-        grid = self.image_size // PATCH_SIZE
+        grid = self.image_size // self.patch_size
         towers = [
             TowerConfig(
                 width=self.tower_width,
                 depth=self.tower_depth,
                 num_heads=self.tower_heads,
                 mlp_width=4 * self.tower_width,
-                patch_size=PATCH_SIZE,
+                patch_size=self.patch_size,
                 num_patches=grid * grid,
                 num_registers=registers,
                 mean=mean,
@@ -81,6 +83,10 @@ class Schedule:
     cloning_steps: int = parameter(40000, "steps of behaviour cloning", minimum=1)
     localization_weight: float = parameter(0.5, "of the localisation loss while cloning", minimum=0.0)
     goal_weight: float = parameter(0.5, "of the goal's error while cloning", minimum=0.0)
+    grounding_weight: float = parameter(0.0, "of the loss on the instruction's attention while cloning", minimum=0.0)
+    dropping_share: float = parameter(
+        0.0, "share of the cloning steps in which patches are dropped", minimum=0.0, maximum=1.0
+    )
     learning_rate: float = parameter(5e-4, "at its highest", minimum=0.0)
     warm_up_steps: int = parameter(500, "steps until then, in both phases", minimum=1)
     weight_decay: float = parameter(0.01, "of AdamW, on matrices", minimum=0.0)

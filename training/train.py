@@ -3,17 +3,20 @@
     scripts/env python -m training.train DATA OUT                                   # training/nano.yaml, on a CPU
     scripts/env python -m training.train DATA OUT --settings training/nano_gpu.yaml --device cuda
     scripts/env python -m training.train DATA OUT --set cloning_steps=2000 batch_size=16
+    scripts/env python -m training.train DATA OUT --start COARSE    # with the weights of a run of larger patches
 
 Run it again to go on after an interruption. OUT/checkpoint is a checkpoint in the release format, which
 `Policy.from_checkpoint` loads; OUT/losses.csv and OUT/losses.png show how it went.
 
 First the vision towers learn to locate things (`localization`), then everything learns to act. Sequence, one-position
-shift, normalisation and crops are those of OpenVLA-OFT.
+shift, normalisation and crops are those of OpenVLA-OFT. Two options prepare a policy for pruning: the instruction's
+attention learns to look at what it names (`grounding`), and some steps drop patches.
 """
 
 import argparse
 import json
 import math
+import shutil
 import sys
 import time
 from dataclasses import asdict
@@ -31,11 +34,15 @@ from specprune_ros.errors import UserError
 from specprune_ros.openvla.config import family_config, read_json
 from specprune_ros.openvla.prompt import Prompt, PromptTokenizer
 from specprune_ros.openvla.statistics import choose_key, normalizer, read_statistics
-from training.batched_model import Prompts, decode, see
+from specprune_ros.pruning.config import PATCHES, PruningConfig
+from specprune_ros.pruning.schedule import ModelShape
+from specprune_ros.pruning.schedule import schedule as pruning_schedule
+from training.batched_model import Drop, Prompts, decode, see
 from training.data import Batch, Samples
 from training.export import export
 from training.goal import METRES, GoalHead, goal_error
-from training.initialization import random_model
+from training.grounding import grounding_loss, relevance_maps
+from training.initialization import grown, random_model
 from training.localization import LocalizationHead, localization_error, localization_loss, target_maps
 from training.loss_log import LossLog
 from training.settings import VOCABULARY, Settings, read_settings
@@ -46,15 +53,20 @@ VALIDATION_SAMPLES = 512
 EXPORT_DTYPE = torch.bfloat16
 FINAL_LEARNING_RATE = 0.02  # of the highest
 MAX_GRADIENT = 1.0
+KEPT_SHARE = 0.15, 0.6  # of a view's patches, in the steps that drop some
+SHARPNESS = 0.0, 1.0, 100.0  # drawn evenly, by the instruction's attention, those with the most of it
 
 
 class Trainer:
     """Model, optimizer and data of one training run, whose folder is `out`."""
 
-    def __init__(self, data: Path, out: Path, settings: Settings, device: str) -> None:
+    def __init__(self, data: Path, out: Path, settings: Settings, device: str, start: Path | None = None) -> None:
         self.out, self.settings = out, settings
         self.device = torch.device(device)
         out.mkdir(parents=True, exist_ok=True)
+        if start and not (out / "state.pt").exists():
+            for name in ("dataset_statistics.json", "tokenizer.json"):
+                shutil.copy(_existing(start / name), out / name)
         self._statistics = self._kept("dataset_statistics.json", lambda: read_json(data / "dataset_statistics.json"))
         _check_unchanged(out / "settings.yaml", settings)
         key = choose_key(read_statistics(out, {}), None)
@@ -78,7 +90,8 @@ class Trainer:
         self._optimizer = _optimizer(self._modules, schedule.learning_rate, schedule.weight_decay)
         self.step = 0
         self.log = LossLog(out / "losses.csv")
-        self._resume()
+        self._pruning = PruningConfig()
+        self._resume(start)
         self._training_rows, self._validation_rows = self.samples.split(schedule.held_out_share)
         self._autocast = schedule.precision == "bfloat16" or (schedule.precision == "auto" and self._autocast_pays())
 
@@ -104,8 +117,8 @@ class Trainer:
                 if self.step % schedule.save_every == 0 or self.step == last:
                     self.save()
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The localisation loss and, while cloning, normalised L1 of the actions and the goal's error."""
+    def losses(self, batch: Batch, drop: Drop | None = None) -> dict[str, Tensor]:
+        """The localisation loss; while cloning also L1 of the normalised actions, goal error and grounding."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             features = see(self.model, batch.frames)
             log_maps = self.localization(features)
@@ -113,9 +126,14 @@ class Trainer:
             losses = {"localization": localization_loss(log_maps, targets)}
             if self.cloning:
                 prompts = self._batched(batch.instructions)
-                steps = decode(self.model, features, batch.proprio, prompts)
+                static_layer = self._pruning.static_layer
+                steps, scores = decode(
+                    self.model, features, batch.proprio, prompts, self._scored_layers, drop, static_layer
+                )
                 losses["l1"] = (self.model.action_head(steps).float() - batch.actions).abs().mean()
                 losses["goal"] = goal_error(self.goal(steps), batch.goal)
+                maps = relevance_maps(batch.points, batch.is_named, self._side)
+                losses["grounding"] = grounding_loss(scores, maps)
         with torch.no_grad():
             losses["pixels"] = localization_error(log_maps, targets) * self.settings.sizes.image_size
             if self.cloning:
@@ -124,11 +142,21 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Mean losses on samples of held-out episodes, centre-cropped as in inference; logged with the training's."""
+        """Mean losses on samples of held-out episodes, centre-cropped as in inference; logged with the training's.
+
+        `pruned_l1` is that of the patches that the instruction attends to most, as many as the preset `paper` keeps.
+        """
         self._modules.eval()
         rows = self._validation_rows[:: max(1, len(self._validation_rows) // VALIDATION_SAMPLES)]
         size = self.settings.schedule.batch_size
-        batches = [self.losses(self.samples.batch(rows[i : i + size], None)) for i in range(0, len(rows), size)]
+        kept = round(self.model.config.patches_per_view * self._pruning.budget_tokens / PATCHES)
+        batches = []
+        for i in range(0, len(rows), size):
+            batch = self.samples.batch(rows[i : i + size], None)
+            losses = self.losses(batch)
+            if self.cloning:
+                losses["pruned_l1"] = self.losses(batch, Drop(kept, SHARPNESS[-1], seed=i))["l1"]
+            batches.append(losses)
         means = (
             {name: sum(float(losses[name]) for losses in batches) / len(batches) for name in batches[0]}
             if batches
@@ -152,10 +180,10 @@ class Trainer:
         begin = time.perf_counter()
         random = np.random.default_rng([schedule.seed, self.step])  # so that resuming repeats nothing
         rows = random.choice(self._training_rows, schedule.batch_size)
-        losses = self.losses(self.samples.batch(rows, random))
+        losses = self.losses(self.samples.batch(rows, random), self._drop(random))
         if self.cloning:
             loss = losses["l1"] + schedule.localization_weight * losses["localization"]
-            loss = loss + schedule.goal_weight * losses["goal"]
+            loss = loss + schedule.goal_weight * losses["goal"] + schedule.grounding_weight * losses["grounding"]
         else:
             loss = losses["localization"]
         for group in self._optimizer.param_groups:
@@ -180,9 +208,25 @@ class Trainer:
         fall = 0.5 * (1 + math.cos(math.pi * step / schedule.cloning_steps))
         return schedule.learning_rate * warm_up * (FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * fall)
 
+    def _drop(self, random: np.random.Generator) -> Drop | None:
+        if not self.cloning or random.random() >= self.settings.schedule.dropping_share:
+            return None
+        kept = round(random.uniform(*KEPT_SHARE) * self.model.config.patches_per_view)
+        return Drop(kept, random.choice(SHARPNESS), seed=int(random.integers(2**31)))
+
+    @property
+    def _side(self) -> int:
+        return int(self.model.config.patches_per_view**0.5)
+
+    @property
+    def _scored_layers(self) -> frozenset[int]:
+        """The layers whose scores the method reads."""
+        config = self.model.config
+        shape = ModelShape(config.decoder.num_layers, config.num_views, config.patches_per_view)
+        return pruning_schedule(self._pruning, shape, 0, "coarse").scored_layers
+
     def _targets(self, batch: Batch) -> Tensor:
-        side = int(self.model.config.patches_per_view**0.5)
-        return target_maps(batch.points, batch.kinds, len(self.samples.kinds), side)
+        return target_maps(batch.points, batch.kinds, len(self.samples.kinds), self._side)
 
     def _batched(self, instructions: list[str]) -> Prompts:
         for instruction in set(instructions) - set(self._prompts):
@@ -205,9 +249,12 @@ class Trainer:
             seconds[dtype] = min(times)
         return seconds[torch.bfloat16] < seconds[torch.float32]
 
-    def _resume(self) -> None:
+    def _resume(self, start: Path | None) -> None:
         path = self.out / "state.pt"
         if not path.exists():
+            if start:
+                weights = torch.load(_existing(start / "state.pt"), map_location=self.device, weights_only=True)
+                self._modules.load_state_dict(grown(weights["modules"], self._modules.state_dict()))
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
         self._modules.load_state_dict(state["modules"])
@@ -221,6 +268,12 @@ class Trainer:
         if not path.exists():
             path.write_text(json.dumps(make(), indent=1))
         return read_json(path)
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise UserError(f"{path} is missing; give the folder of a run of training.train as --start")
+    return path
 
 
 def _optimizer(modules: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
@@ -247,6 +300,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--settings", type=Path, default=SETTINGS, help="default: training/nano.yaml")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="change single settings")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
+    parser.add_argument("--start", type=Path, metavar="RUN", help="folder of a run whose weights a new run starts from")
     parser.add_argument("--until", type=int, help="stop after this step; run again to go on")
     given = parser.parse_args(arguments)
     changes = {}
@@ -255,7 +309,8 @@ def main(arguments: list[str]) -> None:
         if not separator:
             raise UserError(f"--set {item} is not NAME=VALUE")
         changes[name] = yaml.safe_load(value)
-    Trainer(given.data, given.out, read_settings(given.settings, changes), given.device).train(given.until)
+    settings = read_settings(given.settings, changes)
+    Trainer(given.data, given.out, settings, given.device, given.start).train(given.until)
 
 
 if __name__ == "__main__":
