@@ -91,13 +91,14 @@ class TransformBuffer:
                 cache.clear()
 
     def _latest_common(self, target: str, source: str) -> float | None:
-        """Stamp of the oldest of the newest links between the two; None when all are static."""
+        """Stamp of the oldest of the newest links between the two; None when all are static. Of one frame, its own."""
         source_chain, _ = self._chain(source, None)
         target_chain, _ = self._chain(target, None)
+        between = [target] if target == source else _between_frames(target_chain, source_chain, target, source)
         stamps = [
             self._caches[frame].newest
-            for frame in _between_frames(target_chain, source_chain, target, source)
-            if not self._caches[frame].static
+            for frame in between
+            if frame in self._caches and not self._caches[frame].static
         ]
         return min((stamp for stamp in stamps if stamp is not None), default=None)
 
