@@ -1,6 +1,7 @@
 """What becomes of messages before they reach the policy: images, joints, histories, proprio, twist."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -116,6 +117,28 @@ def test_inputs_configuration_is_checked():
     for bad in ({"cameras": ()}, {"cameras": ("a", "a")}, {"camera_transforms": ("none",) * 3}):
         with pytest.raises(ConfigError, match=r"inputs\.camera"):
             InputsConfig(**bad)
+
+
+def test_limits_of_single_inputs():
+    own = ("image_a.max_age=2.5", " tf.max_skew = 2e-2 ", "joint_states.max_age=0.1")
+    config = InputsConfig(cameras=("a", "b"), max_age=0.5, max_skew=0.1, own_limits=own)
+    assert [config.max_age_of(name) for name in ("image_a", "image_b", "joint_states", "tf")] == [2.5, 0.5, 0.1, 0.5]
+    assert [config.max_skew_of(name) for name in ("image_a", "image_b", "joint_states", "tf")] == [0.1, 0.1, 0.1, 0.02]
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("a.max_age=1", "'a.max_age=1' names no input; known: image_a, joint_states, tf"),
+        ("image_a.max_age", "is not INPUT.max_age=SECONDS"),
+        ("image_a.age=1", "is not INPUT.max_age=SECONDS"),
+        ("tf.max_age=1e", "is not INPUT.max_age=SECONDS"),
+        ("tf.max_skew=-1", "inputs.max_skew = -1.0 is outside the allowed range; allowed: 0.001 to 10"),
+    ],
+)
+def test_wrong_limits_are_named(entry, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        InputsConfig(cameras=("a",), own_limits=(entry,))
 
 
 def test_history_orders_drops_and_starts_over():

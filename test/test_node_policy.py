@@ -163,7 +163,7 @@ def test_status_is_one_line_for_people(running):
     running.wait(lambda: says(inference + "moving.*"), "motion")
     running.missing = {"wrist"}
     running.wait(
-        lambda: says(r"no inference: newest image on \S+ is .* old .*; holding, stale_input: images.*"), "a hold"
+        lambda: says(r"no inference: newest image on \S+ is .* old .*; holding, stale_input: image_.*"), "a hold"
     )
 
 
@@ -180,6 +180,21 @@ def test_slow_inferences_and_holds_are_counted(running):
     running.wait(lambda: int(running.values("motion").get("holds stale_input", 0)) > 0, "a counted hold")
     assert float(running.values("inference")["latency p50 ms"]) > 0
     assert int(running.values("inference")["mode off (pruning_off)"]) > 0
+
+
+def test_an_input_may_have_limits_of_its_own(running):
+    own = ["image_wrist.max_age=20", "image_wrist.max_skew=10"]
+    assert "names no input; known: image_primary, image_wrist" in running.set(inputs__own_limits=["wrist.max_age=1"])
+    assert running.set(inputs__own_limits=own) == ""
+    running.enable()
+    running.missing.add("wrist")
+    until = time.monotonic() + 3 * PARAMETERS["inputs.max_age"]
+    running.wait(lambda: time.monotonic() > until, "time to pass")
+    running.next_chunk(lambda chunk: chunk.execute)  # with the old picture of the wrist
+    assert running.statuses()["motion"][1].startswith("moving")
+    assert running.set(inputs__own_limits=[]) == ""
+    running.wait_for_problem("motion", "image_wrist: ")
+    running.good()
 
 
 def test_odd_cameras_are_warned_about(running):

@@ -96,9 +96,7 @@ class TransformBuffer:
         target_chain, _ = self._chain(target, None)
         between = [target] if target == source else _between_frames(target_chain, source_chain, target, source)
         stamps = [
-            self._caches[frame].newest
-            for frame in between
-            if frame in self._caches and not self._caches[frame].static
+            self._caches[frame].newest for frame in between if frame in self._caches and not self._caches[frame].static
         ]
         return min((stamp for stamp in stamps if stamp is not None), default=None)
 

@@ -19,7 +19,7 @@ from specprune_ros.nodes.end_effector import EndEffector
 from specprune_ros.nodes.history import History
 from specprune_ros.nodes.images import to_rgb, transformed
 from specprune_ros.nodes.joints import JointInput
-from specprune_ros.nodes.policy_parameters import InputsConfig
+from specprune_ros.nodes.policy_parameters import JOINT_STATES, TF, InputsConfig, image_input
 from specprune_ros.nodes.proprio import end_effector_proprio
 from specprune_ros.nodes.stamps import NANOSECONDS, from_stamp
 from specprune_ros.nodes.subscribing import subscribe
@@ -83,7 +83,7 @@ class Inputs:
                 self._on_image()
 
         kind = CompressedImage if compressed else Image
-        topic = f"~/image_{camera}/compressed" if compressed else f"~/image_{camera}"
+        topic = f"~/{image_input(camera)}/compressed" if compressed else f"~/{image_input(camera)}"
         return subscribe(self._node, kind, topic, store, qos_profile_sensor_data)
 
     def _check_camera(self, topic: str) -> CameraCheck:
@@ -112,11 +112,10 @@ class Inputs:
             stamp = self._newest_common_stamp(now)
             if stamp <= newer_than:
                 return None
-            skew = int(self.config.max_skew * NANOSECONDS)
-            messages = {camera: self._image_near(camera, stamp, skew) for camera in self.config.cameras}
-            joints = self._positions(self._proprio_joints, stamp, skew)
+            messages = {camera: self._image_near(camera, stamp) for camera in self.config.cameras}
+            joints = self._positions(self._proprio_joints, stamp, self.config.max_skew_of(JOINT_STATES))
         views = {camera: self._view(camera, message) for camera, message in messages.items()}
-        proprio, twist, problem = self._motion(stamp, skew, joints)
+        proprio, twist, problem = self._motion(stamp, joints)
         return Sensed(stamp, views, proprio, twist, problem)
 
     def _view(self, camera: str, message: Image | CompressedImage) -> np.ndarray:
@@ -128,20 +127,20 @@ class Inputs:
         """(J,) newest positions of the controlled joints, rad; None when one is missing, stale or not finite."""
         with self._lock:
             try:
-                return self._positions(self._controlled_joints, now, int(self.config.max_age * NANOSECONDS))
+                return self._positions(self._controlled_joints, now, self.config.max_age_of(JOINT_STATES))
             except ObservationError:
                 return None
 
-    def _positions(self, names: tuple[str, ...], stamp: int, skew: int) -> np.ndarray:
-        return self._joints.positions(names, stamp, skew) if self._joints else np.zeros(0)
+    def _positions(self, names: tuple[str, ...], stamp: int, apart: float) -> np.ndarray:
+        """At most `apart` seconds away from `stamp`."""
+        return self._joints.positions(names, stamp, int(apart * NANOSECONDS)) if self._joints else np.zeros(0)
 
     def newest_stamps(self) -> dict[str, int | None]:
-        """Watched input -> stamp of its newest sample, nanoseconds, None when it is missing."""
+        """`image_input` or `JOINT_STATES` -> stamp of its newest sample, nanoseconds, None when it is missing."""
         with self._lock:
-            images = [history.newest_stamp for history in self._images.values()]
-            stamps: dict[str, int | None] = {"images": None if None in images else min(images)}  # type: ignore[type-var]
+            stamps = {image_input(camera): history.newest_stamp for camera, history in self._images.items()}
             if self._joints:
-                stamps["joint states"] = self._joints.newest_stamp()
+                stamps[JOINT_STATES] = self._joints.newest_stamp()
         return stamps
 
     def problem(self, now: int) -> str:
@@ -159,43 +158,48 @@ class Inputs:
         return next(filter(None, problems), "")
 
     def _newest_common_stamp(self, now: int) -> int:
-        """The stamp of the camera that lags behind most."""
-        stamps = []
+        """The stamp of the camera that lags behind most.
+
+        A camera with a max_skew of its own is waited for only where the others are further ahead than that.
+        """
+        newest_stamps, bounds = [], []
         for camera, history in self._images.items():
             newest = history.newest_stamp
             if newest is None:
                 raise ObservationError(
                     f"no image on {self._topics[camera]} yet; start the camera or remap ~/image_{camera} to its topic"
                 )
-            age = (now - newest) / NANOSECONDS
-            if age > self.config.max_age:
+            age, allowed = (now - newest) / NANOSECONDS, self.config.max_age_of(image_input(camera))
+            if age > allowed:
                 raise ObservationError(
                     f"newest image on {self._topics[camera]} is {age:.2f} s old (inputs.max_age "
-                    f"{self.config.max_age:g} s); check the camera, or the clock of its machine"
+                    f"{allowed:g} s); check the camera, or the clock of its machine"
                 )
-            if -age > self.config.max_skew:
+            if -age > self.config.max_skew_of(image_input(camera)):
                 raise ObservationError(
                     f"image on {self._topics[camera]} is stamped {-age:.2f} s in the future; synchronise the clocks, "
                     "or set use_sim_time on every node"
                 )
-            stamps.append(newest)
-        return min(stamps)
+            newest_stamps.append(newest)
+            bounds.append(newest + int(self.config.own_skew_of(image_input(camera)) * NANOSECONDS))
+        return min(*bounds, max(newest_stamps))
 
-    def _image_near(self, camera: str, stamp: int, skew: int) -> Image | CompressedImage:
+    def _image_near(self, camera: str, stamp: int) -> Image | CompressedImage:
         found = self._images[camera].nearest(stamp)
         assert found is not None  # _newest_common_stamp has seen one, under the same lock
-        apart = abs(found[0] - stamp)
-        if apart > skew:
+        apart, allowed = abs(found[0] - stamp) / NANOSECONDS, self.config.max_skew_of(image_input(camera))
+        if apart > allowed:
             raise ObservationError(
-                f"image on {self._topics[camera]} is {apart / NANOSECONDS:.3f} s apart from the other cameras' "
-                f"(inputs.max_skew {self.config.max_skew:g} s); check its rate"
+                f"image on {self._topics[camera]} is {apart:.3f} s apart from the other cameras' "
+                f"(inputs.max_skew {allowed:g} s); check its rate"
             )
         return found[1]
 
-    def _motion(self, stamp: int, skew: int, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, str]:
+    def _motion(self, stamp: int, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, str]:
         """Proprio, twist, and why the twist is unknown."""
         if self._end_effector is None:
             return joints, None, "no end effector frame is configured"
+        skew = int(self.config.max_skew_of(TF) * NANOSECONDS)
         twist, problem = self._end_effector.twist(stamp, skew)
         if self.config.proprio != "end_effector":
             return joints, twist, problem

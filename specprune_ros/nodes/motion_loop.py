@@ -17,6 +17,7 @@ from specprune_ros.control.replan import Replanner
 from specprune_ros.nodes.commands import GripperOutput, header_of, open_commands
 from specprune_ros.nodes.end_effector import EndEffector
 from specprune_ros.nodes.inputs import Inputs
+from specprune_ros.nodes.policy_parameters import TF
 from specprune_ros.nodes.stamps import NANOSECONDS
 
 # Holds that end a plan by themselves, so that whoever executes the published chunks needs no word of them.
@@ -141,7 +142,7 @@ class MotionLoop:
         if self._end_effector is not None:
             newest = self._end_effector.newest_stamp()  # counted for its rate although nothing may depend on it
             if self._watch_tf:
-                stamps["TF"] = newest
+                stamps[TF] = newest
         for name, stamp in stamps.items():
             if stamp is None:
                 self.arm.watchdog.lost(name)

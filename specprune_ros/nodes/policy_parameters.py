@@ -10,8 +10,9 @@ from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.control.replan import ReplanConfig
 from specprune_ros.errors import ConfigError
 from specprune_ros.nodes.images import TRANSFORMS
-from specprune_ros.parameters import parameter
+from specprune_ros.parameters import check, from_mapping, parameter
 
+JOINT_STATES, TF = "joint_states", "tf"  # the inputs beside the cameras, as parameters and messages call them
 LONGEST_INSTRUCTION = 1000  # characters; it is repeated in every chunk and in the diagnostics
 
 
@@ -88,10 +89,19 @@ class InputsConfig:
     base_frame: str = parameter("base_link", "TF frame in which the end effector's pose is expressed.", live=False)
     ee_frame: str = parameter("tool0", "TF frame of the end effector.", live=False)
     max_age: float = parameter(
-        0.5, "Oldest image that is still used, at the start of an inference.", minimum=0.01, maximum=60.0, unit="s"
+        0.5,
+        "Oldest image that is still used, and longest that the arm moves on without news of an input.",
+        minimum=0.01,
+        maximum=60.0,
+        unit="s",
     )
     max_skew: float = parameter(
         0.1, "Largest difference of stamps within one observation.", minimum=0.001, maximum=10.0, unit="s"
+    )
+    own_limits: tuple[str, ...] = parameter(
+        (),
+        "Inputs with limits of their own, as INPUT.max_age=SECONDS or INPUT.max_skew=SECONDS; INPUT is image_NAME of a "
+        "camera, joint_states or tf. A slow camera with a max_skew of its own does not hold up the others.",
     )
     frozen_after: float = parameter(
         3.0,
@@ -111,11 +121,50 @@ class InputsConfig:
                 f"inputs.camera_transforms has {len(self.camera_transforms)} entries for {len(self.cameras)} cameras; "
                 "give one for all, or one for each"
             )
+        self._own_limits()
+
+    def max_age_of(self, name: str) -> float:
+        """Seconds, for an `image_input`, `JOINT_STATES` or `TF`."""
+        return self._own_limits().get((name, "max_age"), self.max_age)
+
+    def max_skew_of(self, name: str) -> float:
+        """Seconds, for an `image_input`, `JOINT_STATES` or `TF`."""
+        return self._own_limits().get((name, "max_skew"), self.max_skew)
+
+    def own_skew_of(self, name: str) -> float:
+        """Seconds; 0 for an input without a max_skew of its own."""
+        return self._own_limits().get((name, "max_skew"), 0.0)
+
+    def _own_limits(self) -> dict[tuple[str, str], float]:
+        """(input, limit) -> seconds. Raises ConfigError that names the entry."""
+        inputs, found = (*map(image_input, self.cameras), JOINT_STATES, TF), {}
+        for entry in self.own_limits:
+            wrong = f"inputs.own_limits: '{entry}'"
+            match = re.fullmatch(r"\s*(\w+)\.(max_age|max_skew)\s*=\s*([0-9.eE+-]+)\s*", entry)
+            try:
+                name, limit, seconds = match[1], match[2], float(match[3])  # type: ignore[index]
+            except (TypeError, ValueError):
+                raise ConfigError(
+                    f"{wrong} is not INPUT.max_age=SECONDS or INPUT.max_skew=SECONDS; write tf.max_age=0.8"
+                ) from None
+            if name not in inputs:
+                raise ConfigError(f"{wrong} names no input; known: {', '.join(inputs)}")
+            try:
+                check(from_mapping(InputsConfig, {limit: seconds, "own_limits": ()}, "inputs", base=self), "inputs")
+            except ConfigError as error:
+                raise ConfigError(f"{wrong}: {error}") from None
+            found[name, limit] = seconds
+        return found
 
     def transform_of(self, camera: str) -> str:
         if len(self.camera_transforms) == 1:
             return self.camera_transforms[0]
         return self.camera_transforms[self.cameras.index(camera)]
+
+
+def image_input(camera: str) -> str:
+    """How the parameters, topics and messages call a camera's images."""
+    return f"image_{camera}"
 
 
 def _is_token(name: str) -> bool:

@@ -18,7 +18,7 @@ from specprune_ros.errors import ObservationError, UserError
 from specprune_ros.nodes.latency import pauses
 from specprune_ros.nodes.model import doubts, free_memory_mb, gripper_doubt, memory_mb
 from specprune_ros.nodes.policy_node import SUCCESS, Interruption, PolicyNode, init_rclpy
-from specprune_ros.nodes.policy_parameters import InputsConfig, NodeConfig
+from specprune_ros.nodes.policy_parameters import TF, InputsConfig, NodeConfig
 from specprune_ros.nodes.session import Session
 from specprune_ros.pruning.config import PruningConfig
 
@@ -133,7 +133,7 @@ def _velocity(session: Session, node: PolicyNode) -> Check:
         return Check("velocity", WARN, "no inputs.base_frame and ee_frame: the pruning stays in fine mode")
     config = session.inputs.config
     now = node.get_clock().now().nanoseconds
-    twist, problem = session.end_effector.twist(now, round(config.max_age * 1e9))
+    twist, problem = session.end_effector.twist(now, round(config.max_age_of(TF) * 1e9))
     if twist is None:
         return Check("velocity", WARN, problem or "TF is too slow; 20 Hz or more are needed")
     return Check("velocity", PASS, f"{config.base_frame} -> {config.ee_frame} is known")

@@ -21,7 +21,7 @@ from specprune_ros.nodes.inputs import Inputs, Sensed
 from specprune_ros.nodes.latency import pauses
 from specprune_ros.nodes.model import check_fits, doubts, gripper_doubt, load_policy, memory_mb
 from specprune_ros.nodes.motion_loop import MotionLoop
-from specprune_ros.nodes.policy_parameters import InputsConfig, ModelConfig, NodeConfig
+from specprune_ros.nodes.policy_parameters import JOINT_STATES, TF, InputsConfig, ModelConfig, NodeConfig, image_input
 from specprune_ros.nodes.pruning_parameters import PruningSwitch
 from specprune_ros.nodes.ros_parameters import LiveParameters
 from specprune_ros.nodes.stamps import NANOSECONDS
@@ -52,18 +52,18 @@ class Session:
         self._watch_tf = inputs.proprio == "end_effector" or (
             self._controller.delta and self._controller.output != "action_chunk"
         )
-        watched = ["images"]
+        watched = [image_input(camera) for camera in inputs.cameras]
         if self._watch_tf:
-            watched.append("TF")
+            watched.append(TF)
         if (inputs.joint_names and inputs.proprio != "none") or self._controller.joint_names:
-            watched.append("joint states")
+            watched.append(JOINT_STATES)
         watched += [INFERENCE, RECEIVER]
         self._arm = Arm(
             self.policy.action_dim,
             self._controller,
             parameters.running(LimitsConfig),
             parameters.running(ExecutorConfig),
-            dict.fromkeys(watched, inputs.max_age),
+            {name: inputs.max_age_of(name) for name in watched},
         )
         self._warm_up()
         self._record = InferenceRecord(self._chunk_seconds)
@@ -216,7 +216,7 @@ class Session:
             self.reset()
         self.inputs.config = parameters.running(InputsConfig)
         watchdog = self._arm.watchdog
-        watchdog.max_ages = dict.fromkeys(watchdog.max_ages, self.inputs.config.max_age)
+        watchdog.max_ages = {name: self.inputs.config.max_age_of(name) for name in watchdog.max_ages}
         self._arm.limits = parameters.running(LimitsConfig)
         self._arm.executor.config = parameters.running(ExecutorConfig)
         self._motion.replanner.config = parameters.running(ReplanConfig)
@@ -277,7 +277,7 @@ class Session:
         replan = self._motion.replanner.config
         if self._mode_controller is None or replan.when == "continuous" or self.end_effector is None:
             return ""
-        skew = int(self.inputs.config.max_skew * NANOSECONDS)
+        skew = int(self.inputs.config.max_skew_of(TF) * NANOSECONDS)
         twist, _ = self.end_effector.twist(self._now(), skew)
         return self._mode_controller.decide(Motion.of(twist), 0.0).mode
 
