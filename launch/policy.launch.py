@@ -44,7 +44,7 @@ REMAPPINGS = (
     ("twist", "~/twist", "Topic of the arm's controller for twists, as /servo_node/delta_twist_cmds"),
     ("target_pose", "~/target_pose", "Topic of the arm's controller for target poses"),
     ("joint_trajectory", "~/joint_trajectory", "Topic of the arm's joint_trajectory_controller"),
-    ("gripper", "~/gripper", "Topic of the gripper's controller"),
+    ("gripper", "~/gripper", "Topic, or GripperCommand action, of the gripper's controller"),
 )
 COMPRESSED = "/compressed"  # what image_transport appends; a rule for the base topic does not include it
 LISTS = ("cameras",)

@@ -1,12 +1,16 @@
 """Control outputs as messages, over DDS: target poses, joint trajectories, grippers."""
 
+import time
+
 import numpy as np
 import pytest
 
 pytest.importorskip("rclpy")
 
 import rclpy
+from control_msgs.action import GripperCommand
 from geometry_msgs.msg import PoseStamped
+from rclpy.action import ActionServer, GoalResponse
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import JointState
@@ -17,7 +21,9 @@ from specprune_ros.control.arm import Arm, Motion
 from specprune_ros.control.executor import ExecutorConfig
 from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.control.pose import Pose
-from specprune_ros.nodes.commands import GripperOutput, header_of, open_commands
+from specprune_ros.errors import ConfigError
+from specprune_ros.nodes.commands import header_of, open_commands
+from specprune_ros.nodes.gripper_output import GripperGoals, GripperMessages, open_gripper
 
 pytestmark = pytest.mark.ros
 
@@ -103,7 +109,7 @@ def test_joint_trajectory(hear):
 
 
 def test_gripper_command_is_sent_when_it_changes(hear):
-    latest = hear(JointState, "~/gripper", lambda node: GripperOutput(node, ControllerConfig()))
+    latest = hear(JointState, "~/gripper", lambda node: GripperMessages(node, ControllerConfig()))
     opened = latest(lambda output: output.move(np.array([1.0]), HEADER))
     assert list(opened.position) == [0.08] and list(opened.effort) == [20.0]
     assert latest(lambda output: output.move(np.array([1.0]), HEADER)) is None
@@ -111,6 +117,94 @@ def test_gripper_command_is_sent_when_it_changes(hear):
 
 
 def test_gripper_trajectory(hear):
-    latest = hear(JointTrajectory, "~/gripper", lambda node: GripperOutput(node, TRAJECTORY))
+    latest = hear(JointTrajectory, "~/gripper", lambda node: GripperMessages(node, TRAJECTORY))
     opened = latest(lambda output: output.move(np.array([1.0]), HEADER))
     assert opened.joint_names == ["finger_1", "finger_2"] and list(opened.points[0].positions) == [0.08, 0.08]
+
+
+class GripperServer:
+    """A gripper as ros2_control and franka_gripper have them."""
+
+    def __init__(self, name, accepts=True):
+        self.goals, self.accepts = [], accepts
+        self.context = rclpy.Context()
+        self.context.init()
+        self.node = rclpy.create_node("gripper", context=self.context)
+        self._server = ActionServer(self.node, GripperCommand, name, self._move, goal_callback=self._on_goal)
+
+    def _on_goal(self, goal):
+        self.goals.append((goal.command.position, goal.command.max_effort))
+        return GoalResponse.ACCEPT if self.accepts else GoalResponse.REJECT
+
+    def _move(self, handle):
+        handle.succeed()
+        return GripperCommand.Result(position=handle.request.command.position, reached_goal=True)
+
+    def destroy(self):
+        self._server.destroy()
+        self.node.destroy_node()
+        self.context.shutdown()
+
+
+@pytest.fixture
+def goals():
+    """(output, move): a remapped action output; `move(openings, server)` commands it for a while of control periods."""
+    context = rclpy.Context()
+    context.init(args=["--ros-args", "-r", "~/gripper:=/hand/gripper_action"])
+    node = LifecycleNode("goals", context=context)
+    output = open_gripper(node, ControllerConfig(gripper_output="action", gripper_max_effort=7.0))
+    executors = {id(context): SingleThreadedExecutor(context=context)}
+    executors[id(context)].add_node(node)
+
+    def move(opening, server, until, seconds=15.0):
+        if server and id(server.context) not in executors:
+            executors[id(server.context)] = SingleThreadedExecutor(context=server.context)
+            executors[id(server.context)].add_node(server.node)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            output.move(np.array([opening]), HEADER)
+            for executor in executors.values():
+                executor.spin_once(timeout_sec=0.01)
+            if until():
+                return True
+        return False
+
+    yield output, move
+    output.destroy()
+    node.destroy_node()
+    context.shutdown()
+
+
+def test_gripper_goals_are_sent_once_and_wait_for_their_server(goals):
+    output, move = goals
+    assert isinstance(output, GripperGoals)
+    assert not move(1.0, None, lambda: False, 0.5)
+    assert "no action server on /hand/gripper_action; start the gripper" in output.problem()
+    server = GripperServer("/hand/gripper_action")
+    try:
+        assert move(1.0, server, lambda: server.goals)
+        assert not move(1.0, server, lambda: len(server.goals) > 1, 1.5) and output.problem() == ""
+        assert move(0.0, server, lambda: len(server.goals) > 1)
+        assert server.goals == [(0.08, 7.0), (0.0, 7.0)]
+        output.forget()
+        assert move(0.0, server, lambda: len(server.goals) > 2)
+    finally:
+        server.destroy()
+
+
+def test_refused_gripper_goals_are_told_and_sent_again(goals):
+    output, move = goals
+    server = GripperServer("/hand/gripper_action", accepts=False)
+    try:
+        assert move(1.0, server, lambda: "refuses goals" in output.problem())
+        server.accepts = True
+        assert move(1.0, server, lambda: not output.problem())
+        count = len(server.goals)
+        assert not move(1.0, server, lambda: len(server.goals) > count, 1.5)
+    finally:
+        server.destroy()
+
+
+def test_an_action_drives_one_gripper():
+    with pytest.raises(ConfigError, match="drives one gripper, and there are 2"):
+        ControllerConfig(gripper_output="action", gripper_dimensions=(6, 13))

@@ -99,8 +99,9 @@ class ControllerConfig:
     )
     gripper_output: str = parameter(
         "command",
-        "How grippers are driven: command (position and effort), trajectory (joint_trajectory_controller), or none.",
-        choices=("command", "trajectory", "none"),
+        "How grippers are driven, on ~/gripper: command (a JointState of position and effort), trajectory "
+        "(joint_trajectory_controller), action (a GripperCommand, for one gripper), or none.",
+        choices=("command", "trajectory", "action", "none"),
         live=False,
     )
     gripper_joint_names: tuple[str, ...] = parameter(
@@ -130,6 +131,11 @@ class ControllerConfig:
             raise ConfigError(
                 f"controller.trajectory_time {self.trajectory_time:g} s is shorter than a control period of "
                 f"{1 / self.rate:g} s; the arm would stop between points"
+            )
+        if self.gripper_output == "action" and len(self.gripper_dimensions) > 1:
+            raise ConfigError(
+                f"controller.gripper_output action drives one gripper, and there are {len(self.gripper_dimensions)}; "
+                "take trajectory or command"
             )
         if self.gripper_output == "trajectory" and not _multiple(self.gripper_joint_names, self.gripper_dimensions):
             raise ConfigError(

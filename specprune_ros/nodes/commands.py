@@ -1,4 +1,4 @@
-"""What drives the arm, by `controller.output`: `~/twist`, `~/target_pose` or `~/joint_trajectory`; and `~/gripper`."""
+"""What drives the arm, by `controller.output`: `~/twist`, `~/target_pose` or `~/joint_trajectory`."""
 
 from typing import Protocol
 
@@ -6,23 +6,20 @@ import numpy as np
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import QoSProfile
-from sensor_msgs.msg import JointState
 from std_msgs.msg import Header
-from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+from trajectory_msgs.msg import JointTrajectory
 
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.adapters import (
     STOP,
     TargetPose,
-    TrajectoryPoint,
-    gripper_commands,
-    gripper_point,
     joint_hold,
     joint_point,
 )
 from specprune_ros.control.arm import Arm, Motion
 from specprune_ros.control.pose import Pose
-from specprune_ros.nodes.stamps import to_duration, to_stamp
+from specprune_ros.nodes.stamps import to_stamp
+from specprune_ros.nodes.trajectory import trajectory
 
 QOS = QoSProfile(depth=1)
 
@@ -107,54 +104,11 @@ class TrajectoryCommands:
         assert motion.joints is not None and motion.joint_velocities is not None
         config = self._arm.space.config
         point = joint_point(motion.joints, motion.joint_velocities, config, self._arm.limits)
-        self.publisher.publish(_trajectory(point, header))
+        self.publisher.publish(trajectory(point, header))
 
     def hold(self, pose: Pose | None, joints: np.ndarray | None, header: Header, first: bool) -> None:
         if first and joints is not None:
-            self.publisher.publish(_trajectory(joint_hold(joints, self._arm.space.config), header))
-
-
-class GripperOutput:
-    """`~/gripper`, when an opening changes: a JointState whose position and effort are the command, or a trajectory."""
-
-    def __init__(self, node: LifecycleNode, config: ControllerConfig) -> None:
-        self.config = config  # its live fields may be replaced
-        kind = JointTrajectory if config.gripper_output == "trajectory" else JointState
-        self.publisher = node.create_lifecycle_publisher(kind, "~/gripper", QOS)
-        self._sent: np.ndarray | None = None
-
-    def move(self, openings: np.ndarray, header: Header) -> None:
-        if self._sent is not None and np.array_equal(openings, self._sent):
-            return
-        self._sent = openings
-        if self.config.gripper_output == "trajectory":
-            self.publisher.publish(_trajectory(gripper_point(openings, self.config), header))
-        else:
-            self.publisher.publish(self._command(openings, header))
-
-    def _command(self, openings: np.ndarray, header: Header) -> JointState:
-        commands = gripper_commands(openings, self.config)
-        names = self.config.gripper_joint_names
-        if len(names) != len(commands):
-            names = tuple(f"gripper_{index}" for index in range(len(commands)))
-        return JointState(
-            header=header,
-            name=list(names),
-            position=[command.position for command in commands],
-            effort=[command.max_effort for command in commands],
-        )
-
-    def forget(self) -> None:
-        """Send the next opening even if it is the last one again."""
-        self._sent = None
-
-
-def _trajectory(point: TrajectoryPoint, header: Header) -> JointTrajectory:
-    """Its stamp stays zero, which means: start now."""
-    message = JointTrajectoryPoint(
-        positions=point.positions.tolist(), time_from_start=to_duration(point.time_from_start)
-    )
-    return JointTrajectory(header=Header(frame_id=header.frame_id), joint_names=list(point.names), points=[message])
+            self.publisher.publish(trajectory(joint_hold(joints, self._arm.space.config), header))
 
 
 def open_commands(node: LifecycleNode, arm: Arm) -> Commands | None:

@@ -14,8 +14,9 @@ from specprune_ros.control.arm import Arm, Motion
 from specprune_ros.control.command import Hold, HoldReason, Receipt
 from specprune_ros.control.pose import Pose
 from specprune_ros.control.replan import Replanner
-from specprune_ros.nodes.commands import GripperOutput, header_of, open_commands
+from specprune_ros.nodes.commands import header_of, open_commands
 from specprune_ros.nodes.end_effector import EndEffector
+from specprune_ros.nodes.gripper_output import open_gripper
 from specprune_ros.nodes.inputs import Inputs
 from specprune_ros.nodes.policy_parameters import TF
 from specprune_ros.nodes.stamps import NANOSECONDS
@@ -50,9 +51,7 @@ class MotionLoop:
         self._watch_tf = watch_tf
         self._config: ControllerConfig = arm.space.config
         self._commands = open_commands(node, arm)
-        self._gripper = None
-        if self._commands is not None and self._config.gripper_output != "none" and self._config.gripper_dimensions:
-            self._gripper = GripperOutput(node, self._config)
+        self._gripper = open_gripper(node, self._config) if self._commands is not None else None
         self.dry_run = False
         self.result: Motion | Hold = Hold(HoldReason.DISABLED)
         self.latency = 0.0  # seconds from observation to chunk, expected
@@ -76,6 +75,11 @@ class MotionLoop:
     def publisher(self) -> LifecyclePublisher | None:
         """What drives the arm; None when the receiver of the chunks does."""
         return self._commands.publisher if self._commands is not None else None
+
+    @property
+    def gripper_problem(self) -> str:
+        """Why the grippers do not obey; "" when that is not known."""
+        return self._gripper.problem() if self._gripper is not None else ""
 
     @property
     def enabled(self) -> bool:
@@ -175,6 +179,7 @@ class MotionLoop:
         return header_of(frame, now)
 
     def destroy(self) -> None:
-        for output in (self._commands, self._gripper):
-            if output is not None:
-                self._node.destroy_lifecycle_publisher(output.publisher)
+        if self._commands is not None:
+            self._node.destroy_lifecycle_publisher(self._commands.publisher)
+        if self._gripper is not None:
+            self._gripper.destroy()

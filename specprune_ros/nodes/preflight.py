@@ -140,6 +140,8 @@ def _velocity(session: Session, node: PolicyNode) -> Check:
 
 
 def _gripper(session: Session, controller: ControllerConfig) -> Check:
+    if session.gripper_problem():
+        return Check("gripper", FAIL, session.gripper_problem())
     doubt = gripper_doubt(session.policy, controller)
     if doubt:
         return Check("gripper", WARN, doubt)

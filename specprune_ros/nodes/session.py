@@ -196,6 +196,10 @@ class Session:
         publisher = self._motion.publisher or self._publisher.chunks
         return publisher.topic_name, publisher.get_subscription_count()
 
+    def gripper_problem(self) -> str:
+        """Why the grippers do not obey; "" when that is not known."""
+        return self._motion.gripper_problem
+
     # Parameters, on the executor's thread
 
     def validate(self, proposed: dict[type, Any]) -> None:
@@ -350,7 +354,8 @@ class Session:
         dry = " (dry run)" if self._motion.dry_run else ""
         if not isinstance(result, Hold):
             hit = f"; limited by {', '.join(result.limits_hit)}" if result.limits_hit else ""
-            return f"moving{dry}{hit}", WARN if hit else OK
+            trouble = f"; {self.gripper_problem()}" if self.gripper_problem() else ""
+            return f"moving{dry}{hit}{trouble}", WARN if hit or trouble else OK
         if not self._motion.enabled:
             return "motion is off; call ~/enable", OK
         topic, receivers = self.receivers()
