@@ -1,5 +1,6 @@
 """The arms of an evaluation: ways to run one and the same checkpoint."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,7 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "last_kept": ("paper", ONE_CRITERION | {"global_tokens": EQUAL_TOKENS}),
 }
 UNPRUNED = ("dense", "blind", "expert")
+BETWEEN_CHANGES = re.compile(r",(?![^\[]*\])")  # a comma that is not inside a list
 
 
 class RandomRun(PruningRun):
@@ -93,7 +95,7 @@ def arm(name: str) -> Arm:
             f"arm '{name}' is not known; use one of: {known}; or a change of a pruned one: paper:alpha=0.5"
         )
     values: dict[str, Any] = {}
-    for change in changes.split(",") if separator else ():
+    for change in BETWEEN_CHANGES.split(changes) if separator else ():
         constant, separator, value = change.partition("=")
         if not separator:
             raise ConfigError(f"arm '{name}': '{change}' is not NAME=VALUE")

@@ -93,8 +93,9 @@ def test_random_dropping_follows_the_method_s_schedule_and_nothing_else():
 
 
 def test_an_arm_can_change_any_constant():
-    config = arms.arm("fast:alpha=0.5,prune_layers=[5]").pruning
-    assert config.alpha == 0.5 and config.prune_layers == (5,) and config.history_length == 4
+    config = arms.arm("fast:alpha=0.5,prune_layers=[5,10],keep_ratio=0.5").pruning
+    assert config.alpha == 0.5 and config.prune_layers == (5, 10) and config.history_length == 4
+    assert config.keep_ratio == 0.5
     for name, said in (("papr", "not known"), ("paper:alpha", "not NAME=VALUE"), ("paper:alhpa=1", "not a parameter")):
         with pytest.raises(ConfigError, match=said):
             arms.arm(name)
