@@ -63,13 +63,18 @@ class LossLog:
             ("l1", "normalised L1 of the actions"),
             ("pixels", "localisation error, pixels"),
             ("centimetres", "goal error per coordinate, cm"),
+            ("grounding", "the instruction's attention: divergence, nats"),
         )
-        figure = Figure(figsize=(14, 4), layout="constrained")
-        for axes, (name, label) in zip(figure.subplots(1, 3), panels, strict=True):
-            for kind, style in (("samples", "--"), ("held_out", "-")):
-                known = [row for row in rows if row[f"{kind}_{name}"]]
-                steps, values = ([float(row[key]) for row in known] for key in ("step", f"{kind}_{name}"))
-                axes.plot(steps, values, style, label=kind.replace("samples", "training").replace("_", " "))
+        figure = Figure(figsize=(18, 4), layout="constrained")
+        for axes, (name, label) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+            curves = {"training": f"samples_{name}", "held out": f"held_out_{name}"}
+            if name == "l1":
+                curves["held out, pruned"] = "held_out_pruned_l1"
+            for (curve, column), style in zip(curves.items(), ("--", "-", ":"), strict=False):
+                known = [row for row in rows if row[column]]
+                axes.plot(
+                    [float(row["step"]) for row in known], [float(row[column]) for row in known], style, label=curve
+                )
             axes.set(xlabel="step", ylabel=label, ylim=(0, None))
             axes.grid(alpha=0.3)
             axes.legend()
