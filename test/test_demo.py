@@ -55,7 +55,7 @@ def test_dense_and_pruned_from_the_same_state(tmp_path):
     assert result.returncode == 0, result.stderr
     both = json.loads((tmp_path / "summary.json").read_text())
     assert both["dense"]["pruning"] == "off" and both["dense"]["mode_share"] == {"off": 1.0}
-    assert both["pruned"]["pruning"] == "careful" and both["pruned"]["speedup_vs_dense"]["frames"] > 0
+    assert both["pruned"]["pruning"] == "paper" and both["pruned"]["speedup_vs_dense"]["frames"] > 0
     with av.open(str(tmp_path / "video.mp4")) as one, av.open(str(tmp_path / "pruned" / "video.mp4")) as other:
         first, second = (next(video.decode(video=0)).to_ndarray(format="rgb24") for video in (one, other))
     assert first.shape == (second.shape[0], 2 * second.shape[1], 3)

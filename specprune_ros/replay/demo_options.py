@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         help="simulated time after which the episode ends when the task is not solved before (default %(default)g)",
     )
     add("--device", default="auto", help="torch device (default: the GPU when there is one)")
-    add("--pruning", metavar="PRESET", default="careful", help=f"{', '.join(PRESETS)} or off (default %(default)s)")
+    add("--pruning", metavar="PRESET", default="paper", help=f"{', '.join(PRESETS)} or off (default %(default)s)")
     add("--compare", action="store_true", help="run dense too, from the same state, and show both in one video")
     add("--out", metavar="DIR", type=_path, default=ROOT / "out/demo", help="folder for the results (default out/demo)")
     return parser
