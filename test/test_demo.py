@@ -73,7 +73,7 @@ def _check_summary(summary):
     assert 0 < latency["p50"] <= latency["p99"] <= latency["max"] < 10_000
     assert set(summary["mode_share"]) <= {"dense", "coarse", "fine"}
     assert sum(summary["mode_share"].values()) == pytest.approx(1.0, abs=0.01)
-    assert 0 < summary["flop_share"] <= 1 and summary["patches"] == 128
+    assert 0 < summary["flop_share"] <= 1 and summary["patches"] == 512
     assert summary["end_effector_speed_m_s"]["max"] > 0.02  # the arm is driven
     assert summary["speedup_vs_dense"]["frames"] == summary["inferences"]
     assert summary["speedup_vs_dense"]["speedup"] > 0.1
