@@ -73,7 +73,7 @@ def test_twist_gripper_and_overlay_in_a_namespace(start):
 
     # No images: zero velocity, at the control rate, until they are back.
     client.missing = {"primary"}
-    client.wait_for_problem("motion", "holding, stale_input: images")
+    client.wait_for_problem("motion", "holding, stale_input: image_")
     client.heard["twist"].clear()
     client.wait(lambda: len(speeds()) > 20, "zero twists")
     assert speeds().max() == 0.0
