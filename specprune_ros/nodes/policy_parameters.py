@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from specprune_ros.control.action_space import ControllerConfig
@@ -121,20 +122,21 @@ class InputsConfig:
                 f"inputs.camera_transforms has {len(self.camera_transforms)} entries for {len(self.cameras)} cameras; "
                 "give one for all, or one for each"
             )
-        self._own_limits()
+        _ = self._own_limits  # say now what is wrong with it
 
     def max_age_of(self, name: str) -> float:
         """Seconds, for an `image_input`, `JOINT_STATES` or `TF`."""
-        return self._own_limits().get((name, "max_age"), self.max_age)
+        return self._own_limits.get((name, "max_age"), self.max_age)
 
     def max_skew_of(self, name: str) -> float:
         """Seconds, for an `image_input`, `JOINT_STATES` or `TF`."""
-        return self._own_limits().get((name, "max_skew"), self.max_skew)
+        return self._own_limits.get((name, "max_skew"), self.max_skew)
 
     def own_skew_of(self, name: str) -> float:
         """Seconds; 0 for an input without a max_skew of its own."""
-        return self._own_limits().get((name, "max_skew"), 0.0)
+        return self._own_limits.get((name, "max_skew"), 0.0)
 
+    @cached_property  # it is asked for in every control period
     def _own_limits(self) -> dict[tuple[str, str], float]:
         """(input, limit) -> seconds. Raises ConfigError that names the entry."""
         inputs, found = (*map(image_input, self.cameras), JOINT_STATES, TF), {}

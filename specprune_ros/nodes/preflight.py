@@ -140,8 +140,9 @@ def _velocity(session: Session, node: PolicyNode) -> Check:
 
 
 def _gripper(session: Session, controller: ControllerConfig) -> Check:
-    if session.gripper_problem():
-        return Check("gripper", FAIL, session.gripper_problem())
+    problem = session.gripper_problem()
+    if problem:
+        return Check("gripper", FAIL, problem)
     doubt = gripper_doubt(session.policy, controller)
     if doubt:
         return Check("gripper", WARN, doubt)

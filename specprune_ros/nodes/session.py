@@ -354,8 +354,9 @@ class Session:
         dry = " (dry run)" if self._motion.dry_run else ""
         if not isinstance(result, Hold):
             hit = f"; limited by {', '.join(result.limits_hit)}" if result.limits_hit else ""
-            trouble = f"; {self.gripper_problem()}" if self.gripper_problem() else ""
-            return f"moving{dry}{hit}{trouble}", WARN if hit or trouble else OK
+            gripper = self.gripper_problem()
+            trouble = f"; {gripper}" if gripper else ""
+            return f"moving{dry}{hit}{trouble}", WARN if hit or gripper else OK
         if not self._motion.enabled:
             return "motion is off; call ~/enable", OK
         topic, receivers = self.receivers()
