@@ -294,7 +294,8 @@ def test_live_parameters_are_all_or_nothing(running):
     assert "pruning.preset = 'best' does not exist; allowed: paper, fast, careful" in running.set(
         pruning__preset="best"
     )
-    assert "model has 2 layers" in running.set(pruning__static_layer=3, pruning__local_layers=[1]) or True
+    late = {"static_layer": 8, "prune_layers": [0], "update_layers": [0]}
+    assert "model has 8 layers" in running.set(**{f"pruning__{name}": value for name, value in late.items()})
     assert running.set(pruning__enabled=True, pruning__preset="fast") == ""
     stats = running.heard["pruning"]
     stats.clear()
