@@ -205,6 +205,19 @@ def test_refused_gripper_goals_are_told_and_sent_again(goals):
         server.destroy()
 
 
+def test_a_gripper_server_that_dies_with_a_goal_is_replaced(goals):
+    output, move = goals
+    dead = GripperServer("/hand/gripper_action")  # never spins: it takes the goal and does not answer
+    assert not move(1.0, None, lambda: dead.goals, 2.0) and output.problem() == ""
+    dead.destroy()
+    server = GripperServer("/hand/gripper_action")
+    try:
+        assert move(1.0, server, lambda: server.goals) and server.goals[0][0] == 0.08
+        assert not move(1.0, server, lambda: len(server.goals) > 1, 1.5)
+    finally:
+        server.destroy()
+
+
 def test_an_action_drives_one_gripper():
     with pytest.raises(ConfigError, match="drives one gripper, and there are 2"):
         ControllerConfig(gripper_output="action", gripper_dimensions=(6, 13))

@@ -20,6 +20,7 @@ from specprune_ros.nodes.trajectory import trajectory
 QOS = QoSProfile(depth=1)
 NAME = "~/gripper"
 PAUSE = 0.5  # seconds after a refused goal
+PATIENCE = 2.0  # seconds for an answer; a server that was killed gives none
 
 
 class Gripper(Protocol):
@@ -105,23 +106,28 @@ class GripperGoals:
         self._sent: np.ndarray | None = None
         self._answer: Future | None = None  # to the goal sent last
         self._refused = False
-        self._not_before = 0.0  # time.monotonic() of the next goal
+        self._asked = self._not_before = 0.0  # time.monotonic() of the last goal, and of the next one
 
     def move(self, openings: np.ndarray, header: Header) -> None:
+        now = time.monotonic()
+        if self._answer is not None and not self._answer.done():
+            if now < self._asked + PATIENCE:
+                return
+            self._answer = self._sent = None
         if self._sent is not None and np.array_equal(openings, self._sent):
             return
-        if time.monotonic() < self._not_before or not self._client.server_is_ready():
+        if now < self._not_before or not self._client.server_is_ready():
             return  # in a later period
-        if self._answer is not None and not self._answer.done():
-            return
         (command,) = gripper_commands(openings, self.config)
         goal = self._goal()
         goal.command.position, goal.command.max_effort = command.position, command.max_effort
-        self._sent = openings
+        self._sent, self._asked = openings, now
         self._answer = self._client.send_goal_async(goal)
         self._answer.add_done_callback(self._on_answer)
 
     def _on_answer(self, answer: Future) -> None:
+        if answer is not self._answer:
+            return  # it came too late
         self._refused = answer.exception() is not None or not answer.result().accepted
         if self._refused:
             self._sent, self._not_before = None, time.monotonic() + PAUSE
