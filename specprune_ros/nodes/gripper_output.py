@@ -126,7 +126,7 @@ class GripperGoals:
         self._answer.add_done_callback(self._on_answer)
 
     def _on_answer(self, answer: Future) -> None:
-        if answer is not self._answer:
+        if id(answer) != id(self._answer):
             return  # it came too late
         self._refused = answer.exception() is not None or not answer.result().accepted
         if self._refused:
