@@ -7,6 +7,8 @@ patches, so two views span 64 to 512 kept patches in all.
 """
 
 import argparse
+import copy
+import dataclasses
 import json
 import statistics
 from pathlib import Path
@@ -21,6 +23,7 @@ from tqdm import tqdm
 
 from specprune_ros.engine.engine import Engine
 from specprune_ros.engine.packed_linear import pack_linears
+from specprune_ros.openvla.model import OpenVLA
 from specprune_ros.pruning.config import PruningConfig
 
 KEPT = (64, 128, 192, 256, 320, 384, 448, 512)  # patches in both views
@@ -46,11 +49,7 @@ def main() -> None:
     pack_linears(model)
     runs = {kept: engine_run(Engine(model, EOS_ID, True, static_only(kept // 2), 1), "coarse") for kept in KEPT}
     result["kept"] = measure(runs, args.rounds, "patches kept")
-    models = {
-        views: build(device, dtype, num_layers=args.layers, num_views=views, share_layers=share) for views in VIEWS
-    }
-    for other in models.values():
-        pack_linears(other)
+    models = {views: with_views(model, views) for views in VIEWS}
     for label, config in (("dense", None), ("paper", PruningConfig.from_preset("paper"))):
         mode = "coarse" if config else "off"
         runs = {views: engine_run(Engine(models[views], EOS_ID, True, config, 1), mode) for views in VIEWS}
@@ -75,6 +74,13 @@ def main() -> None:
 
 def static_only(per_view: int) -> PruningConfig:
     return PruningConfig(budget_tokens=per_view, prune_layers=(0,), update_layers=(0,))
+
+
+def with_views(model: OpenVLA, num_views: int) -> OpenVLA:
+    """The same modules for another number of views: no weight depends on it."""
+    other = copy.copy(model)
+    other.config = dataclasses.replace(model.config, num_views=num_views)
+    return other
 
 
 def measure(runs: dict[int, Any], rounds: int, label: str) -> dict[int, list[float]]:

@@ -280,6 +280,8 @@ class Policy:
             if self._prompt is not None:
                 self.reset()
             self._prompt = instruction, prompt
+            if self._model.device.type == "cuda" and not self._engine.is_warm(prompt):
+                self.warm_up()  # captures every mode now, while the arm waits, not at a change of mode in its motion
         return self._prompt[1]
 
     def _reference(self, stamp: float, motion: Motion | None) -> Tensor | None:

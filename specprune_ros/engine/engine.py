@@ -133,6 +133,10 @@ class Engine:
         self.reset()
         return seconds
 
+    def is_warm(self, prompt: Prompt) -> bool:
+        """Whether every mode has run, or been captured, for a prompt of this shape."""
+        return all((mode, prompt.shape) in self._passes for mode in self.modes)
+
     def _embed(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """Embeddings of the prompt; kept for the last prompt, because it seldom changes."""
         if prompt.token_ids not in self._embedded:
