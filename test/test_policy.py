@@ -189,10 +189,11 @@ def test_gpu_captures_every_mode_as_soon_as_an_instruction_has_another_length():
     policy.act(seen())
     engine = policy._engine
     before = set(engine._passes)
-    policy.act(seen(instruction="pick up the bowl and put it on the plate"))
-    assert len(set(engine._passes) - before) == len(engine.modes)
+    longer = "pick up the bowl and put it on the plate"
+    assert policy.act(seen(instruction=longer)).pruning.mode == "dense"
     captured = set(engine._passes)
-    policy.act(seen(twist=FAST))
+    assert len(captured - before) == len(engine.modes)
+    assert policy.act(seen(instruction=longer, stamp=0.4, twist=FAST)).pruning.mode == "coarse"
     assert set(engine._passes) == captured
 
 
