@@ -24,8 +24,7 @@ from tqdm import tqdm
 from specprune_ros.engine.packed_linear import pack_linears
 from specprune_ros.openvla.decoder import DecoderLayer, Rope, rotate
 
-LENGTHS = (605, 290, 216)  # dense; presets `paper` and `fast` behind the static selection
-COMPILED = "whole layer, compiled"
+LENGTHS = (605, 290, 216)  # dense; about those of `paper` (281) and `fast` (213) behind the static selection
 
 
 @torch.inference_mode()
@@ -51,7 +50,7 @@ def main() -> None:
         rope = decoder.rope(length)
         runs = parts(layer, x, rope) | {
             "whole layer": lambda x=x, rope=rope: layer(x, rope),
-            COMPILED: lambda x=x, rope=rope: compiled(x, rope),
+            "whole layer, compiled": lambda x=x, rope=rope: compiled(x, rope),
         }
         lengths[length] = measure(runs, args.rounds, device, f"{length} tokens")
     result = {"seconds": lengths, "dtype": str(dtype).removeprefix("torch."), "machine": machine.describe(device)}
