@@ -85,6 +85,7 @@ def run(work: Work) -> tuple[Job, dict[str, Outcome]]:
     outcomes = {}
     for name in work.arms:
         chosen = arm(name)
+        torch.manual_seed(1000 * job.task + job.episode)  # of the arms that draw patches
         outcomes[name] = run_episode(env, _policy(work.setup, chosen), chosen, state)
     return job, outcomes
 

@@ -3,8 +3,8 @@
     scripts/env python -m training.collect HELD_OUT --first 1000000 --episodes 5 --wide
     scripts/env python benchmarks/libero_open_loop.py CHECKPOINT HELD_OUT --json FILE --arms paper fast fastv
 
-Every episode is replayed with an inference per chunk, so that histories fill as they do on a robot. Beside FILE a plot
-of the error over the tokens kept is written.
+Every episode is replayed with an inference per chunk, so that histories fill as they do on a robot. All arms are
+compared with the first, on the same inferences. Beside FILE a plot of the error over the tokens kept is written.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from arms import Arm, arm
 from scipy.spatial.transform import Rotation
+from significance import grouped_mean
 from tqdm import tqdm
 
 from specprune_ros.control.motion import TwistEstimator
@@ -53,16 +54,19 @@ def recordings(given: argparse.Namespace) -> list[Path]:
 
 
 def measure(policy: Policy, arms: list[Arm], paths: list[Path]) -> dict[str, dict[str, float]]:
-    """Arm -> means of the errors over all inferences of the recorded episodes, of the tokens and of the FLOPs."""
-    errors: dict[str, list[dict[str, float]]] = {chosen.name: [] for chosen in arms}
-    for path in tqdm(paths, unit="episode"):
+    """Arm -> means over all inferences of the recorded episodes: errors, tokens, FLOPs, and how much farther from
+    dense than the first arm (`more_centimetres`)."""
+    errors: dict[str, list[list[dict[str, float]]]] = {chosen.name: [] for chosen in arms}
+    for number, path in enumerate(tqdm(paths, unit="episode")):
         observations = list(_observations(read_episode(path), policy.chunk_length))
         dense = _replay(policy, Arm("dense"), observations)
         for chosen in arms:
+            torch.manual_seed(number)  # of the arms that draw patches
             chunks = _replay(policy, chosen, observations)
             # The first inference of every episode is dense, whatever the arm.
-            errors[chosen.name] += [_error(*pair) for pair in zip(chunks[1:], dense[1:], strict=True)]
-    return {name: _summarize(rows) for name, rows in errors.items()}
+            errors[chosen.name].append([_error(*pair) for pair in zip(chunks[1:], dense[1:], strict=True)])
+    first = errors[arms[0].name]
+    return {name: _summarize(episodes, first) for name, episodes in errors.items()}
 
 
 def _observations(episode: Episode, stride: int) -> Iterator[Observation]:
@@ -94,15 +98,23 @@ def _error(chunk: ActionChunk, dense: ActionChunk) -> dict[str, float]:
     }
 
 
-def _summarize(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Means, and for the errors the mean's standard error and the 95th percentile too."""
-    summary: dict[str, float] = {"inferences": len(rows)}
-    for name in rows[0]:
-        values = np.array([row[name] for row in rows])
-        summary[name] = float(values.mean())
+def _summarize(episodes: list[list[dict[str, float]]], first: list[list[dict[str, float]]]) -> dict[str, float]:
+    """Means; for the errors their 95th percentile too, and the mean's standard error, inferences of an episode being
+    alike."""
+
+    def values(rows: list[list[dict[str, float]]], name: str) -> list[np.ndarray]:
+        return [np.array([row[name] for row in episode]) for episode in rows]
+
+    summary: dict[str, float] = {"inferences": sum(map(len, episodes))}
+    for name in episodes[0][0]:
+        groups = values(episodes, name)
+        summary[name], standard_error = grouped_mean(groups)
         if name in MEASURES:
-            summary[f"{name}_standard_error"] = float(values.std(ddof=1) / np.sqrt(len(values)))
-            summary[f"{name}_p95"] = float(np.quantile(values, 0.95))
+            summary[f"{name}_standard_error"] = standard_error
+            summary[f"{name}_p95"] = float(np.quantile(np.concatenate(groups), 0.95))
+    own, other = values(episodes, "centimetres"), values(first, "centimetres")
+    differences = [a - b for a, b in zip(own, other, strict=True)]
+    summary["more_centimetres"], summary["more_centimetres_standard_error"] = grouped_mean(differences)
     return summary
 
 

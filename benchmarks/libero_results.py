@@ -12,9 +12,10 @@ from significance import paired_p_value, wilson
 
 from specprune_ros.errors import UserError
 
-REFERENCE = "dense"
+REFERENCES = ("dense", "paper")  # every arm is compared with them, on the episodes that both ran
 FAILED_TO_DIFFER = 0.05  # p value from which two arms are said not to be told apart
-COLUMNS = ("arm", "success", "95 % interval", "steps", "tokens", "FLOPs", "latency", "modes", "against dense")
+COLUMNS = ("arm", "success", "95 % interval", "steps", "tokens", "FLOPs", "latency", "modes")
+COLUMNS += tuple(f"against {name}" for name in REFERENCES)
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,12 @@ class Results:
 
 
 def summarize(episodes: list[dict[str, Any]]) -> dict[str, Any]:
-    """Per arm: rates with intervals, overall and per task, costs, and whether it can be told apart from dense."""
+    """Per arm: rates with intervals, overall and per task, costs, and whether it can be told from the references."""
     by_arm: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for episode in episodes:
         by_arm[episode["arm"]].append(episode)
-    reference = {_key(episode): episode["success"] for episode in by_arm.get(REFERENCE, [])}
-    return {arm: _summarize_arm(rows, reference) for arm, rows in by_arm.items()}
+    references = {name: {_key(row): row["success"] for row in by_arm[name]} for name in REFERENCES if name in by_arm}
+    return {arm: _summarize_arm(rows, references) for arm, rows in by_arm.items()}
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -77,7 +78,9 @@ def table(summary: dict[str, Any]) -> str:
         lines.append(
             f"| {arm} | {row['successes']}/{row['episodes']} = {row['rate']:.0%} | {low:.0%} to {high:.0%} "
             f"| {_number(row['steps_to_success'])} | {row['tokens']:.0f} | {row['flop_share']:.0%} "
-            f"| {row['latency_ms']:.0f} ms | {modes} | {_verdict(arm, row)} |"
+            f"| {row['latency_ms']:.0f} ms | {modes} | "
+            + " | ".join("the reference" if arm == name else _verdict(row["against"].get(name)) for name in REFERENCES)
+            + " |"
         )
     return "\n".join(lines)
 
@@ -100,14 +103,12 @@ def plot(summary: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _summarize_arm(rows: list[dict[str, Any]], reference: dict[Any, bool]) -> dict[str, Any]:
+def _summarize_arm(rows: list[dict[str, Any]], references: dict[str, dict[Any, bool]]) -> dict[str, Any]:
     successes = [row["success"] for row in rows]
     inferences = sum(row["inferences"] for row in rows)
     modes: Counter[str] = Counter()
     for row in rows:
         modes.update(row["modes"])
-    pairs = [(reference[_key(row)], row["success"]) for row in rows if _key(row) in reference]
-    dense, own = zip(*pairs, strict=True) if pairs else ((), ())
     tasks = sorted({(row["suite"], row["placement"], row["task"]) for row in rows})
     return {
         **_rate(successes),
@@ -117,15 +118,21 @@ def _summarize_arm(rows: list[dict[str, Any]], reference: dict[Any, bool]) -> di
         "tokens": _mean(row["tokens"] for row in rows),
         "flop_share": _mean(row["flop_share"] for row in rows),
         "modes": {mode: count / inferences for mode, count in sorted(modes.items())},
-        "pairs_with_dense": len(pairs),
-        "rate_minus_dense": (sum(own) - sum(dense)) / len(pairs) if pairs else None,
-        "p_against_dense": paired_p_value(dense, own),
+        "against": {name: _compare(rows, reference) for name, reference in references.items()},
         "tasks": [
             {"suite": suite, "placement": placement, "task": task}
             | _rate([r["success"] for r in rows if (r["suite"], r["placement"], r["task"]) == (suite, placement, task)])
             for suite, placement, task in tasks
         ],
     }
+
+
+def _compare(rows: list[dict[str, Any]], reference: dict[Any, bool]) -> dict[str, Any]:
+    """How much more often this arm succeeds than the reference in the same episodes, with the test's p value."""
+    pairs = [(row["success"], reference[_key(row)]) for row in rows if _key(row) in reference]
+    own, other = zip(*pairs, strict=True) if pairs else ((), ())
+    difference = (sum(own) - sum(other)) / len(pairs) if pairs else None
+    return {"pairs": len(pairs), "difference": difference, "p": paired_p_value(own, other)}
 
 
 def _rate(successes: list[bool]) -> dict[str, Any]:
@@ -137,14 +144,12 @@ def _number(value: float | None) -> str:
     return "none" if value is None else f"{value:.0f}"
 
 
-def _verdict(arm: str, row: dict[str, Any]) -> str:
-    if arm == REFERENCE:
-        return "the reference"
-    if not row["pairs_with_dense"]:
+def _verdict(comparison: dict[str, Any] | None) -> str:
+    if comparison is None or not comparison["pairs"]:
         return "not compared"
-    if row["p_against_dense"] >= FAILED_TO_DIFFER:
-        return f"cannot be told apart (p = {row['p_against_dense']:.2f})"
-    return f"{100 * row['rate_minus_dense']:+.0f} points (p = {row['p_against_dense']:.3f})"
+    if comparison["p"] >= FAILED_TO_DIFFER:
+        return f"cannot be told apart (p = {comparison['p']:.2f})"
+    return f"{100 * comparison['difference']:+.0f} points (p = {comparison['p']:.3f})"
 
 
 def _key(episode: dict[str, Any]) -> tuple[Any, ...]:

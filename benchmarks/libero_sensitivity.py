@@ -30,6 +30,7 @@ VALUES: dict[str, tuple[float, ...]] = {
     "translation_threshold": (0.02, 0.05, 0.1, 0.2, 0.4),
     "rotation_threshold": (0.1, 0.25, 0.5, 1.0, 2.0),
 }
+BASE = "paper:selection=union"
 ALSO = {"history_decay": "history_length=4"}  # what a constant needs in order to matter
 COLUMNS = 4
 
@@ -39,19 +40,20 @@ def main(arguments: list[str]) -> None:
     paths = recordings(given)
     names = {(constant, value): _arm(constant, value) for constant in given.constants for value in VALUES[constant]}
     policy = Policy.from_checkpoint(given.checkpoint, given.device, given.dtype)
-    rows = measure(policy, [arm(name) for name in dict.fromkeys(names.values())], paths)
+    rows = measure(policy, [arm(name) for name in dict.fromkeys([BASE, *names.values()])], paths)
     curves = {
         constant: [{"value": value, **rows[names[constant, value]]} for value in VALUES[constant]]
         for constant in given.constants
     }
-    content = {"run": machine.describe(torch.device(given.device)), "episodes": len(paths), "constants": curves}
+    run = machine.describe(torch.device(given.device))
+    content = {"run": run, "episodes": len(paths), "preset": {"arm": BASE, **rows[BASE]}, "constants": curves}
     given.json.write_text(json.dumps(content, indent=1))
     _plot(curves, given.json.with_suffix(".png"))
 
 
 def _arm(constant: str, value: float) -> str:
     also = f",{ALSO[constant]}" if constant in ALSO else ""
-    return f"paper:selection=union,{constant}={value}{also}"
+    return f"{BASE},{constant}={value}{also}"
 
 
 def _plot(curves: dict[str, list[dict[str, float]]], path: Path) -> None:

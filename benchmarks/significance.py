@@ -1,8 +1,9 @@
-"""How sure a success rate is, and a difference of two."""
+"""How sure a success rate is, a difference of two, and a mean of observations that come in groups."""
 
 import math
 from collections.abc import Sequence
 
+import numpy as np
 from scipy.stats import binomtest
 
 Z = 1.959964  # of a two-sided 95 % interval
@@ -25,3 +26,16 @@ def paired_p_value(first: Sequence[bool], second: Sequence[bool]) -> float:
     if not only_first + only_second:
         return 1.0
     return float(binomtest(only_first, only_first + only_second).pvalue)
+
+
+def grouped_mean(groups: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Mean of all observations, and its standard error when those of one group (1-D array) may be alike.
+
+    The cluster-robust one: groups are independent, whatever holds within them (Liang and Zeger, 1986). With one group
+    alone its observations are taken as independent.
+    """
+    everything = np.concatenate(groups)
+    mean = everything.mean()
+    sums = np.array([(group - mean).sum() for group in groups]) if len(groups) > 1 else everything - mean
+    count = len(sums)
+    return float(mean), float(np.sqrt(count / max(1, count - 1) * (sums**2).sum()) / len(everything))

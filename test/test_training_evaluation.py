@@ -38,6 +38,15 @@ def test_the_paired_test_looks_at_the_pairs_that_differ():
     assert significance.paired_p_value([True] * 6 + [False], [False] * 6 + [False]) == pytest.approx(2 / 2**6)
 
 
+def test_the_mean_of_groups_is_as_unsure_as_its_groups_are_few():
+    values = np.random.default_rng(0).normal(size=400)
+    mean, independent = significance.grouped_mean(values.reshape(400, 1))
+    assert mean == pytest.approx(values.mean()) and independent == pytest.approx(values.std(ddof=1) / 20)
+    assert significance.grouped_mean([values]) == (mean, independent)
+    # Every observation ten times over, in one group each, says no more than once.
+    assert significance.grouped_mean([np.full(10, value) for value in values]) == pytest.approx((mean, independent))
+
+
 @pytest.mark.parametrize("name", [*arms.UNPRUNED, "paper", "careful", "fast", *arms.NAMED])
 def test_every_arm_runs(name):
     chosen = arms.arm(name)
@@ -112,11 +121,14 @@ def test_results_are_kept_and_compared_in_pairs(tmp_path):
     assert again.has(libero_results.Job("libero_spatial", 0, "standard", 0), "paper")
     assert not again.has(libero_results.Job("libero_spatial", 0, "wide", 0), "paper")
     summary = json.loads(path.read_text(), parse_constant=pytest.fail)["summary"]
-    assert summary["paper"]["successes"] == 9 and summary["paper"]["p_against_dense"] == 1.0
-    assert summary["blind"]["p_against_dense"] < 0.01 and summary["blind"]["steps_to_success"] is None
+    assert summary["paper"]["successes"] == 9 and summary["blind"]["steps_to_success"] is None
+    assert summary["paper"]["against"]["dense"] == {"pairs": 10, "difference": pytest.approx(-0.1), "p": 1.0}
+    assert summary["blind"]["against"]["dense"]["p"] == pytest.approx(2 / 2**10)
+    assert summary["blind"]["against"]["paper"] == {"pairs": 10, "difference": -0.9, "p": pytest.approx(2 / 2**9)}
     assert [row["episodes"] for row in summary["paper"]["tasks"]] == [5, 5]
     table = libero_results.table(summary)
     assert "| dense | 10/10 = 100% |" in table and "cannot be told apart" in table and "-100 points" in table
+    assert "-90 points (p = 0.004) |" in table
     libero_results.plot(summary, tmp_path / "plot.png")
     with pytest.raises(UserError, match="another checkpoint"):
         libero_results.Results(path, "abd")
@@ -137,6 +149,8 @@ def test_the_open_loop_error_of_keeping_everything_is_zero(tmp_path):
     rows = json.loads((tmp_path / "r.json").read_text())["arms"]
     assert rows[everything]["centimetres"] < 1e-4 and rows[everything]["flop_share"] == pytest.approx(1, abs=0.05)
     assert rows["fast"]["centimetres"] > 1e-3 and rows["fast"]["tokens"] < rows[everything]["tokens"]
+    assert rows["fast"]["more_centimetres"] == 0.0 == rows["fast"]["more_centimetres_standard_error"]
+    assert rows[everything]["more_centimetres"] == pytest.approx(-rows["fast"]["centimetres"], abs=1e-4)
     assert (tmp_path / "r.png").exists()
 
 
