@@ -14,6 +14,8 @@ from specprune_ros.errors import UserError
 
 REFERENCES = ("dense", "paper")  # every arm is compared with them, on the episodes that both ran
 FAILED_TO_DIFFER = 0.05  # p value from which two arms are said not to be told apart
+CLOSE = 1.0  # % of FLOPs within which points of the plot would hide one another
+MARKERS = "os^D"  # ten arms each
 COLUMNS = ("arm", "success", "95 % interval", "steps", "tokens", "FLOPs", "latency", "modes")
 COLUMNS += tuple(f"against {name}" for name in REFERENCES)
 
@@ -89,18 +91,36 @@ def plot(summary: dict[str, Any], path: Path) -> None:
     """Success against decoder FLOPs, with intervals, to a PNG file."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
-    for arm, row in summary.items():
-        if not row["flop_share"]:
-            continue  # the expert has none
-        x, y = 100 * row["flop_share"], 100 * row["rate"]
+    costs = {arm: 100 * row["flop_share"] for arm, row in summary.items() if row["flop_share"]}  # the expert has none
+    for number, (arm, x) in enumerate(_side_by_side(costs).items()):
+        row = summary[arm]
+        y = 100 * row["rate"]
         low, high = (100 * bound for bound in row["interval"])
-        axes.errorbar(x, y, yerr=[[max(0.0, y - low)], [max(0.0, high - y)]], fmt="o", capsize=3, label=arm)
-    axes.set(xlabel="decoder FLOPs, % of dense", ylabel="success, % (95 % interval)", ylim=(0, 102), xlim=(0, 105))
+        label = f"{arm}, {row['successes']} of {row['episodes']}"
+        look = f"C{number % 10}{MARKERS[number // 10 % len(MARKERS)]}"
+        axes.errorbar(x, y, yerr=[[max(0.0, y - low)], [max(0.0, high - y)]], fmt=look, capsize=3, label=label)
+    axes.set(ylabel="success, % (95 % interval)", ylim=(0, 102), xlim=(0, 105))
+    axes.set_xlabel(f"decoder FLOPs, % of dense (arms closer than {CLOSE:g} % stand side by side)")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, ncols=2)
+    figure.legend(fontsize=8, loc="outside right upper")
     figure.savefig(path, dpi=120)
+
+
+def _side_by_side(places: dict[str, float]) -> dict[str, float]:
+    """The same places in ascending order, those that would hide one another spread apart around their middle."""
+    clusters: list[list[str]] = []
+    for arm in sorted(places, key=places.__getitem__):
+        if clusters and places[arm] - places[clusters[-1][-1]] < CLOSE:
+            clusters[-1].append(arm)
+        else:
+            clusters.append([arm])
+    spread = {}
+    for arms in clusters:
+        middle = sum(places[arm] for arm in arms) / len(arms)
+        spread |= {arm: middle + CLOSE * (i - (len(arms) - 1) / 2) for i, arm in enumerate(arms)}
+    return spread
 
 
 def _summarize_arm(rows: list[dict[str, Any]], references: dict[str, dict[Any, bool]]) -> dict[str, Any]:
