@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from closed_loop import Outcome
-from significance import paired_p_value, wilson
+from significance import paired_p_value, signed_rank_p_value, wilson
 
 from specprune_ros.errors import UserError
 
@@ -17,7 +17,7 @@ FAILED_TO_DIFFER = 0.05  # p value from which two arms are said not to be told a
 CLOSE = 1.0  # % of FLOPs within which points of the plot would hide one another
 MARKERS = "os^D"  # ten arms each
 COLUMNS = ("arm", "success", "95 % interval", "steps", "tokens", "FLOPs", "latency", "modes")
-COLUMNS += tuple(f"against {name}" for name in REFERENCES)
+COLUMNS += tuple(f"{measure} against {name}" for name in REFERENCES for measure in ("success", "steps"))
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def summarize(episodes: list[dict[str, Any]]) -> dict[str, Any]:
     by_arm: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for episode in episodes:
         by_arm[episode["arm"]].append(episode)
-    references = {name: {_key(row): row["success"] for row in by_arm[name]} for name in REFERENCES if name in by_arm}
+    references = {name: {_key(row): row for row in by_arm[name]} for name in REFERENCES if name in by_arm}
     return {arm: _summarize_arm(rows, references) for arm, rows in by_arm.items()}
 
 
@@ -81,7 +81,9 @@ def table(summary: dict[str, Any]) -> str:
             f"| {arm} | {row['successes']}/{row['episodes']} = {row['rate']:.0%} | {low:.0%} to {high:.0%} "
             f"| {_number(row['steps_to_success'])} | {row['tokens']:.0f} | {row['flop_share']:.0%} "
             f"| {row['latency_ms']:.0f} ms | {modes} | "
-            + " | ".join("the reference" if arm == name else _verdict(row["against"].get(name)) for name in REFERENCES)
+            + " | ".join(
+                "the reference | " if arm == name else _verdicts(row["against"].get(name)) for name in REFERENCES
+            )
             + " |"
         )
     return "\n".join(lines)
@@ -123,7 +125,7 @@ def _side_by_side(places: dict[str, float]) -> dict[str, float]:
     return spread
 
 
-def _summarize_arm(rows: list[dict[str, Any]], references: dict[str, dict[Any, bool]]) -> dict[str, Any]:
+def _summarize_arm(rows: list[dict[str, Any]], references: dict[str, dict[Any, dict[str, Any]]]) -> dict[str, Any]:
     successes = [row["success"] for row in rows]
     inferences = sum(row["inferences"] for row in rows)
     modes: Counter[str] = Counter()
@@ -147,12 +149,20 @@ def _summarize_arm(rows: list[dict[str, Any]], references: dict[str, dict[Any, b
     }
 
 
-def _compare(rows: list[dict[str, Any]], reference: dict[Any, bool]) -> dict[str, Any]:
-    """How much more often this arm succeeds than the reference in the same episodes, with the test's p value."""
-    pairs = [(row["success"], reference[_key(row)]) for row in rows if _key(row) in reference]
-    own, other = zip(*pairs, strict=True) if pairs else ((), ())
-    difference = (sum(own) - sum(other)) / len(pairs) if pairs else None
-    return {"pairs": len(pairs), "difference": difference, "p": paired_p_value(own, other)}
+def _compare(rows: list[dict[str, Any]], reference: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+    """In the same episodes: how much more often this arm succeeds than the reference, and, where both do, how many
+    steps more it takes; each with its test's p value."""
+    pairs = [(row, reference[_key(row)]) for row in rows if _key(row) in reference]
+    own, other = ([bool(row["success"]) for row in side] for side in zip(*pairs, strict=True)) if pairs else ((), ())
+    steps = [row["steps"] - twin["steps"] for row, twin in pairs if row["success"] and twin["success"]]
+    return {
+        "pairs": len(pairs),
+        "difference": (sum(own) - sum(other)) / len(pairs) if pairs else None,
+        "p": paired_p_value(own, other),
+        "both_succeed": len(steps),
+        "more_steps": _mean(steps),
+        "steps_p": signed_rank_p_value(steps),
+    }
 
 
 def _rate(successes: list[bool]) -> dict[str, Any]:
@@ -164,12 +174,20 @@ def _number(value: float | None) -> str:
     return "none" if value is None else f"{value:.0f}"
 
 
-def _verdict(comparison: dict[str, Any] | None) -> str:
+def _verdicts(comparison: dict[str, Any] | None) -> str:
     if comparison is None or not comparison["pairs"]:
-        return "not compared"
-    if comparison["p"] >= FAILED_TO_DIFFER:
-        return f"cannot be told apart (p = {comparison['p']:.2f})"
-    return f"{100 * comparison['difference']:+.0f} points (p = {comparison['p']:.3f})"
+        return "not compared | not compared"
+    success = _verdict(f"{100 * comparison['difference']:+.0f} points", comparison["p"])
+    if not comparison["both_succeed"]:
+        return f"{success} | no episode that both solve"
+    steps = _verdict(f"{comparison['more_steps']:+.1f} steps", comparison["steps_p"])
+    return f"{success} | {steps}"
+
+
+def _verdict(difference: str, p: float) -> str:
+    if p >= FAILED_TO_DIFFER:
+        return f"cannot be told apart (p = {p:.2f})"
+    return f"{difference} (p {'< 0.001' if p < 0.001 else f'= {p:.3f}'})"
 
 
 def _key(episode: dict[str, Any]) -> tuple[Any, ...]:

@@ -1,10 +1,10 @@
-"""How sure a success rate is, a difference of two, and a mean of observations that come in groups."""
+"""How sure a rate is, a difference of pairs, and a mean of observations that come in groups."""
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, wilcoxon
 
 Z = 1.959964  # of a two-sided 95 % interval
 
@@ -26,6 +26,13 @@ def paired_p_value(first: Sequence[bool], second: Sequence[bool]) -> float:
     if not only_first + only_second:
         return 1.0
     return float(binomtest(only_first, only_first + only_second).pvalue)
+
+
+def signed_rank_p_value(differences: Sequence[float]) -> float:
+    """Wilcoxon's signed-rank test: how likely such differences of pairs are when neither side tends to be larger."""
+    if not any(differences):
+        return 1.0
+    return float(wilcoxon(differences).pvalue)
 
 
 def grouped_mean(groups: Sequence[np.ndarray]) -> tuple[float, float]:

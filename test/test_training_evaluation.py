@@ -22,8 +22,8 @@ FAST = np.ones(6)  # coarse mode
 TINY = ROOT / "test" / "data" / "tiny_oft"
 
 
-def outcome(success, tokens=218.0):
-    return closed_loop.Outcome(success, 90, 12, 50.0, tokens, tokens / 218, {"coarse": 11, "dense": 1})
+def outcome(success, tokens=218.0, steps=90):
+    return closed_loop.Outcome(success, steps, 12, 50.0, tokens, tokens / 218, {"coarse": 11, "dense": 1})
 
 
 def test_wilson_intervals_are_the_published_ones():
@@ -36,6 +36,12 @@ def test_wilson_intervals_are_the_published_ones():
 def test_the_paired_test_looks_at_the_pairs_that_differ():
     assert significance.paired_p_value([True] * 9, [True] * 9) == 1.0
     assert significance.paired_p_value([True] * 6 + [False], [False] * 6 + [False]) == pytest.approx(2 / 2**6)
+
+
+def test_signed_ranks_all_of_one_sign():
+    # Of the 2^5 equally likely signs of five ranks two are as extreme as all alike.
+    assert significance.signed_rank_p_value([1, 2, 3, 4, 5]) == pytest.approx(2 / 2**5)
+    assert significance.signed_rank_p_value([0.0, 0.0]) == significance.signed_rank_p_value([]) == 1.0
 
 
 def test_the_mean_of_groups_is_as_unsure_as_its_groups_are_few():
@@ -115,20 +121,23 @@ def test_results_are_kept_and_compared_in_pairs(tmp_path):
     results = libero_results.Results(path, "abc")
     for episode in range(10):
         job = libero_results.Job("libero_spatial", episode % 2, "standard", episode)
-        results.add(job, {"dense": outcome(True), "blind": outcome(False), "paper": outcome(episode > 0, 160.0)})
+        results.add(job, {"dense": outcome(True), "blind": outcome(False), "paper": outcome(episode > 0, 160.0, 80)})
     results.write(summary=True)
     again = libero_results.Results(path, "abc")
     assert again.has(libero_results.Job("libero_spatial", 0, "standard", 0), "paper")
     assert not again.has(libero_results.Job("libero_spatial", 0, "wide", 0), "paper")
     summary = json.loads(path.read_text(), parse_constant=pytest.fail)["summary"]
     assert summary["paper"]["successes"] == 9 and summary["blind"]["steps_to_success"] is None
-    assert summary["paper"]["against"]["dense"] == {"pairs": 10, "difference": pytest.approx(-0.1), "p": 1.0}
-    assert summary["blind"]["against"]["dense"]["p"] == pytest.approx(2 / 2**10)
-    assert summary["blind"]["against"]["paper"] == {"pairs": 10, "difference": -0.9, "p": pytest.approx(2 / 2**9)}
+    against = summary["paper"]["against"]["dense"]
+    assert (against["pairs"], against["p"], against["both_succeed"], against["more_steps"]) == (10, 1.0, 9, -10.0)
+    assert against["difference"] == pytest.approx(-0.1) and against["steps_p"] == pytest.approx(2 / 2**9)
+    blind = summary["blind"]["against"]
+    assert blind["dense"]["p"] == pytest.approx(2 / 2**10) and blind["paper"]["p"] == pytest.approx(2 / 2**9)
+    assert blind["paper"]["difference"] == -0.9 and blind["paper"]["more_steps"] is None
     assert [row["episodes"] for row in summary["paper"]["tasks"]] == [5, 5]
     table = libero_results.table(summary)
     assert "| dense | 10/10 = 100% |" in table and "cannot be told apart" in table and "-100 points" in table
-    assert "-90 points (p = 0.004) |" in table
+    assert "| -90 points (p = 0.004) | no episode that both solve |" in table and "| -10.0 steps (p = 0.004) |" in table
     libero_results.plot(summary, tmp_path / "plot.png")
     with pytest.raises(UserError, match="another checkpoint"):
         libero_results.Results(path, "abd")
