@@ -64,6 +64,9 @@ CASES = (
     ("no_dynamic_pruning", {}, 1, {"prune_layers": (0,), "update_layers": (0,), "refresh_interval": 2}),
     ("no_controller", {}, 1, {"controller": False, "alpha": 2.0}),
     ("one_set", {}, 1, {"selection": "union", "global_tokens": 0, "dynamic_tokens": 0, "alpha": 2.0}),
+    ("no_global_set", {}, 1, {"global_tokens": 0}),
+    ("no_local_set", {}, 1, {"local_tokens": 0, "history_length": 2}),
+    ("neither", {}, 1, {"global_tokens": 0, "local_tokens": 0}),
     (
         "early_layers",
         {"num_layers": 10},

@@ -93,11 +93,13 @@ def test_selection_moves_with_the_patches(seen: Evidence, sizes: SetSizes, order
     for name in ("global_set", "dynamic_set", "local_set"):
         torch.testing.assert_close(getattr(after, name), getattr(before, name)[:, order])
 
-    attention = sum(scores / scores.sum(dim=1, keepdim=True) for scores in (seen.history, *seen.local))
-    if min(row.sort().values.diff().min() for row in attention) < 1e-5:
-        return  # a tie, which the index breaks
+    shares = [scores / scores.sum(dim=1, keepdim=True) for scores in (seen.history, *seen.local)]
+    for attention in (sum(shares), shares[0], sum(shares[1:])):
+        if min(row.sort().values.diff().min() for row in attention) < 1e-5:
+            return  # a tie, which the index breaks
     kept_before, kept_after = (
-        as_mask(select_budget(sets, shown, (budget,) * VIEWS)) for sets, shown in ((before, seen), (after, moved))
+        as_mask(select_budget(sets, shown, sizes, (budget,) * VIEWS))
+        for sets, shown in ((before, seen), (after, moved))
     )
     torch.testing.assert_close(kept_after, kept_before[:, order])
 
@@ -127,7 +129,8 @@ def test_of_equal_scores_the_lower_index_comes_first(values: list[int], data: st
 def test_equal_evidence_keeps_the_first_patches(budget: int):
     flat = torch.full((VIEWS, PATCHES), 0.5)
     seen = Evidence(flat, torch.ones_like(flat), (flat, flat))
-    kept = select_budget(choose_sets(seen, SetSizes(0, 0, 0), TAU), seen, (budget,) * VIEWS)
+    sizes = SetSizes(0, 0, 0)
+    kept = select_budget(choose_sets(seen, sizes, TAU), seen, sizes, (budget,) * VIEWS)
     assert kept.tolist() == [view * PATCHES + i for view in range(VIEWS) for i in range(budget)]
 
 
@@ -158,7 +161,7 @@ def assert_highest(values: torch.Tensor, chosen: torch.Tensor) -> None:
 def test_budget_is_exact_and_relates_to_the_union(seen: Evidence, sizes: SetSizes, first: int, second: int):
     sets = choose_sets(seen, sizes, TAU)
     budgets = (first, second)
-    kept = select_budget(sets, seen, budgets)
+    kept = select_budget(sets, seen, sizes, budgets)
     assert kept.tolist() == sorted(set(kept.tolist()))
     union, mask = as_mask(select_union(sets)), as_mask(kept)
     torch.testing.assert_close(union, sets.union)
@@ -174,12 +177,21 @@ def test_budget_is_exact_and_relates_to_the_union(seen: Evidence, sizes: SetSize
 @unhurried
 @given(st.integers(1, PATCHES))
 def test_patches_of_equal_votes_are_kept_by_attention(budget: int):
-    history = torch.rand(VIEWS, PATCHES, generator=torch.Generator().manual_seed(budget))
+    random = torch.Generator().manual_seed(budget)
+    history, local = (torch.rand(VIEWS, PATCHES, generator=random) for _ in range(2))
     nothing = torch.zeros(VIEWS, PATCHES, dtype=torch.bool)
-    seen = Evidence(history, torch.ones_like(history), (torch.zeros_like(history),))
-    mask = as_mask(select_budget(PatchSets(nothing, nothing, nothing), seen, (budget,) * VIEWS))
-    for view in range(VIEWS):
-        assert_highest(history[view], mask[view])
+    sets, seen = PatchSets(nothing, nothing, nothing), Evidence(history, torch.ones_like(history), (local,))
+    shares = [scores / scores.sum(dim=1, keepdim=True) for scores in (history, local)]
+    # A set that is switched off has no say.
+    for sizes, attention in (
+        (SetSizes(1, 0, 1), sum(shares)),
+        (SetSizes(1, 1, 0), history),
+        (SetSizes(0, 1, 1), local),
+        (SetSizes(0, 1, 0), sum(shares)),
+    ):
+        mask = as_mask(select_budget(sets, seen, sizes, (budget,) * VIEWS))
+        for view in range(VIEWS):
+            assert_highest(attention[view], mask[view])
 
 
 # Frames

@@ -104,7 +104,7 @@ class PruningRun:
         sets = choose_sets(evidence, self._schedule.sets, self._config.similarity_threshold)
         self.set_sizes = sets.sizes
         if self._config.selection == "budget":
-            return select_budget(sets, evidence, self._schedule.budgets)
+            return select_budget(sets, evidence, self._schedule.sets, self._schedule.budgets)
         kept = select_union(sets)
         self._entering = self._schedule.alive_per_layer(static=len(kept))
         return kept

@@ -55,12 +55,16 @@ def select_union(sets: PatchSets) -> Tensor:
     return sets.union.flatten().nonzero().squeeze(1)
 
 
-def select_budget(sets: PatchSets, evidence: Evidence, budgets: tuple[int, ...]) -> Tensor:
+def select_budget(sets: PatchSets, evidence: Evidence, sizes: SetSizes, budgets: tuple[int, ...]) -> Tensor:
     """`budgets[v]` patches of view v: by votes, then by attention. Ascending indices over all views' patches.
 
-    Attention is the mean of the history and of each early layer, every one as its share of the view's sum.
+    Attention is the mean of the history and of each early layer, every one as its share of the view's sum. What a set
+    of size 0 reads does not count, unless that would leave nothing.
     """
-    shares = [scores / (scores.sum(dim=-1, keepdim=True) + 1e-12) for scores in (evidence.history, *evidence.local)]
+    history = (evidence.history,) if sizes.global_tokens else ()
+    local = evidence.local if sizes.local_tokens else ()
+    readings = history + local or (evidence.history, *evidence.local)
+    shares = [scores / (scores.sum(dim=-1, keepdim=True) + 1e-12) for scores in readings]
     attention = torch.stack(shares).mean(dim=0)
     order = attention.argsort(dim=-1, descending=True, stable=True)
     votes = sets.votes.gather(-1, order)

@@ -110,9 +110,16 @@ def local_set(config: PruningConfig, mode: str, local_scores: list[list[float]])
     return chosen
 
 
-def budget_order(sets: list[set[int]], history: list[float], local_scores: list[list[float]]) -> list[int]:
+def budget_order(
+    config: PruningConfig, mode: str, sets: list[set[int]], history: list[float], local_scores: list[list[float]]
+) -> list[int]:
     """All patches of a view, the first to keep first."""
-    shares = [[value / sum(scores) for value in scores] for scores in (history, *local_scores) if sum(scores) > 0]
+    with_history = set_size(config, config.global_tokens, mode, len(history)) > 0
+    with_local = set_size(config, config.local_tokens, mode, len(history)) > 0
+    asked = ([history] if with_history else []) + (local_scores if with_local else [])
+    if not asked:
+        asked = [history, *local_scores]
+    shares = [[value / sum(scores) for value in scores] for scores in asked if sum(scores) > 0]
     patches = range(len(history))
     attention = [sum(share[i] for share in shares) for i in patches]
     votes = [sum(i in members for members in sets) for i in patches]

@@ -213,7 +213,8 @@ class OraclePolicy:
             if config.selection == "union":
                 chosen = set.union(*sets)
             else:
-                chosen = set(formulas.budget_order(sets, view_history, local)[: budgets[view]])
+                order = formulas.budget_order(config, mode, sets, view_history, local)
+                chosen = set(order[: budgets[view]])
             kept |= {first + patch for patch in chosen}
         return kept
 
