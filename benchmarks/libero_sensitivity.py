@@ -4,7 +4,8 @@
     scripts/env python benchmarks/libero_sensitivity.py CHECKPOINT HELD_OUT --json FILE --constants alpha history_length
 
 HELD_OUT holds recorded episodes that were never trained on, see libero_open_loop.py. Beside FILE a plot is written,
-with a panel per constant. Only in the union selection does `alpha` decide how many patches are kept: all runs use it.
+with a panel per constant; its bars are of the difference from the preset, on the same inferences. Only in the union
+selection does `alpha` decide how many patches are kept: all runs use it.
 """
 
 import argparse
@@ -65,18 +66,19 @@ def _plot(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
     panels = iter(figure.subplots(rows, columns, squeeze=False).flat)
     for (constant, points), axes in zip(curves.items(), panels, strict=False):
         places = range(len(points))
-        errors = [2 * point["centimetres_standard_error"] for point in points]
+        errors = [2 * point["more_centimetres_standard_error"] for point in points]
         axes.errorbar(places, [point["centimetres"] for point in points], errors, fmt="o-", capsize=3, color="#b5303a")
-        axes.set(xlabel=constant, xticks=places, ylim=(0, None))
+        axes.set(xlabel=constant, xticks=places, ylim=(0, 1.2 * max(point["centimetres"] for point in points)))
         axes.set_xticklabels([f"{point['value']:g}" for point in points])
         axes.set_ylabel("cm from dense", color="#b5303a")
         axes.grid(alpha=0.3)
         tokens = axes.twinx()
         tokens.plot(places, [point["tokens"] for point in points], "s--", color="#5b4b8a")
         tokens.set_ylabel("tokens per decoder layer", color="#5b4b8a")
-        tokens.set_ylim(0, 1.1 * max(point["tokens"] for point in points))
+        tokens.set_ylim(0, 1.2 * max(point["tokens"] for point in points))
     for axes in panels:
         axes.remove()
+    figure.suptitle("bars: twice the standard error of the difference from the preset", fontsize=10)
     figure.savefig(path, dpi=120)
 
 
