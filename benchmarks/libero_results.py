@@ -102,7 +102,7 @@ def plot(summary: dict[str, Any], path: Path) -> None:
         low, high = (100 * bound for bound in row["interval"])
         label = f"{arm}, {row['successes']} of {row['episodes']}"
         look = f"C{number % 10}{MARKERS[number // 10 % len(MARKERS)]}"
-        axes.errorbar(x, y, yerr=[[max(0.0, y - low)], [max(0.0, high - y)]], fmt=look, capsize=3, label=label)
+        axes.errorbar(x, y, yerr=[[max(0.0, y - low)], [max(0.0, high - y)]], fmt=look, capsize=3, ms=4, label=label)
     axes.set(ylabel="success, % (95 % interval)", ylim=(0, 102), xlim=(0, 105))
     axes.set_xlabel(f"decoder FLOPs, % of dense (arms closer than {CLOSE:g} % stand side by side)")
     axes.grid(alpha=0.3)
@@ -121,7 +121,7 @@ def _side_by_side(places: dict[str, float]) -> dict[str, float]:
     spread = {}
     for arms in clusters:
         middle = sum(places[arm] for arm in arms) / len(arms)
-        spread |= {arm: middle + CLOSE * (i - (len(arms) - 1) / 2) for i, arm in enumerate(arms)}
+        spread |= {arm: middle + 0.8 * CLOSE * (i - (len(arms) - 1) / 2) for i, arm in enumerate(arms)}
     return spread
 
 
