@@ -17,6 +17,7 @@ import machine
 import numpy as np
 import torch
 from arms import Arm, arm
+from libero_results import look
 from scipy.spatial.transform import Rotation
 from significance import grouped_mean
 from tqdm import tqdm
@@ -29,7 +30,6 @@ from training.episodes import Episode, episode_paths, read_episode
 from training.expert import METRES_PER_UNIT, RADIANS_PER_UNIT
 
 MEASURES = ("centimetres", "degrees", "gripper_flips")
-MARKERS = "os^D"  # ten arms each
 
 
 def main(arguments: list[str]) -> None:
@@ -125,8 +125,7 @@ def _plot(summary: dict[str, dict[str, float]], path: Path) -> None:
     for axes, measure in zip(figure.subplots(1, len(MEASURES)), MEASURES, strict=True):
         for number, (name, row) in enumerate(summary.items()):
             error = 2 * row[f"{measure}_standard_error"]
-            look = f"C{number % 10}{MARKERS[number // 10 % len(MARKERS)]}"
-            axes.errorbar(row["tokens"], row[measure], yerr=error, fmt=look, capsize=3, label=name)
+            axes.errorbar(row["tokens"], row[measure], yerr=error, fmt=look(number), capsize=3, label=name)
         axes.set(xlabel="tokens per decoder layer", ylabel=measure.replace("_", " ") + " from dense", ylim=(0, None))
         axes.grid(alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), fontsize=8, loc="outside right upper")

@@ -101,13 +101,18 @@ def plot(summary: dict[str, Any], path: Path) -> None:
         y = 100 * row["rate"]
         low, high = (100 * bound for bound in row["interval"])
         label = f"{arm}, {row['successes']} of {row['episodes']}"
-        look = f"C{number % 10}{MARKERS[number // 10 % len(MARKERS)]}"
-        axes.errorbar(x, y, yerr=[[max(0.0, y - low)], [max(0.0, high - y)]], fmt=look, capsize=3, ms=4, label=label)
+        bars = [[max(0.0, y - low)], [max(0.0, high - y)]]
+        axes.errorbar(x, y, yerr=bars, fmt=look(number), capsize=3, ms=4, label=label)
     axes.set(ylabel="success, % (95 % interval)", ylim=(0, 102), xlim=(0, 105))
     axes.set_xlabel(f"decoder FLOPs, % of dense (arms closer than {CLOSE:g} % stand side by side)")
     axes.grid(alpha=0.3)
     figure.legend(fontsize=8, loc="outside right upper")
     figure.savefig(path, dpi=120)
+
+
+def look(number: int) -> str:
+    """Colour and marker of a plot's arm, as matplotlib's format string; forty differ."""
+    return f"C{number % 10}{MARKERS[number // 10 % len(MARKERS)]}"
 
 
 def _side_by_side(places: dict[str, float]) -> dict[str, float]:
