@@ -1,7 +1,6 @@
 """Reading weight files: safetensors, single or sharded, and the heads' state dicts. Nothing is loaded as a whole."""
 
 import pickle
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 from specprune_ros.errors import CheckpointError
 from specprune_ros.openvla.config import read_json
 
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 MAPPED_BYTES = 32 << 20  # a file is mapped anew after this many bytes, because mapped pages count as host memory
 
 
@@ -21,16 +21,13 @@ class WeightFiles:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        index = folder / "model.safetensors.index.json"
-        single = folder / "model.safetensors"
+        index, single = folder / INDEX, folder / SINGLE
         if index.exists():
             names = _shard_names(index)
         elif single.exists():
             names = [single.name]
         else:
-            raise CheckpointError(
-                f"{folder} has no model.safetensors and no model.safetensors.index.json; copy the weights"
-            )
+            raise CheckpointError(f"{folder} has no {SINGLE} and no {INDEX}; copy the weights")
         self._keys: dict[str, list[str]] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         for name in names:
@@ -69,12 +66,16 @@ def _shard_names(index: Path) -> list[str]:
     return sorted(set(weight_map.values()))
 
 
-def read_head(folder: Path, name: str) -> dict[str, Tensor]:
-    """State dict of the newest `<name>--<step>_checkpoint.pt`, memory-mapped, without the `module.` prefix.
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds a model's weights, single or sharded."""
+    return any((folder / name).exists() for name in (INDEX, SINGLE))
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """State dict of a component (`<name>--<step>_checkpoint.pt`), memory-mapped, without the `module.` prefix.
 
     Raises CheckpointError when the file is damaged or holds anything but tensors.
     """
-    path = max(folder.glob(f"{name}--*_checkpoint.pt"), key=_step)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError:
@@ -86,12 +87,7 @@ def read_head(folder: Path, name: str) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} {damage}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path} does not hold a state dict of tensors; copy the file again")
-    return {key.removeprefix("module.").removeprefix("model."): value for key, value in state.items()}
-
-
-def _step(path: Path) -> int:
-    match = re.search(r"--(\d+)_checkpoint\.pt$", path.name)
-    return int(match[1]) if match else -1
+    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def _wrong_file(path: Path) -> str:

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model's sizes, from config.json and the shapes of the weights, and whether they fit the robot's facts."""
+
+from typing import Any
+
+from torch import Tensor
+
+from specprune_ros.errors import CheckpointError
+from specprune_ros.openvla.config import FamilyConfig, ModelConfig, TowerConfig, decoder_config
+from specprune_ros.openvla.statistics import Normalizer
+from specprune_ros.openvla.weight_map import TOWERS
+
+RELEASE_HEADS = {1024: 16, 1152: 16}  # attention heads by width: DINOv2 ViT-L/14, SigLIP so400m/14
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def shapes_of(state: dict[str, Tensor], prefix: str) -> Shapes:
+    return {prefix + name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _size(shapes: Shapes, name: str, axis: int) -> int:
+    """Length of one axis of a weight."""
+    shape = shapes.get(name, ())
+    if axis >= len(shape):
+        found = f"has shape {shape}" if name in shapes else "is missing"
+        raise CheckpointError(f"weight {name} {found}; the checkpoint is incomplete or of an unsupported variant")
+    return shape[axis]
+
+
+def model_config(raw: dict[str, Any], shapes: Shapes, norm: Normalizer, family: FamilyConfig) -> ModelConfig:
+    decoder = decoder_config(raw.get("text_config", {}))
+    first, second = _tower_config(raw, shapes, 0), _tower_config(raw, shapes, 1)
+    config = ModelConfig(
+        towers=(first, second),
+        decoder=decoder,
+        image_size=int(raw.get("image_sizes", [224])[0]),
+        projector_width=_size(shapes, "projector.fc1.weight", 0),
+        action_dim=_size(shapes, "action_head.fc2.weight", 0),
+        proprio_dim=_size(shapes, "proprio_projector.fc1.weight", 1),
+        chunk_length=family.chunk_length,
+        num_views=family.num_views,
+        head_width=_size(shapes, "action_head.fc2.weight", 1),
+        num_head_blocks=len(
+            {name.split(".")[2] for name in shapes if name.startswith("action_head.mlp_resnet_blocks")}
+        ),
+    )
+    _check_patches(config)
+    _check_dimensions(config, norm, family)
+    return config
+
+
+def _tower_config(raw: dict[str, Any], shapes: Shapes, index: int) -> TowerConfig:
+    prefix = TOWERS[index]
+    width = _size(shapes, prefix + "pos_embed", 2)
+    blocks = {int(name.removeprefix(prefix).split(".")[1]) for name in shapes if name.startswith(prefix + "blocks.")}
+    heads = dict(enumerate(raw.get("vision_num_heads", []))).get(index) or RELEASE_HEADS.get(width)
+    if not heads or width % heads:
+        raise CheckpointError(f"the head count of vision tower {index} is unknown; set vision_num_heads in config.json")
+    mean, std = IMAGENET if index == 0 else HALF
+    return TowerConfig(
+        width=width,
+        depth=max(blocks, default=0),
+        num_heads=heads,
+        mlp_width=_size(shapes, prefix + "blocks.0.mlp.fc1.weight", 0),
+        patch_size=_size(shapes, prefix + "patch_embed.proj.weight", 2),
+        num_patches=_size(shapes, prefix + "pos_embed", 1),
+        num_registers=_size(shapes, prefix + "reg_token", 1) if index == 0 else 0,
+        mean=mean,
+        std=std,
+    )
+
+
+def _check_patches(config: ModelConfig) -> None:
+    for prefix, tower in zip(TOWERS, config.towers, strict=True):
+        if (config.image_size // tower.patch_size) ** 2 != tower.num_patches:
+            raise CheckpointError(
+                f"config.json: image_sizes {config.image_size} does not fit the {tower.num_patches} patches of "
+                f"{prefix}pos_embed; copy config.json and the weights from the same checkpoint"
+            )
+
+
+def _check_dimensions(config: ModelConfig, norm: Normalizer, family: FamilyConfig) -> None:
+    """The heads, the statistics and the family's names have to speak of the same robot."""
+    pairs = (
+        ("action head", config.action_dim, "action", len(norm.action_low)),
+        ("proprio projector", config.proprio_dim, "proprio", len(norm.proprio_low)),
+    )
+    for head, of_head, group, of_statistics in pairs:
+        if of_head != of_statistics:
+            raise CheckpointError(
+                f"the {head} has {of_head} {group} dimensions but dataset_statistics.json has {of_statistics}; "
+                "choose an unnorm_key of this robot, or copy heads and statistics from the same checkpoint"
+            )
+    for name in ("action_names", "action_units"):
+        entries = len(getattr(family, name))
+        if entries != config.action_dim:
+            raise CheckpointError(
+                f"{name} has {entries} entries but the checkpoint has {config.action_dim} action dimensions; "
+                f'set "{name}" in its config.json'
+            )

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a checkpoint folder is: the one place that decides it, by its files alone.
+
+`config.json` says nothing of FiLM, proprio, head or LoRA; in the reference they are command-line options. So:
+
+| file | means | its absence means |
+|---|---|---|
+| `vision_backbone--S_checkpoint.pt` | FiLM (OFT+); it replaces both towers | plain towers |
+| `proprio_projector--S_checkpoint.pt` | a proprio token | no proprio token |
+| `action_head--S_checkpoint.pt` with weights `model.*` | L1 head | no head: discrete tokens |
+| the same with `noise_predictor.*`, and `noisy_action_projector--S_checkpoint.pt` | diffusion head | |
+| `lora_adapter/` beside weights | LoRA merged already, the adapter is a left-over | |
+| `lora_adapter/` without weights | un-merged LoRA; the base checkpoint has to be given | |
+
+What no file tells (views, chunk length, diffusion steps, crop) is `config.FamilyConfig`'s.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from specprune_ros.errors import CheckpointError
+from specprune_ros.openvla.weight_files import has_weights, read_state
+
+L1, DIFFUSION, DISCRETE = "L1 regression", "diffusion", "discrete tokens"
+COMPONENTS = ("vision_backbone", "proprio_projector", "action_head", "noisy_action_projector")
+ADAPTER = "lora_adapter"
+L1_WEIGHTS = "model.", "layer_norm1.", "fc1."  # how names start, with or without the reference's wrapper
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a folder is. All of it was read, nothing guessed."""
+
+    folder: Path  # heads, statistics, tokenizer
+    weights: Path  # config.json and safetensors: the folder itself, or an un-merged adapter's base checkpoint
+    head: str  # L1, DIFFUSION or DISCRETE
+    components: dict[str, Path] = field(default_factory=dict)  # file by name, of those in COMPONENTS that exist
+    adapter: Path | None = None  # a LoRA adapter that has yet to be merged
+    leftover_adapter: Path | None = None  # one that is merged already
+
+    @property
+    def film(self) -> bool:
+        return "vision_backbone" in self.components
+
+    @property
+    def proprio(self) -> bool:
+        return "proprio_projector" in self.components
+
+    def __str__(self) -> str:
+        """For people: 'FiLM towers, proprio, L1 regression, LoRA merged'."""
+        lora = "un-merged LoRA" if self.adapter else "LoRA merged" if self.leftover_adapter else "no adapter"
+        towers = "FiLM towers (OFT+)" if self.film else "plain towers"
+        return f"{towers}, {'proprio' if self.proprio else 'no proprio'}, {self.head} head, {lora}"
+
+
+def identify(folder: Path, base_checkpoint: Path | None = None) -> Variant:
+    """What `folder` is. `base_checkpoint`: the folder that an un-merged adapter was trained from.
+
+    Raises CheckpointError, one line, when files are missing or contradict each other.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"checkpoint folder {folder} does not exist; give the folder that holds config.json")
+    components = {name: path for name in COMPONENTS if (path := _component(folder, name))}
+    weights, adapter, leftover = _weights(folder, base_checkpoint)
+    return Variant(folder, weights, _head(folder, components), components, adapter, leftover)
+
+
+def _component(folder: Path, name: str) -> Path | None:
+    """The one file of a component; S is a step or 'latest'."""
+    found = sorted(folder.glob(f"{name}--*_checkpoint.pt"))
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{folder} has {len(found)} candidates for one component: {', '.join(path.name for path in found)}; "
+            "keep the one of the step that you want"
+        )
+    return found[0] if found else None
+
+
+def _head(folder: Path, components: dict[str, Path]) -> str:
+    projector = components.get("noisy_action_projector")
+    if "action_head" not in components:
+        if projector:
+            raise CheckpointError(f"{folder} has {projector.name} but no action_head--*_checkpoint.pt; copy it")
+        return DISCRETE
+    path = components["action_head"]
+    names = read_state(path)
+    if any(name.startswith("noise_predictor.") for name in names):
+        if not projector:
+            raise CheckpointError(
+                f"{path} is a diffusion head, but noisy_action_projector--*_checkpoint.pt is missing beside it; copy it"
+            )
+        return DIFFUSION
+    if any(name.startswith(L1_WEIGHTS) for name in names):
+        if projector:
+            raise CheckpointError(
+                f"{path} is an L1 head, but {projector.name} beside it belongs to a diffusion head; "
+                "keep the files of one training run"
+            )
+        return L1
+    known = "model.* (L1) or noise_predictor.* (diffusion)"
+    raise CheckpointError(f"{path} has weights such as '{next(iter(names), '')}', not {known}; it is another head")
+
+
+def _weights(folder: Path, base: Path | None) -> tuple[Path, Path | None, Path | None]:
+    """Where config.json and safetensors are, the adapter to merge, and the one that is merged already."""
+    adapter = folder / ADAPTER if (folder / ADAPTER).is_dir() else None
+    if has_weights(folder) or not adapter:
+        if base:
+            raise CheckpointError(
+                f"base_checkpoint is {base}, but {folder} needs none: "
+                f"{'its LoRA is merged already' if adapter else 'it has no lora_adapter/'}; leave base_checkpoint out"
+            )
+        return folder, None, adapter
+    if not base:
+        raise CheckpointError(
+            f"{folder} holds an un-merged LoRA adapter and no model.safetensors; give the checkpoint that it was "
+            "trained from as base_checkpoint (for releases openvla/openvla-7b)"
+        )
+    if not base.is_dir():
+        raise CheckpointError(f"base_checkpoint {base} does not exist; give a folder that holds config.json")
+    return base, adapter, None
