@@ -1,6 +1,6 @@
 """Serves pip. Where ROS 2 is found, runs the same CMakeLists.txt as colcon, so that the wheel has the interfaces too.
 
-Without ROS the wheel has the policy and the replay, which need none. What pip needs beyond this is in setup.cfg.
+Without ROS the wheel has the policy, which needs none. What pip needs beyond this is in setup.cfg.
 """
 
 import os

@@ -8,8 +8,8 @@ from arms import Arm
 
 from specprune_ros.control.command import Command
 from specprune_ros.control.executor import ChunkExecutor
-from specprune_ros.control.motion import TwistEstimator
 from specprune_ros.policy import ActionChunk, Observation, Policy
+from specprune_ros.sensing.twist_estimator import TwistEstimator
 from specprune_ros.sim.libero_env import CONTROL_RATE, LiberoEnv, simulator_action
 from training.expert import Expert
 from training.policy_driver import observe

@@ -22,9 +22,9 @@ from scipy.spatial.transform import Rotation
 from significance import grouped_mean
 from tqdm import tqdm
 
-from specprune_ros.control.motion import TwistEstimator
 from specprune_ros.errors import UserError
 from specprune_ros.policy import ActionChunk, Observation, Policy
+from specprune_ros.sensing.twist_estimator import TwistEstimator
 from specprune_ros.sim.libero_env import CONTROL_RATE
 from training.episodes import Episode, episode_paths, read_episode
 from training.expert import METRES_PER_UNIT, RADIANS_PER_UNIT

@@ -5,7 +5,7 @@ from scipy.spatial.transform import Rotation
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.adapters import TargetPose, gripper_commands, gripper_point, joint_hold, joint_point
 from specprune_ros.control.limits import LimitsConfig
-from specprune_ros.control.pose import IDENTITY, Pose
+from specprune_ros.pose import IDENTITY, Pose
 
 ARM = ControllerConfig(
     action_space="absolute_joint",

@@ -7,8 +7,8 @@ from specprune_ros.control.command import Hold, HoldReason
 from specprune_ros.control.deviation import integrate
 from specprune_ros.control.executor import ExecutorConfig
 from specprune_ros.control.limits import LimitsConfig
-from specprune_ros.control.pose import IDENTITY, Pose
 from specprune_ros.errors import ConfigError
+from specprune_ros.pose import IDENTITY, Pose
 
 DT = 0.05
 LOOSE = {"max_acceleration": 100.0, "max_jerk": 1e5, "max_angular_acceleration": 1000.0, "max_angular_jerk": 1e5}

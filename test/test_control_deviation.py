@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from specprune_ros.control.deviation import PoseDeviation, integrate
-from specprune_ros.control.pose import IDENTITY, Pose
+from specprune_ros.pose import IDENTITY, Pose
 
 PERIOD = 0.05
 TWIST = np.array([0.2, 0, 0, 0, 0, 1.0])

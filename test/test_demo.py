@@ -15,7 +15,7 @@ MARK = "SPECPRUNE_DEMO_TEST"
 
 
 def demo(*arguments, timeout=240, mark=""):
-    command = [sys.executable, "-m", "specprune_ros.replay.demo", *arguments]
+    command = [sys.executable, "-m", "specprune_ros.demo.demo", *arguments]
     environment = {**os.environ, MARK: mark}
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=environment)
 
@@ -107,7 +107,7 @@ def _check_video(path):
     ],
 )
 def test_bad_input_is_refused_in_one_line(arguments, said, monkeypatch, capsys, tmp_path):
-    from specprune_ros.replay.demo import main
+    from specprune_ros.demo.demo import main
 
     monkeypatch.setattr("signal.signal", lambda *_: None)  # this process belongs to pytest
     monkeypatch.setattr(sys, "argv", ["demo", "--out", str(tmp_path), *arguments])

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
-from specprune_ros.control.pose import Pose
 from specprune_ros.parameters import check, from_mapping
+from specprune_ros.pose import Pose
 from specprune_ros.sim.config import RunConfig, SceneConfig
 
 pytestmark = [pytest.mark.ros, pytest.mark.sim]
@@ -304,7 +304,7 @@ def test_parameters_are_checked_while_it_runs(client):
 
 def test_the_parameter_file_fits_both_nodes():
     from specprune_ros.control.action_space import ControllerConfig
-    from specprune_ros.nodes.policy_parameters import InputsConfig
+    from specprune_ros.nodes.parameters.groups import InputsConfig
 
     sections = yaml.safe_load((ROOT / "config" / "libero.yaml").read_text())
     given = sections["libero_sim"]["ros__parameters"]

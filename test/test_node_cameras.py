@@ -7,7 +7,7 @@ pytest.importorskip("rclpy")
 
 from sensor_msgs.msg import CameraInfo, RegionOfInterest
 
-from specprune_ros.nodes.camera_check import CameraCheck, info_topic
+from specprune_ros.sensing.camera_check import CameraCheck, info_topic
 
 pytestmark = pytest.mark.ros
 

@@ -20,10 +20,10 @@ from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.arm import Arm, Motion
 from specprune_ros.control.executor import ExecutorConfig
 from specprune_ros.control.limits import LimitsConfig
-from specprune_ros.control.pose import Pose
 from specprune_ros.errors import ConfigError
-from specprune_ros.nodes.commands import header_of, open_commands
-from specprune_ros.nodes.gripper_output import GripperGoals, GripperMessages, open_gripper
+from specprune_ros.nodes.outputs.commands import header_of, open_commands
+from specprune_ros.nodes.outputs.gripper import GripperGoals, GripperMessages, open_gripper
+from specprune_ros.pose import Pose
 
 pytestmark = pytest.mark.ros
 

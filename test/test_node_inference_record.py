@@ -12,9 +12,9 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from std_msgs.msg import String
 
-from specprune_ros.nodes.inference_record import InferenceRecord
-from specprune_ros.nodes.latency import pauses
-from specprune_ros.nodes.status_text import StatusText, inference_text
+from specprune_ros.nodes.reporting.inference_record import InferenceRecord
+from specprune_ros.nodes.reporting.latency import pauses
+from specprune_ros.nodes.reporting.status_text import StatusText, inference_text
 from specprune_ros.policy import ActionChunk, PruningReport
 
 pytestmark = pytest.mark.ros

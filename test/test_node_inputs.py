@@ -13,12 +13,12 @@ from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from specprune_ros.errors import ConfigError, ObservationError
-from specprune_ros.nodes.end_effector import EndEffector
-from specprune_ros.nodes.history import History
-from specprune_ros.nodes.images import to_rgb, transformed
-from specprune_ros.nodes.joints import JointInput
-from specprune_ros.nodes.policy_parameters import InputsConfig
-from specprune_ros.nodes.proprio import axis_angle, end_effector_proprio
+from specprune_ros.sensing.config import InputsConfig
+from specprune_ros.sensing.end_effector import EndEffector
+from specprune_ros.sensing.history import History
+from specprune_ros.sensing.images import to_rgb, transformed
+from specprune_ros.sensing.joints import JointInput
+from specprune_ros.sensing.proprio import axis_angle, end_effector_proprio
 
 pytestmark = pytest.mark.ros
 
@@ -226,7 +226,7 @@ def test_end_effector_waits_at_most_the_skew_for_tf():
 
 def test_the_rate_of_tf_counts_new_poses_alone(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("specprune_ros.nodes.end_effector.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("specprune_ros.sensing.end_effector.time.monotonic", lambda: now[0])
     transforms = Screw(0, SECOND)
     end_effector = EndEffector(transforms, "base", "hand")
     assert end_effector.rate() == 0.0

@@ -11,8 +11,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from specprune_ros.errors import ConfigError
-from specprune_ros.nodes.ros_parameters import LiveParameters, declare
-from specprune_ros.nodes.unknown_parameters import nearest
+from specprune_ros.nodes.parameters.declaration import LiveParameters, declare
+from specprune_ros.nodes.parameters.unknown import nearest
 from specprune_ros.parameters import parameter
 
 pytestmark = pytest.mark.ros

@@ -10,7 +10,7 @@ from rclpy.qos import ReliabilityPolicy, qos_profile_sensor_data
 
 from specprune_ros.errors import ConfigError
 from specprune_ros.nodes.inputs import Inputs
-from specprune_ros.nodes.policy_parameters import InputsConfig
+from specprune_ros.sensing.config import InputsConfig
 
 pytestmark = pytest.mark.ros
 

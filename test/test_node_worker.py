@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("rclpy")
 
 from specprune_ros.errors import ObservationError
-from specprune_ros.nodes.inputs import Sensed
 from specprune_ros.nodes.worker import InferenceWorker
+from specprune_ros.sensing.assembler import Sensed
 
 pytestmark = pytest.mark.ros
 

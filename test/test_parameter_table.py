@@ -9,7 +9,7 @@ pytest.importorskip("rclpy")
 
 import rclpy
 
-from specprune_ros.nodes.parameter_table import markdown
+from specprune_ros.nodes.parameters.table import markdown
 from specprune_ros.nodes.policy_node import PolicyNode
 
 pytestmark = pytest.mark.ros
@@ -19,7 +19,7 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "parameters.md"
 
 def test_document_is_up_to_date():
     assert DOCUMENT.read_text() == markdown(), (
-        "run: scripts/env python -m specprune_ros.nodes.parameter_table > docs/parameters.md"
+        "run: scripts/env python -m specprune_ros.nodes.parameters.table > docs/parameters.md"
     )
 
 

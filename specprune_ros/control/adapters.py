@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.deviation import integrate
 from specprune_ros.control.limits import LimitsConfig
-from specprune_ros.control.pose import Pose
+from specprune_ros.pose import Pose
 
 STOP = np.zeros(6)  # the twist of a hold
 

@@ -13,9 +13,9 @@ from specprune_ros.control.executor import ChunkExecutor, ExecutorConfig
 from specprune_ros.control.gripper import GripperDebounce
 from specprune_ros.control.joint_limiter import JointLimiter
 from specprune_ros.control.limits import LimitsConfig
-from specprune_ros.control.pose import Pose
 from specprune_ros.control.watchdog import Watchdog
 from specprune_ros.errors import ConfigError
+from specprune_ros.pose import Pose
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from specprune_ros.control.pose import Pose
+from specprune_ros.pose import Pose
 
 
 def integrate(pose: Pose, twist: np.ndarray, period: float) -> Pose:

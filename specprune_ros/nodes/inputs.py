@@ -1,46 +1,25 @@
-"""The newest camera images, joint states and end-effector pose, assembled into one observation.
+"""Subscriptions to the cameras and joint states of one observation. Callbacks (executor thread) only store messages."""
 
-Callbacks (executor thread) only store messages; `assemble` (worker thread) converts the chosen ones.
-"""
-
-import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 
-from specprune_ros.errors import ObservationError
-from specprune_ros.nodes.camera_check import CameraCheck, info_topic
-from specprune_ros.nodes.end_effector import EndEffector
-from specprune_ros.nodes.history import History
-from specprune_ros.nodes.images import to_rgb, transformed
-from specprune_ros.nodes.joints import JointInput
-from specprune_ros.nodes.policy_parameters import JOINT_STATES, TF, InputsConfig, image_input
-from specprune_ros.nodes.proprio import end_effector_proprio
-from specprune_ros.nodes.stamps import NANOSECONDS, from_stamp
 from specprune_ros.nodes.subscribing import subscribe
+from specprune_ros.sensing.assembler import ObservationAssembler
+from specprune_ros.sensing.camera_check import info_topic
+from specprune_ros.sensing.config import InputsConfig, image_input
+from specprune_ros.sensing.end_effector import EndEffector
 
-IMAGES_KEPT = 8  # per camera, to find images of one time; 8 VGA images are 7 MB
 JOINT_STATES_QOS = QoSProfile(depth=50)
 
 
-@dataclass(frozen=True, eq=False)
-class Sensed:
-    """What the sensors say at one stamp."""
-
-    stamp: int  # nanoseconds
-    views: dict[str, np.ndarray]  # name -> (H, W, 3) uint8 RGB, as the checkpoint expects it
-    proprio: np.ndarray  # (P,) float64
-    twist: np.ndarray | None  # (6,) m/s and rad/s in the base frame; None: unknown
-    twist_problem: str  # why the twist is unknown
-
-
 class Inputs:
-    """Owns the subscriptions to cameras and joint states. `on_image` is called for every new image."""
+    """Owns the subscriptions and feeds `assembler`. `on_image` is called for every new image."""
 
     def __init__(
         self,
@@ -51,182 +30,40 @@ class Inputs:
         axis_angle_near: np.ndarray,
         on_image: Callable[[], None],
     ) -> None:
-        """`end_effector`: where pose and twist come from; None where there is none.
+        """See `ObservationAssembler` for what is not the node's."""
+        self._node, self._on_image = node, on_image
+        self._subscriptions: list[Any] = []
+        topics = {camera: self._subscribe_camera(camera, config) for camera in config.cameras}
+        joints_topic = node.resolve_topic_name("joint_states")
+        self.assembler = ObservationAssembler(
+            config, topics, joints_topic, end_effector, controlled_joints, axis_angle_near
+        )
+        for camera, topic in topics.items():
+            store = partial(self.assembler.add_camera_info, camera)
+            self._subscriptions.append(
+                node.create_subscription(CameraInfo, info_topic(topic), store, qos_profile_sensor_data)
+            )
+        if self.assembler.needs_joints:
+            self._subscriptions.append(subscribe(node, JointState, "joint_states", self._add_joints, JOINT_STATES_QOS))
 
-        `controlled_joints`: joints that the controller moves. `axis_angle_near`: (3,) see `proprio.axis_angle`.
-        """
-        self.config = config
-        self._node = node
-        self._clock = node.get_clock()
-        self._end_effector = end_effector
-        self._near = axis_angle_near
-        self._on_image = on_image
-        self._lock = threading.Lock()
-        self._images: dict[str, History] = {camera: History(IMAGES_KEPT) for camera in config.cameras}
-        self._subscriptions = [self._subscribe_camera(camera) for camera in config.cameras]
-        self._topics = dict(zip(config.cameras, (s.topic_name for s in self._subscriptions), strict=True))
-        self._checks = {camera: self._check_camera(topic) for camera, topic in self._topics.items()}
-        self._proprio_joints = config.joint_names if config.proprio != "none" else ()
-        self._controlled_joints = controlled_joints
-        joints = {*self._proprio_joints, *controlled_joints}
-        self._joints = JointInput(joints, node.resolve_topic_name("joint_states")) if joints else None
-        if self._joints:
-            self._subscriptions.append(subscribe(node, JointState, "joint_states", self._on_joints, JOINT_STATES_QOS))
-
-    def _subscribe_camera(self, camera: str):
-        compressed = self.config.image_transport == "compressed"
-
-        def store(message: Image | CompressedImage) -> None:
-            with self._lock:
-                fresh = self._images[camera].add(self._stamp(message), message, time.monotonic())
-            if fresh:
-                self._on_image()
-
+    def _subscribe_camera(self, camera: str, config: InputsConfig) -> str:
+        """Returns the topic."""
+        compressed = config.image_transport == "compressed"
         kind = CompressedImage if compressed else Image
         topic = f"~/{image_input(camera)}/compressed" if compressed else f"~/{image_input(camera)}"
-        return subscribe(self._node, kind, topic, store, qos_profile_sensor_data)
+        store = partial(self._add_image, camera)
+        self._subscriptions.append(subscribe(self._node, kind, topic, store, qos_profile_sensor_data))
+        return self._subscriptions[-1].topic_name
 
-    def _check_camera(self, topic: str) -> CameraCheck:
-        info = info_topic(topic)
-        check = CameraCheck(topic, info)
-        self._subscriptions.append(
-            self._node.create_subscription(CameraInfo, info, check.on_info, qos_profile_sensor_data)
-        )
-        return check
+    def _now(self) -> int:
+        return self._node.get_clock().now().nanoseconds
 
-    def _on_joints(self, message: JointState) -> None:
-        assert self._joints is not None
-        with self._lock:
-            self._joints.add(message, self._stamp(message), time.monotonic())
+    def _add_image(self, camera: str, message: Image | CompressedImage) -> None:
+        if self.assembler.add_image(camera, message, self._now()):
+            self._on_image()
 
-    def _stamp(self, message: Image | CompressedImage | JointState) -> int:
-        """Acquisition time, nanoseconds; the time of arrival for drivers that leave the stamp empty."""
-        return from_stamp(message.header.stamp) or self._clock.now().nanoseconds
-
-    def assemble(self, now: int, newer_than: int = -1) -> Sensed | None:
-        """The newest complete observation; None when nothing is newer than the stamp `newer_than`. Nanoseconds.
-
-        Raises ObservationError that says which input is missing, stale or broken, and what to do.
-        """
-        with self._lock:
-            stamp = self._newest_common_stamp(now)
-            if stamp <= newer_than:
-                return None
-            messages = {camera: self._image_near(camera, stamp) for camera in self.config.cameras}
-            joints = self._positions(self._proprio_joints, stamp, self.config.max_skew_of(JOINT_STATES))
-        views = {camera: self._view(camera, message) for camera, message in messages.items()}
-        proprio, twist, problem = self._motion(stamp, joints)
-        return Sensed(stamp, views, proprio, twist, problem)
-
-    def _view(self, camera: str, message: Image | CompressedImage) -> np.ndarray:
-        frame = to_rgb(message, self._topics[camera])
-        self._checks[camera].on_frame(frame, self._stamp(message))
-        return transformed(frame, self.config.transform_of(camera))
-
-    def measured_joints(self, now: int) -> np.ndarray | None:
-        """(J,) newest positions of the controlled joints, rad; None when one is missing, stale or not finite."""
-        with self._lock:
-            try:
-                return self._positions(self._controlled_joints, now, self.config.max_age_of(JOINT_STATES))
-            except ObservationError:
-                return None
-
-    def _positions(self, names: tuple[str, ...], stamp: int, apart: float) -> np.ndarray:
-        """At most `apart` seconds away from `stamp`."""
-        return self._joints.positions(names, stamp, int(apart * NANOSECONDS)) if self._joints else np.zeros(0)
-
-    def newest_stamps(self) -> dict[str, int | None]:
-        """`image_input` or `JOINT_STATES` -> stamp of its newest sample, nanoseconds, None when it is missing."""
-        with self._lock:
-            stamps = {image_input(camera): history.newest_stamp for camera, history in self._images.items()}
-            if self._joints:
-                stamps[JOINT_STATES] = self._joints.newest_stamp()
-        return stamps
-
-    def problem(self, now: int) -> str:
-        """Why there is no complete set of camera images, "" when there is one."""
-        with self._lock:
-            try:
-                self._newest_common_stamp(now)
-            except ObservationError as error:
-                return str(error)
-        return ""
-
-    def oddity(self) -> str:
-        """What is odd about a camera whose images are used, "" for nothing."""
-        problems = (check.problem(self.config.frozen_after) for check in self._checks.values())
-        return next(filter(None, problems), "")
-
-    def _newest_common_stamp(self, now: int) -> int:
-        """The stamp of the camera that lags behind most.
-
-        A camera with a max_skew of its own is waited for only where the others are further ahead than that.
-        """
-        newest_stamps, bounds = [], []
-        for camera, history in self._images.items():
-            newest = history.newest_stamp
-            if newest is None:
-                raise ObservationError(
-                    f"no image on {self._topics[camera]} yet; start the camera or remap ~/image_{camera} to its topic"
-                )
-            age, allowed = (now - newest) / NANOSECONDS, self.config.max_age_of(image_input(camera))
-            if age > allowed:
-                raise ObservationError(
-                    f"newest image on {self._topics[camera]} is {age:.2f} s old (inputs.max_age "
-                    f"{allowed:g} s); check the camera, or the clock of its machine"
-                )
-            if -age > self.config.max_skew_of(image_input(camera)):
-                raise ObservationError(
-                    f"image on {self._topics[camera]} is stamped {-age:.2f} s in the future; synchronise the clocks, "
-                    "or set use_sim_time on every node"
-                )
-            newest_stamps.append(newest)
-            bounds.append(newest + int(self.config.own_skew_of(image_input(camera)) * NANOSECONDS))
-        return min(*bounds, max(newest_stamps))
-
-    def _image_near(self, camera: str, stamp: int) -> Image | CompressedImage:
-        found = self._images[camera].nearest(stamp)
-        assert found is not None  # _newest_common_stamp has seen one, under the same lock
-        apart, allowed = abs(found[0] - stamp) / NANOSECONDS, self.config.max_skew_of(image_input(camera))
-        if apart > allowed:
-            raise ObservationError(
-                f"image on {self._topics[camera]} is {apart:.3f} s apart from the other cameras' "
-                f"(inputs.max_skew {allowed:g} s); check its rate"
-            )
-        return found[1]
-
-    def _motion(self, stamp: int, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, str]:
-        """Proprio, twist, and why the twist is unknown."""
-        if self._end_effector is None:
-            return joints, None, "no end effector frame is configured"
-        skew = int(self.config.max_skew_of(TF) * NANOSECONDS)
-        twist, problem = self._end_effector.twist(stamp, skew)
-        if self.config.proprio != "end_effector":
-            return joints, twist, problem
-        position, quaternion = self._end_effector.pose(stamp, skew)
-        return end_effector_proprio(position, quaternion, joints, self._near), twist, problem
-
-    def rates(self) -> dict[str, float]:
-        """Topic -> messages per second."""
-        now = time.monotonic()
-        with self._lock:
-            rates = {self._topics[camera]: history.rate(now) for camera, history in self._images.items()}
-            if self._joints:
-                rates[self._joints.topic] = self._joints.rate(now)
-        return rates
-
-    def dropped(self) -> int:
-        """Images that came twice or out of order."""
-        with self._lock:
-            return sum(history.dropped for history in self._images.values())
-
-    def clear(self) -> None:
-        """Forget every message: the clock jumped."""
-        with self._lock:
-            for history in self._images.values():
-                history.clear()
-            if self._joints:
-                self._joints.clear()
+    def _add_joints(self, message: JointState) -> None:
+        self.assembler.add_joints(message, self._now())
 
     def destroy(self) -> None:
         for subscription in self._subscriptions:

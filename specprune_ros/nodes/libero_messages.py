@@ -6,7 +6,7 @@ from geometry_msgs.msg import TransformStamped
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Header
 
-from specprune_ros.control.pose import Pose
+from specprune_ros.pose import Pose
 from specprune_ros.sim.libero_env import LiberoEnv
 
 WORLD, BASE = "world", "panda_link0"

@@ -31,7 +31,7 @@ from specprune_ros.control.executor import ChunkExecutor, ExecutorConfig
 from specprune_ros.errors import UserError
 from specprune_ros.msg import ActionChunk
 from specprune_ros.nodes import libero_messages
-from specprune_ros.nodes.ros_parameters import LiveParameters, declare_groups
+from specprune_ros.nodes.parameters.declaration import LiveParameters, declare_groups
 from specprune_ros.sim.config import RunConfig, SceneConfig
 from specprune_ros.sim.libero_env import CAMERAS, CONTROL_RATE, LiberoEnv, simulator_action
 

@@ -6,9 +6,10 @@ import torch
 
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.errors import CheckpointError, ConfigError
-from specprune_ros.nodes.policy_parameters import InputsConfig, ModelConfig
+from specprune_ros.nodes.parameters.groups import ModelConfig
 from specprune_ros.policy import Policy
 from specprune_ros.pruning.config import PruningConfig
+from specprune_ros.sensing.config import InputsConfig
 
 CROP = {"checkpoint": None, "on": True, "off": False}
 POSE_NUMBERS = 6  # position and axis-angle

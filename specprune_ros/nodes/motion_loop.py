@@ -12,14 +12,14 @@ from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.arm import Arm, Motion
 from specprune_ros.control.command import Hold, HoldReason, Receipt
-from specprune_ros.control.pose import Pose
 from specprune_ros.control.replan import Replanner
-from specprune_ros.nodes.commands import header_of, open_commands
-from specprune_ros.nodes.end_effector import EndEffector
-from specprune_ros.nodes.gripper_output import open_gripper
-from specprune_ros.nodes.inputs import Inputs
-from specprune_ros.nodes.policy_parameters import TF
-from specprune_ros.nodes.stamps import NANOSECONDS
+from specprune_ros.nodes.outputs.commands import header_of, open_commands
+from specprune_ros.nodes.outputs.gripper import open_gripper
+from specprune_ros.pose import Pose
+from specprune_ros.sensing.assembler import ObservationAssembler
+from specprune_ros.sensing.config import TF
+from specprune_ros.sensing.end_effector import EndEffector
+from specprune_ros.sensing.stamps import NANOSECONDS
 
 # Holds that end a plan by themselves, so that whoever executes the published chunks needs no word of them.
 NATURAL_HOLDS = (HoldReason.DISABLED, HoldReason.NO_CHUNK, HoldReason.CHUNK_FINISHED, HoldReason.CHUNK_NOT_STARTED)
@@ -33,7 +33,7 @@ class MotionLoop:
         node: LifecycleNode,
         arm: Arm,
         replanner: Replanner,
-        inputs: Inputs,
+        sensors: ObservationAssembler,
         end_effector: EndEffector | None,
         *,
         watch_tf: bool,
@@ -46,7 +46,7 @@ class MotionLoop:
         `on_stop`: a running plan was broken off. `on_due`: the next inference should start.
         """
         self.arm, self.replanner = arm, replanner
-        self._node, self._inputs, self._end_effector = node, inputs, end_effector
+        self._node, self._sensors, self._end_effector = node, sensors, end_effector
         self._mode, self._on_stop, self._on_due = mode, on_stop, on_due
         self._watch_tf = watch_tf
         self._config: ControllerConfig = arm.space.config
@@ -139,10 +139,10 @@ class MotionLoop:
         return self._end_effector.newest() if self._end_effector is not None and self._config.delta else None
 
     def _joints(self, now: int) -> np.ndarray | None:
-        return None if self._config.delta else self._inputs.measured_joints(now)
+        return None if self._config.delta else self._sensors.measured_joints(now)
 
     def _feed_watchdog(self, now: int) -> None:
-        stamps = self._inputs.newest_stamps()
+        stamps = self._sensors.newest_stamps()
         if self._end_effector is not None:
             newest = self._end_effector.newest_stamp()  # counted for its rate although nothing may depend on it
             if self._watch_tf:

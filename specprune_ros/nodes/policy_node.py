@@ -23,10 +23,10 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from specprune_ros.errors import ConfigError, UserError
-from specprune_ros.nodes.diagnostics import ERROR, OK, Diagnostics, Status
-from specprune_ros.nodes.policy_parameters import GROUPS, NodeConfig
-from specprune_ros.nodes.pruning_parameters import check_preset, declare_pruning, expand_preset
-from specprune_ros.nodes.ros_parameters import LiveParameters, declare_groups
+from specprune_ros.nodes.parameters.declaration import LiveParameters, declare_groups
+from specprune_ros.nodes.parameters.groups import GROUPS, NodeConfig
+from specprune_ros.nodes.parameters.pruning import check_preset, declare_pruning, expand_preset
+from specprune_ros.nodes.reporting.diagnostics import ERROR, OK, Diagnostics, Status
 from specprune_ros.nodes.session import Session
 from specprune_ros.pruning.config import PruningConfig
 

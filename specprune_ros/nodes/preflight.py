@@ -15,12 +15,13 @@ from rclpy.utilities import try_shutdown
 
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.errors import ObservationError, UserError
-from specprune_ros.nodes.latency import pauses
 from specprune_ros.nodes.model import doubts, free_memory_mb, gripper_doubt, memory_mb
+from specprune_ros.nodes.parameters.groups import NodeConfig
 from specprune_ros.nodes.policy_node import SUCCESS, Interruption, PolicyNode, init_rclpy
-from specprune_ros.nodes.policy_parameters import TF, InputsConfig, NodeConfig
+from specprune_ros.nodes.reporting.latency import pauses
 from specprune_ros.nodes.session import Session
 from specprune_ros.pruning.config import PruningConfig
+from specprune_ros.sensing.config import TF, InputsConfig
 
 LISTENING = 5.0  # seconds; discovery can take 1.5
 SLOWEST_CAMERA = 5.0  # Hz
@@ -92,7 +93,7 @@ def _units(pruning: PruningConfig, controller: ControllerConfig) -> list[Check]:
 
 def _rates(session: Session) -> list[Check]:
     found = []
-    for topic, rate in session.inputs.rates().items():
+    for topic, rate in session.sensors.rates().items():
         if rate == 0:
             found.append(Check(topic, FAIL, "nothing received; start its publisher, or remap it"))
         elif rate < SLOWEST_CAMERA:
@@ -105,7 +106,7 @@ def _rates(session: Session) -> list[Check]:
 def _observation(session: Session, node: PolicyNode) -> Check:
     """Images, joints and TF at one stamp."""
     try:
-        sensed = session.inputs.assemble(node.get_clock().now().nanoseconds)
+        sensed = session.sensors.assemble(node.get_clock().now().nanoseconds)
     except ObservationError as error:
         return Check("observation", FAIL, str(error))
     assert sensed is not None
@@ -122,7 +123,7 @@ def _observation(session: Session, node: PolicyNode) -> Check:
 
 
 def _cameras(session: Session) -> Check:
-    oddity = session.inputs.oddity()
+    oddity = session.sensors.oddity()
     if oddity:
         return Check("cameras", WARN, oddity)
     return Check("cameras", PASS, "no frozen picture, no size that contradicts CameraInfo")
@@ -131,7 +132,7 @@ def _cameras(session: Session) -> Check:
 def _velocity(session: Session, node: PolicyNode) -> Check:
     if session.end_effector is None:
         return Check("velocity", WARN, "no inputs.base_frame and ee_frame: the pruning stays in fine mode")
-    config = session.inputs.config
+    config = session.sensors.config
     now = node.get_clock().now().nanoseconds
     twist, problem = session.end_effector.twist(now, round(config.max_age_of(TF) * 1e9))
     if twist is None:
@@ -188,7 +189,7 @@ def listen(node: PolicyNode, session: Session, interruption: Interruption) -> No
     while time.monotonic() < until and not interruption.requested:
         executor.spin_once(timeout_sec=0.1)
         with suppress(ObservationError):  # what lasts is told in the table
-            sensed = session.inputs.assemble(node.get_clock().now().nanoseconds, seen)
+            sensed = session.sensors.assemble(node.get_clock().now().nanoseconds, seen)
             seen = sensed.stamp if sensed else seen
 
 

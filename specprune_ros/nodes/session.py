@@ -13,24 +13,26 @@ from specprune_ros.control.executor import ExecutorConfig
 from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.control.replan import ReplanConfig, Replanner
 from specprune_ros.errors import UserError
-from specprune_ros.nodes.chunk_publisher import ChunkPublisher
-from specprune_ros.nodes.diagnostics import ERROR, OK, WARN, Status
-from specprune_ros.nodes.end_effector import EndEffector
-from specprune_ros.nodes.inference_record import InferenceRecord
-from specprune_ros.nodes.inputs import Inputs, Sensed
-from specprune_ros.nodes.latency import pauses
+from specprune_ros.nodes.inputs import Inputs
 from specprune_ros.nodes.model import check_fits, doubts, gripper_doubt, load_policy, memory_mb
 from specprune_ros.nodes.motion_loop import MotionLoop
-from specprune_ros.nodes.policy_parameters import JOINT_STATES, TF, InputsConfig, ModelConfig, NodeConfig, image_input
-from specprune_ros.nodes.pruning_parameters import PruningSwitch
-from specprune_ros.nodes.ros_parameters import LiveParameters
-from specprune_ros.nodes.stamps import NANOSECONDS
-from specprune_ros.nodes.status_text import StatusText, inference_text
+from specprune_ros.nodes.outputs.chunks import ChunkPublisher
+from specprune_ros.nodes.parameters.declaration import LiveParameters
+from specprune_ros.nodes.parameters.groups import ModelConfig, NodeConfig
+from specprune_ros.nodes.parameters.pruning import PruningSwitch
+from specprune_ros.nodes.reporting.diagnostics import ERROR, OK, WARN, Status
+from specprune_ros.nodes.reporting.inference_record import InferenceRecord
+from specprune_ros.nodes.reporting.latency import pauses
+from specprune_ros.nodes.reporting.status_text import StatusText, inference_text
 from specprune_ros.nodes.tf_input import open_transforms
 from specprune_ros.nodes.worker import InferenceWorker
 from specprune_ros.policy import ActionChunk
 from specprune_ros.pruning.config import PruningConfig
 from specprune_ros.pruning.controller import ActionAwareController, Motion
+from specprune_ros.sensing.assembler import Sensed
+from specprune_ros.sensing.config import JOINT_STATES, TF, InputsConfig, image_input
+from specprune_ros.sensing.end_effector import EndEffector
+from specprune_ros.sensing.stamps import NANOSECONDS
 
 AXIS_ANGLE = slice(3, 6)  # of an end effector's proprio
 INFERENCE = "working inference"  # watched like an input: a long chunk must not hide that its successor cannot come
@@ -83,9 +85,10 @@ class Session:
         if inputs.proprio == "end_effector":
             low, high = self.policy.proprio_range
             middle = ((low + high) / 2)[AXIS_ANGLE]
-        self.inputs = Inputs(
+        self._inputs = Inputs(
             node, inputs, self.end_effector, self._controller.joint_names, middle, lambda: self._worker.wake()
         )
+        self.sensors = self._inputs.assembler
         self._publisher = ChunkPublisher(
             node, self.policy, inputs.cameras, inputs.base_frame, self._controller.step_duration
         )
@@ -96,7 +99,7 @@ class Session:
             node,
             self._arm,
             Replanner(parameters.running(ReplanConfig)),
-            self.inputs,
+            self.sensors,
             self.end_effector,
             watch_tf=self._watch_tf,
             mode=self._wanted_mode,
@@ -106,7 +109,7 @@ class Session:
         self._motion.dry_run = parameters.running(NodeConfig).dry_run
         self._worker = InferenceWorker(
             self.policy,
-            self.inputs,
+            self.sensors,
             instruction=lambda: parameters.running(NodeConfig).instruction,
             now=lambda: self._now(),
             due=lambda: self._due or self._motion.replanner.config.when == "continuous",
@@ -157,7 +160,7 @@ class Session:
         self._worker.close()
         self._node.destroy_timer(self._timer)
         self._motion.destroy()
-        self.inputs.destroy()
+        self._inputs.destroy()
         self._publisher.destroy()
         self._status_text.destroy()
         if self._transforms is not None:
@@ -184,7 +187,7 @@ class Session:
     def on_clock_jump(self) -> None:
         """The clock went back, or changed: nothing that was received is comparable any more."""
         self._clock_jumps += 1
-        self.inputs.clear()
+        self.sensors.clear()
         if self._transforms is not None:
             self._transforms.clear()
         self._last_now = self._now()
@@ -218,9 +221,9 @@ class Session:
             self._mode_controller = self._new_mode_controller()
         if "instruction" in names:
             self.reset()
-        self.inputs.config = parameters.running(InputsConfig)
+        self.sensors.config = parameters.running(InputsConfig)
         watchdog = self._arm.watchdog
-        watchdog.max_ages = {name: self.inputs.config.max_age_of(name) for name in watchdog.max_ages}
+        watchdog.max_ages = {name: self.sensors.config.max_age_of(name) for name in watchdog.max_ages}
         self._arm.limits = parameters.running(LimitsConfig)
         self._arm.executor.config = parameters.running(ExecutorConfig)
         self._motion.replanner.config = parameters.running(ReplanConfig)
@@ -281,7 +284,7 @@ class Session:
         replan = self._motion.replanner.config
         if self._mode_controller is None or replan.when == "continuous" or self.end_effector is None:
             return ""
-        skew = int(self.inputs.config.max_skew_of(TF) * NANOSECONDS)
+        skew = int(self.sensors.config.max_skew_of(TF) * NANOSECONDS)
         twist, _ = self.end_effector.twist(self._now(), skew)
         return self._mode_controller.decide(Motion.of(twist), 0.0).mode
 
@@ -316,15 +319,15 @@ class Session:
         return Status("inference", message, ERROR if problem else OK, values)
 
     def _inputs_status(self, active: bool) -> Status:
-        values: dict[str, object] = {f"{topic} Hz": rate for topic, rate in self.inputs.rates().items()}
-        values["images dropped (twice or out of order)"] = self.inputs.dropped()
+        values: dict[str, object] = {f"{topic} Hz": rate for topic, rate in self.sensors.rates().items()}
+        values["images dropped (twice or out of order)"] = self.sensors.dropped()
         if self._clock_jumps:
             values["clock jumps"] = self._clock_jumps
-        message, level = self.inputs.problem(self._now()), ERROR
+        message, level = self.sensors.problem(self._now()), ERROR
         if not message and self._twist_problem:
             message, level = f"end-effector velocity is unknown: {self._twist_problem}", WARN
         if not message:
-            message, level = self.inputs.oddity(), WARN
+            message, level = self.sensors.oddity(), WARN
         if self._transforms is not None:
             values["transforms refused"] = self._transforms.refused
             values["last refused transform"] = self._transforms.last_refusal

@@ -2,15 +2,11 @@
 
 from builtin_interfaces.msg import Duration, Time
 
-NANOSECONDS = 1_000_000_000
+from specprune_ros.sensing.stamps import NANOSECONDS
 
 
 def to_stamp(nanoseconds: int) -> Time:
     return Time(sec=nanoseconds // NANOSECONDS, nanosec=nanoseconds % NANOSECONDS)
-
-
-def from_stamp(stamp: Time) -> int:
-    return stamp.sec * NANOSECONDS + stamp.nanosec
 
 
 def to_duration(seconds: float) -> Duration:

@@ -5,15 +5,15 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from specprune_ros.errors import UserError
-from specprune_ros.nodes.inputs import Sensed
-from specprune_ros.nodes.stamps import NANOSECONDS
 from specprune_ros.policy import ActionChunk, Observation, Policy
+from specprune_ros.sensing.assembler import Sensed
+from specprune_ros.sensing.stamps import NANOSECONDS
 
 POLL = 0.1  # seconds; how often missing and stale inputs are noticed when no image wakes the worker
 
 
 class Sensors(Protocol):
-    """What the worker needs of `inputs.Inputs`."""
+    """What the worker needs of an ObservationAssembler."""
 
     def assemble(self, now: int, newer_than: int = -1) -> Sensed | None: ...
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from specprune_ros.control.pose import Pose
+from specprune_ros.pose import Pose
 from specprune_ros.sim.libero_tasks import SimulatorError, find_task
 
 CONTROL_RATE = 20  # Hz, of LIBERO's demonstrations and controller

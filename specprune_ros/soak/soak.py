@@ -17,8 +17,8 @@ from std_srvs.srv import SetBool
 from tqdm import tqdm
 
 from specprune_ros.errors import ConfigError, UserError
-from specprune_ros.replay.child_processes import ChildEnded, ChildProcesses
-from specprune_ros.replay.ros_domain import free_domain
+from specprune_ros.processes.children import ChildEnded, ChildProcesses
+from specprune_ros.processes.free_domain import free_domain
 from specprune_ros.soak import robot
 from specprune_ros.soak.listener import POLICY, Listener
 from specprune_ros.soak.plot import plot

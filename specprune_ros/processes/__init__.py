@@ -1,0 +1,1 @@
+"""Child processes that do not outlive this one, and a ROS domain of their own."""

@@ -1,0 +1,216 @@
+"""The newest camera images, joint states and end-effector pose, assembled into one observation.
+
+Messages are duck-typed and come from subscriptions or from a bag; `add_*` only store them (any thread), `assemble`
+converts the chosen ones (the worker's thread).
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from specprune_ros.errors import ObservationError
+from specprune_ros.sensing.camera_check import CameraCheck, info_topic
+from specprune_ros.sensing.config import JOINT_STATES, TF, InputsConfig, image_input
+from specprune_ros.sensing.end_effector import EndEffector
+from specprune_ros.sensing.history import History
+from specprune_ros.sensing.images import to_rgb, transformed
+from specprune_ros.sensing.joints import JointInput
+from specprune_ros.sensing.proprio import end_effector_proprio
+from specprune_ros.sensing.stamps import NANOSECONDS, from_stamp
+
+IMAGES_KEPT = 8  # per camera, to find images of one time; 8 VGA images are 7 MB
+
+
+@dataclass(frozen=True, eq=False)
+class Sensed:
+    """What the sensors say at one stamp."""
+
+    stamp: int  # nanoseconds
+    views: dict[str, np.ndarray]  # name -> (H, W, 3) uint8 RGB, as the checkpoint expects it
+    proprio: np.ndarray  # (P,) float64
+    twist: np.ndarray | None  # (6,) m/s and rad/s in the base frame; None: unknown
+    twist_problem: str  # why the twist is unknown
+
+
+class ObservationAssembler:
+    """Owns the newest messages of every input, behind one lock."""
+
+    def __init__(
+        self,
+        config: InputsConfig,
+        topics: Mapping[str, str],
+        joints_topic: str,
+        end_effector: EndEffector | None,
+        controlled_joints: tuple[str, ...],
+        axis_angle_near: np.ndarray,
+        *,
+        arrival: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`topics`: camera -> the topic of its images, for messages. `joints_topic`: that of the joint states.
+
+        `end_effector`: where pose and twist come from; None where there is none. `controlled_joints`: joints that the
+        controller moves. `axis_angle_near`: (3,) see `proprio.axis_angle`. `arrival`: seconds of a steady clock.
+        """
+        self.config = config
+        self.topics = dict(topics)
+        self._end_effector = end_effector
+        self._near = axis_angle_near
+        self._arrival = arrival
+        self._lock = threading.Lock()
+        self._images: dict[str, History] = {camera: History(IMAGES_KEPT) for camera in config.cameras}
+        self._checks = {camera: CameraCheck(topic, info_topic(topic)) for camera, topic in self.topics.items()}
+        self._proprio_joints = config.joint_names if config.proprio != "none" else ()
+        self._controlled_joints = controlled_joints
+        joints = {*self._proprio_joints, *controlled_joints}
+        self._joints = JointInput(joints, joints_topic) if joints else None
+
+    @property
+    def needs_joints(self) -> bool:
+        """Whether any joint's position is part of the observation or of the control."""
+        return self._joints is not None
+
+    def add_image(self, camera: str, message: Any, now: int) -> bool:
+        """Store a camera message; False when it came twice or out of order.
+
+        `now`: nanoseconds, the stamp of a message whose driver leaves it empty; likewise below.
+        """
+        stamp = from_stamp(message.header.stamp) or now
+        with self._lock:
+            return self._images[camera].add(stamp, message, self._arrival())
+
+    def add_camera_info(self, camera: str, message: Any) -> None:
+        self._checks[camera].on_info(message)
+
+    def add_joints(self, message: Any, now: int) -> None:
+        assert self._joints is not None
+        with self._lock:
+            self._joints.add(message, from_stamp(message.header.stamp) or now, self._arrival())
+
+    def assemble(self, now: int, newer_than: int = -1) -> Sensed | None:
+        """The newest complete observation; None when nothing is newer than the stamp `newer_than`. Nanoseconds.
+
+        Raises ObservationError that says which input is missing, stale or broken, and what to do.
+        """
+        with self._lock:
+            stamp = self._newest_common_stamp(now)
+            if stamp <= newer_than:
+                return None
+            messages = {camera: self._image_near(camera, stamp) for camera in self.config.cameras}
+            joints = self._positions(self._proprio_joints, stamp, self.config.max_skew_of(JOINT_STATES))
+        views = {camera: self._view(camera, *found) for camera, found in messages.items()}
+        proprio, twist, problem = self._motion(stamp, joints)
+        return Sensed(stamp, views, proprio, twist, problem)
+
+    def _view(self, camera: str, stamp: int, message: Any) -> np.ndarray:
+        frame = to_rgb(message, self.topics[camera])
+        self._checks[camera].on_frame(frame, stamp)
+        return transformed(frame, self.config.transform_of(camera))
+
+    def measured_joints(self, now: int) -> np.ndarray | None:
+        """(J,) newest positions of the controlled joints, rad; None when one is missing, stale or not finite."""
+        with self._lock:
+            try:
+                return self._positions(self._controlled_joints, now, self.config.max_age_of(JOINT_STATES))
+            except ObservationError:
+                return None
+
+    def _positions(self, names: tuple[str, ...], stamp: int, apart: float) -> np.ndarray:
+        """At most `apart` seconds away from `stamp`."""
+        return self._joints.positions(names, stamp, int(apart * NANOSECONDS)) if self._joints else np.zeros(0)
+
+    def newest_stamps(self) -> dict[str, int | None]:
+        """`image_input` or `JOINT_STATES` -> stamp of its newest sample, nanoseconds, None when it is missing."""
+        with self._lock:
+            stamps = {image_input(camera): history.newest_stamp for camera, history in self._images.items()}
+            if self._joints:
+                stamps[JOINT_STATES] = self._joints.newest_stamp()
+        return stamps
+
+    def problem(self, now: int) -> str:
+        """Why there is no complete set of camera images, "" when there is one."""
+        with self._lock:
+            try:
+                self._newest_common_stamp(now)
+            except ObservationError as error:
+                return str(error)
+        return ""
+
+    def oddity(self) -> str:
+        """What is odd about a camera whose images are used, "" for nothing."""
+        problems = (check.problem(self.config.frozen_after) for check in self._checks.values())
+        return next(filter(None, problems), "")
+
+    def _newest_common_stamp(self, now: int) -> int:
+        """The stamp of the camera that lags behind most.
+
+        A camera with a max_skew of its own is waited for only where the others are further ahead than that.
+        """
+        newest_stamps, bounds = [], []
+        for camera, history in self._images.items():
+            newest = history.newest_stamp
+            if newest is None:
+                raise ObservationError(
+                    f"no image on {self.topics[camera]} yet; start the camera or remap ~/image_{camera} to its topic"
+                )
+            age, allowed = (now - newest) / NANOSECONDS, self.config.max_age_of(image_input(camera))
+            if age > allowed:
+                raise ObservationError(
+                    f"newest image on {self.topics[camera]} is {age:.2f} s old (inputs.max_age "
+                    f"{allowed:g} s); check the camera, or the clock of its machine"
+                )
+            if -age > self.config.max_skew_of(image_input(camera)):
+                raise ObservationError(
+                    f"image on {self.topics[camera]} is stamped {-age:.2f} s in the future; synchronise the clocks, "
+                    "or set use_sim_time on every node"
+                )
+            newest_stamps.append(newest)
+            bounds.append(newest + int(self.config.own_skew_of(image_input(camera)) * NANOSECONDS))
+        return min(*bounds, max(newest_stamps))
+
+    def _image_near(self, camera: str, stamp: int) -> tuple[int, Any]:
+        found = self._images[camera].nearest(stamp)
+        assert found is not None  # _newest_common_stamp has seen one, under the same lock
+        apart, allowed = abs(found[0] - stamp) / NANOSECONDS, self.config.max_skew_of(image_input(camera))
+        if apart > allowed:
+            raise ObservationError(
+                f"image on {self.topics[camera]} is {apart:.3f} s apart from the other cameras' "
+                f"(inputs.max_skew {allowed:g} s); check its rate"
+            )
+        return found
+
+    def _motion(self, stamp: int, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, str]:
+        """Proprio, twist, and why the twist is unknown."""
+        if self._end_effector is None:
+            return joints, None, "no end effector frame is configured"
+        skew = int(self.config.max_skew_of(TF) * NANOSECONDS)
+        twist, problem = self._end_effector.twist(stamp, skew)
+        if self.config.proprio != "end_effector":
+            return joints, twist, problem
+        position, quaternion = self._end_effector.pose(stamp, skew)
+        return end_effector_proprio(position, quaternion, joints, self._near), twist, problem
+
+    def rates(self) -> dict[str, float]:
+        """Topic -> messages per second."""
+        now = self._arrival()
+        with self._lock:
+            rates = {self.topics[camera]: history.rate(now) for camera, history in self._images.items()}
+            if self._joints:
+                rates[self._joints.topic] = self._joints.rate(now)
+        return rates
+
+    def dropped(self) -> int:
+        """Images that came twice or out of order."""
+        with self._lock:
+            return sum(history.dropped for history in self._images.values())
+
+    def clear(self) -> None:
+        """Forget every message: the clock jumped."""
+        with self._lock:
+            for history in self._images.values():
+                history.clear()
+            if self._joints:
+                self._joints.clear()

@@ -1,0 +1,52 @@
+"""What is odd about a camera whose images can still be used: it repeats one picture, or is not the calibrated size."""
+
+from typing import Any
+
+import numpy as np
+
+from specprune_ros.sensing.stamps import NANOSECONDS
+
+
+class CameraCheck:
+    """One camera. `on_info` runs on the executor's thread, `on_frame` on the worker's; `problem` may run on any."""
+
+    def __init__(self, topic: str, info_topic: str) -> None:
+        self._topic, self._info_topic = topic, info_topic
+        self._calibrated: tuple[int, int] | None = None  # width and height, pixels
+        self._size: tuple[int, int] | None = None
+        self._frame: np.ndarray | None = None
+        self._first = self._last = 0  # stamps of the first and last frame with the same content, nanoseconds
+
+    def on_info(self, message: Any) -> None:
+        """Remember the size of the images that a sensor_msgs/CameraInfo belongs to: its region of interest, binned."""
+        width, height = message.roi.width or message.width, message.roi.height or message.height
+        size = width // (message.binning_x or 1), height // (message.binning_y or 1)
+        self._calibrated = size if all(size) else None  # zero: the driver does not know
+
+    def on_frame(self, frame: np.ndarray, stamp: int) -> None:
+        """Compare a frame (H, W, 3) with the one before. `stamp`: nanoseconds."""
+        self._size = frame.shape[1], frame.shape[0]
+        if self._frame is None or stamp < self._last or not np.array_equal(frame, self._frame):
+            self._frame, self._first = frame, stamp
+        self._last = stamp
+
+    def problem(self, frozen_after: float) -> str:
+        """One line, "" when nothing is odd. `frozen_after`: seconds of one picture; 0 never asks."""
+        if self._calibrated and self._size and self._calibrated != self._size:
+            (width, height), (wide, high) = self._size, self._calibrated
+            return (
+                f"image on {self._topic} is {width}x{height}, but {self._info_topic} says {wide}x{high}; check the "
+                "remapping and the camera's resolution"
+            )
+        unchanged = (self._last - self._first) / NANOSECONDS
+        if 0 < frozen_after < unchanged:
+            return (
+                f"image on {self._topic} has been the same picture for {unchanged:.1f} s (inputs.frozen_after "
+                f"{frozen_after:g} s); restart the camera"
+            )
+        return ""
+
+
+def info_topic(image_topic: str) -> str:
+    """Where a driver publishes the CameraInfo of an image topic: beside it (image_transport's convention)."""
+    return image_topic.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"

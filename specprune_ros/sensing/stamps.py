@@ -1,0 +1,16 @@
+"""Times in nanoseconds, read from messages of any origin: DDS or a bag."""
+
+from typing import Protocol
+
+NANOSECONDS = 1_000_000_000
+
+
+class Stamp(Protocol):
+    """builtin_interfaces/Time, whoever made the class."""
+
+    sec: int
+    nanosec: int
+
+
+def from_stamp(stamp: Stamp) -> int:
+    return stamp.sec * NANOSECONDS + stamp.nanosec

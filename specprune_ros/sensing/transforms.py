@@ -1,0 +1,83 @@
+"""Transforms of tf2_msgs/TFMessage messages, duck-typed, in a buffer of our own with tf2's results."""
+
+import math
+import time
+from typing import Any, NoReturn
+
+import numpy as np
+
+from specprune_ros.errors import ObservationError
+from specprune_ros.sensing.end_effector import Transforms
+from specprune_ros.sensing.stamps import NANOSECONDS, from_stamp
+from specprune_ros.sensing.transform_buffer import TransformBuffer, TransformError
+
+LOOP_PAUSE = 1.0  # seconds; longer than the period of any TF publisher
+
+
+class BufferedTransforms:
+    """Filled on one thread, read from any."""
+
+    def __init__(self) -> None:
+        self._buffer = TransformBuffer()
+        self._loop_guard = LoopGuard()
+        self.refused = 0
+        self.last_refusal = ""
+
+    def add(self, message: Any, static: bool, now: int) -> None:
+        """Keep a TFMessage; `static` when it came on /tf_static. `now`: nanoseconds."""
+        for transform in message.transforms:
+            try:
+                self._buffer.set_transform(
+                    transform.header.frame_id,
+                    transform.child_frame_id,
+                    from_stamp(transform.header.stamp) / NANOSECONDS,
+                    *arrays(transform),
+                    static=static,
+                    now=now / NANOSECONDS,
+                )
+            except TransformError as error:
+                self.refused += 1
+                self.last_refusal = str(error)
+
+    def lookup(self, target: str, source: str, stamp: int | None) -> tuple[np.ndarray, np.ndarray, int]:
+        """See `end_effector.Transforms.lookup`."""
+        self._loop_guard.check()
+        try:
+            found = self._buffer.lookup(target, source, None if stamp is None else stamp / NANOSECONDS)
+        except TransformError as error:
+            self._loop_guard.fail(self, f"TF: {error}", error)
+        nanoseconds = 0 if found.stamp is None else math.floor(found.stamp * NANOSECONDS)
+        return found.pose.position, found.pose.quaternion, nanoseconds
+
+    def clear(self) -> None:
+        self._buffer.clear()
+
+
+class LoopGuard:
+    """Answers for a buffer in which a loop was found, until `LOOP_PAUSE` has shown what is published now.
+
+    A loop stays in the buffer after its publisher is gone, so the buffer is emptied. Without the pause, every emptied
+    buffer would give answers until the loop is complete again.
+    """
+
+    def __init__(self) -> None:
+        self._ends = -math.inf
+        self._message = ""
+
+    def check(self) -> None:
+        """Raises ObservationError during the pause."""
+        if time.monotonic() < self._ends:
+            raise ObservationError(self._message)
+
+    def fail(self, transforms: Transforms, message: str, error: Exception) -> NoReturn:
+        """Raises ObservationError with `message`, and starts the pause if `error` is a loop."""
+        if "loop" in str(error):
+            self._ends, self._message = time.monotonic() + LOOP_PAUSE, message
+            transforms.clear()
+        raise ObservationError(message) from error
+
+
+def arrays(transform: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Position (3,) m and quaternion (4,) xyzw of a geometry_msgs/TransformStamped."""
+    t, q = transform.transform.translation, transform.transform.rotation
+    return np.array([t.x, t.y, t.z]), np.array([q.x, q.y, q.z, q.w])

@@ -1,0 +1,1 @@
+"""Pictures of episodes: kept patches, videos, plots. No ROS."""
