@@ -135,14 +135,11 @@ def engine_run(engine: Engine, mode: str) -> Callable[[], tuple[dict[str, float]
 
     def run() -> tuple[dict[str, float], tuple[int, ...], float]:
         begin = time.perf_counter()
-        frames = engine.prepare(views)
-        prepared = time.perf_counter()
-        comparison = engine.compare(frames, reference)
-        compared = time.perf_counter()
-        result = engine.run(mode, LIBERO_PROMPT, frames, comparison.similarity, proprio)
+        sight = engine.look(views, reference)
+        looked = time.perf_counter()
+        result = engine.run(mode, LIBERO_PROMPT, sight.frames, sight.similarity, proprio)
         stages = result.stage_seconds
-        stages["preprocess"] += prepared - begin
-        stages["selection"] += compared - prepared
+        stages["preprocess"] += looked - begin
         return stages, result.tokens_per_layer, result.flop_share
 
     return run

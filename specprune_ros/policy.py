@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from specprune_ros.engine.cuda_graph import Graphs
 from specprune_ros.engine.engine import Engine, Result
 from specprune_ros.engine.packed_linear import pack_linears
 from specprune_ros.errors import ObservationError
@@ -83,6 +84,7 @@ class Policy:
         self._normalizer = loaded.normalizer
         self._center_crop = loaded.family.center_crop
         self._tile = tile
+        self._graphs = Graphs.of(self._model.device)
         self._prompt: tuple[str, Prompt] | None = None
         self._last_stamp = -math.inf
         self.unnorm_key = loaded.unnorm_key
@@ -166,6 +168,11 @@ class Policy:
     def tile(self) -> int:
         return self._engine.tile
 
+    @property
+    def graph_problem(self) -> str:
+        """Why inferences do not run from CUDA graphs although they could, and so are slower; "" when all is well."""
+        return self._graphs.problem
+
     def set_pruning(self, pruning: str | PruningConfig) -> None:
         """Change the pruning between two inferences, all or nothing. Forgets the history.
 
@@ -177,14 +184,14 @@ class Policy:
             config = pruning
         if config is not None:
             self.check_pruning(config)
-        engine = Engine(self._model, self._tokenizer.eos_id, self._center_crop, config, self._tile)
+        engine = Engine(self._model, self._tokenizer.eos_id, self._center_crop, config, self._tile, self._graphs)
+        if self._prompt and engine.graphs.capture:
+            engine.warm_up(self._prompt[1])  # captures the graphs now, not in the next inference
         self._engine = engine
         self._tile = engine.tile
         self._controller = ActionAwareController(config) if config else None
         self._frames = FrameHistory(config) if config else None
         self.reset()
-        if self._prompt and self._model.device.type == "cuda":
-            self.warm_up()  # captures the graphs now, not in the next inference
 
     def check_pruning(self, config: PruningConfig) -> None:
         """Raises ConfigError when the configuration does not fit the model. Safe to call during an inference."""
@@ -234,23 +241,20 @@ class Policy:
         if observation.stamp < self._last_stamp:
             self.reset()
 
-        frames = self._engine.prepare(views)
-        prepared = time.perf_counter()
-        comparison = self._engine.compare(frames, self._reference(observation.stamp, motion))
-        compared = time.perf_counter()
+        sight = self._engine.look(views, self._reference(observation.stamp, motion))
+        looked = time.perf_counter()
         if self._controller:
-            decision = self._controller.decide(motion, comparison.dynamic_share)
+            decision = self._controller.decide(motion, sight.dynamic_share)
         else:
             decision = Decision("off", "pruning_off")
 
-        result = self._engine.run(decision.mode, prompt, frames, comparison.similarity, proprio)
+        result = self._engine.run(decision.mode, prompt, sight.frames, sight.similarity, proprio)
         if self._frames is not None:
-            self._frames.add(frames, observation.stamp)
+            self._frames.add(sight.frames, observation.stamp)
         self._last_stamp = observation.stamp
         actions = self._normalizer.unnormalize_actions(result.actions)
         stages = result.stage_seconds
-        stages["preprocess"] += prepared - begin
-        stages["selection"] += compared - prepared
+        stages["preprocess"] += looked - begin
         return ActionChunk(
             actions=actions,
             stamp=observation.stamp,
@@ -277,11 +281,11 @@ class Policy:
     def _tokenized(self, instruction: str) -> Prompt:
         if self._prompt is None or self._prompt[0] != instruction:
             prompt = self._tokenizer(instruction)
+            if self._engine.graphs.capture and not self._engine.is_warm(prompt):
+                self._engine.warm_up(prompt)  # every mode now, while the arm waits, not at a change of mode in motion
             if self._prompt is not None:
                 self.reset()
-            self._prompt = instruction, prompt
-            if self._model.device.type == "cuda" and not self._engine.is_warm(prompt):
-                self.warm_up()  # captures every mode now, while the arm waits, not at a change of mode in its motion
+            self._prompt = instruction, prompt  # last: should the warm-up fail, the next inference begins with it
         return self._prompt[1]
 
     def _reference(self, stamp: float, motion: Motion | None) -> Tensor | None:

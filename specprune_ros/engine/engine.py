@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,26 +11,37 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from specprune_ros.engine.calibration import best_tile
-from specprune_ros.engine.cuda_graph import CapturedPass
+from specprune_ros.engine.cuda_graph import Graphs
+from specprune_ros.engine.device_scope import device_scope, on_model_device
 from specprune_ros.engine.flops import decoder_flops, scoring_flops
-from specprune_ros.engine.forward_pass import ForwardPass, Inputs, Pruning
+from specprune_ros.engine.forward_pass import ForwardPass, Inputs, Outputs, Pruning
+from specprune_ros.engine.frame_pass import FrameInputs, FramePass, Seen
 from specprune_ros.engine.pruning_run import PruningState
+from specprune_ros.engine.stage_clock import StageClock
 from specprune_ros.openvla.model import OpenVLA, SequenceLayout
 from specprune_ros.openvla.preprocessing import CenterCrop, resize
 from specprune_ros.openvla.prompt import Prompt
 from specprune_ros.pruning.config import PruningConfig
-from specprune_ros.pruning.frames import patch_similarity
 from specprune_ros.pruning.schedule import MODES, ModelShape, Schedule, schedule
 
 KEPT_PASSES = 12  # modes times prompt lengths; an instruction of another length replaces the oldest
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """How frames differ from a reference frame."""
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """Frames as the model sees them, and how they differ from a reference frame. Tensors on the device."""
 
-    similarity: Tensor  # (V, P) float32 on the device
+    frames: Tensor  # (V, S, S, 3) uint8
+    similarity: Tensor  # (V, P) float32, until the next call of the engine
     dynamic_share: float  # largest share of dynamic patches in any view; 0 without a reference
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """A forward pass, captured or not, and the clock that measures its stages."""
+
+    run: Callable[[Inputs], Outputs]
+    clock: StageClock
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,52 +58,73 @@ class Result:
 
 
 class Engine:
-    """Everything on the device for one model and one pruning configuration. One caller at a time.
+    """Everything on the device for one model and one pruning configuration. One caller at a time, in any thread.
 
     `config` None: dense, nothing is scored. `tile`: sequence lengths of the budget selection are snapped to multiples
-    of it; 0 measures the best one.
+    of it; 0 measures the best one. `graphs`: shared by the engines of one model, which never run at the same time.
     """
 
-    def __init__(self, model: OpenVLA, eos_id: int, center_crop: bool, config: PruningConfig | None, tile: int = 0):
-        self.model = model
-        self.config = config
-        self.tile: int = tile or best_tile(model)
-        size = model.config
-        self._shape = ModelShape(size.decoder.num_layers, size.num_views, size.patches_per_view)
-        self._eos_id = eos_id
-        self._crop = CenterCrop(size.image_size, model.device) if center_crop else None
-        self._state = PruningState(config, self._shape, model.device) if config else None
-        self._passes: dict[tuple, ForwardPass | CapturedPass] = {}
-        self._embedded: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
-        self._pool = torch.cuda.graph_pool_handle() if model.device.type == "cuda" else None
+    def __init__(
+        self,
+        model: OpenVLA,
+        eos_id: int,
+        center_crop: bool,
+        config: PruningConfig | None,
+        tile: int = 0,
+        graphs: Graphs | None = None,
+    ):
+        with device_scope(model.device, model.dtype):
+            self.model = model
+            self.config = config
+            self.graphs = graphs or Graphs.of(model.device)
+            self.tile: int = tile or best_tile(model)
+            size = model.config
+            self._shape = ModelShape(size.decoder.num_layers, size.num_views, size.patches_per_view)
+            self._eos_id = eos_id
+            self._crop = CenterCrop(size.image_size, model.device) if center_crop else None
+            self._frame_pass = FramePass(
+                size.towers[0].patch_size,
+                size.patches_per_view,
+                self._crop,
+                config.similarity_threshold if config else None,
+            )
+            self._look: Callable[[FrameInputs], Seen] | None = None
+            self._known = {known: torch.tensor(known, device=model.device) for known in (False, True)}
+            self._state = PruningState(config, self._shape, model.device) if config else None
+            self._passes: dict[tuple, Pass] = {}
+            self._embedded: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
     @property
     def modes(self) -> tuple[str, ...]:
         return MODES if self.config else ("off",)
 
+    @on_model_device
     def reset(self) -> None:
         """Forget the scores of earlier inferences."""
         if self._state:
             self._state.reset()
 
-    @torch.inference_mode()
+    @on_model_device
     def prepare(self, views: list[NDArray[np.uint8]]) -> Tensor:
         """Camera frames, each (H, W, 3) uint8 RGB, to (V, S, S, 3) uint8 on the device: resized, then cropped."""
-        size = self.model.config.image_size
-        frames = torch.from_numpy(np.stack([resize(view, size) for view in views])).to(self.model.device)
-        return self._crop(frames) if self._crop else frames
+        resized = self._upload(views)
+        return self._crop(resized) if self._crop else resized
 
-    @torch.inference_mode()
-    def compare(self, frames: Tensor, reference: Tensor | None) -> Comparison:
-        """Similarity with the reference frame. Reads one number back, before the forward pass starts."""
-        if reference is None or self.config is None:
-            ones = torch.ones(self._shape.num_views, self._shape.patches_per_view, device=frames.device)
-            return Comparison(ones, 0.0)
-        similarity = patch_similarity(frames, reference, self.model.config.towers[0].patch_size)
-        dynamic = (similarity < self.config.similarity_threshold).float().mean(dim=1)
-        return Comparison(similarity, float(dynamic.max()))
+    @on_model_device
+    def look(self, views: list[NDArray[np.uint8]], reference: Tensor | None) -> Sight:
+        """Prepare camera frames and compare them with the frames of an earlier call, None when there are none.
 
-    @torch.inference_mode()
+        Reads one number back, before the forward pass starts.
+        """
+        resized = self._upload(views)
+        known = self._known[reference is not None]
+        inputs = FrameInputs(resized, resized if reference is None else reference, known)
+        if self._look is None:
+            self._look = self.graphs.captured(self._frame_pass, inputs)
+        seen = self._look(inputs)
+        return Sight(seen.frames.clone(), seen.similarity, float(seen.dynamic_share))
+
+    @on_model_device
     def run(
         self, mode: str, prompt: Prompt, frames: Tensor, similarity: Tensor, proprio: NDArray[np.float64]
     ) -> Result:
@@ -101,7 +134,7 @@ class Engine:
         inputs = Inputs(frames, similarity, proprio_tensor, bos, tail)
         layout, plan = self._plan(mode, prompt)
         forward = self._pass(mode, prompt, layout, plan, inputs)
-        outputs = forward(inputs)
+        outputs = forward.run(inputs)
         actions = outputs.actions.cpu().numpy().copy()  # waits for the device
 
         kept_static = outputs.kept_static.cpu().numpy()
@@ -119,15 +152,15 @@ class Engine:
     def warm_up(self, prompt: Prompt, runs: int = 3) -> dict[str, float]:
         """Capture or warm every mode for a prompt; median seconds of an inference per mode. Resets the history."""
         size = self.model.config
-        frames = torch.zeros(size.num_views, size.image_size, size.image_size, 3, dtype=torch.uint8)
-        frames = frames.to(self.model.device)
-        similarity = self.compare(frames, None).similarity
+        views = [np.zeros((size.image_size, size.image_size, 3), np.uint8)] * size.num_views
+        reference = self.prepare(views)
         seconds = {}
         for mode in self.modes:
             times = []
             for _ in range(runs):
                 begin = time.perf_counter()
-                self.run(mode, prompt, frames, similarity, np.zeros(size.proprio_dim))
+                sight = self.look(views, reference)
+                self.run(mode, prompt, sight.frames, sight.similarity, np.zeros(size.proprio_dim))
                 times.append(time.perf_counter() - begin)
             seconds[mode] = statistics.median(times[1:])
         self.reset()
@@ -136,6 +169,10 @@ class Engine:
     def is_warm(self, prompt: Prompt) -> bool:
         """Whether every mode has run, or been captured, for a prompt of this shape."""
         return all((mode, prompt.shape) in self._passes for mode in self.modes)
+
+    def _upload(self, views: list[NDArray[np.uint8]]) -> Tensor:
+        size = self.model.config.image_size
+        return torch.from_numpy(np.stack([resize(view, size) for view in views])).to(self.model.device)
 
     def _embed(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """Embeddings of the prompt; kept for the last prompt, because it seldom changes."""
@@ -150,9 +187,7 @@ class Engine:
             return layout, None
         return layout, schedule(self.config, self._shape, 1 + layout.tail_length, mode, self.tile)
 
-    def _pass(
-        self, mode: str, prompt: Prompt, layout: SequenceLayout, plan: Schedule | None, example: Inputs
-    ) -> ForwardPass | CapturedPass:
+    def _pass(self, mode: str, prompt: Prompt, layout: SequenceLayout, plan: Schedule | None, example: Inputs) -> Pass:
         key = (mode, prompt.shape)
         if key not in self._passes:
             while len(self._passes) >= KEPT_PASSES:
@@ -160,20 +195,17 @@ class Engine:
             pruning = Pruning(self.config, plan, self._state) if self.config and plan and self._state else None
             forward = ForwardPass(self.model, layout, pruning)
             fixed_shapes = self.config is None or self.config.selection == "budget" or mode == "dense"
-            if self._pool is not None and fixed_shapes:
-                self._passes[key] = self._capture(forward, example)
-            else:
-                self._passes[key] = forward
+            run = self._captured(forward, example) if fixed_shapes else forward
+            self._passes[key] = Pass(run, forward.clock)
         return self._passes[key]
 
-    def _capture(self, forward: ForwardPass, example: Inputs) -> CapturedPass:
-        """Capture without leaving the warm-up runs in the history."""
+    def _captured(self, forward: ForwardPass, example: Inputs) -> Callable[[Inputs], Outputs]:
+        """Captured without leaving the warm-up runs in the history."""
         before = self._state.copy() if self._state else None
-        assert self._pool is not None
-        captured = CapturedPass(forward, example, self._pool)
+        run = self.graphs.captured(forward, example)
         if self._state and before:
             self._state.restore(before)
-        return captured
+        return run
 
     def _tokens_per_layer(self, plan: Schedule | None, layout: SequenceLayout, static: int) -> tuple[int, ...]:
         if plan is None:
