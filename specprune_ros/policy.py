@@ -152,12 +152,12 @@ class Policy:
     @property
     def proprio_range(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(P,) twice: each number's usual low and high in the training data, in the checkpoint's units."""
-        return self._normalizer.proprio_low, self._normalizer.proprio_high
+        return self._normalizer.proprio.low, self._normalizer.proprio.high
 
     @property
     def action_range(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(A,) twice: each number's usual low and high in the training data, in the checkpoint's units."""
-        return self._normalizer.action_low, self._normalizer.action_high
+        return self._normalizer.action.low, self._normalizer.action.high
 
     @property
     def pruning(self) -> PruningConfig | None:

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 
 from specprune_ros.openvla.checkpoint import Checkpoint
-from specprune_ros.openvla.config import EMPTY_TOKEN_ID, DecoderConfig, FamilyConfig, ModelConfig, TowerConfig
+from specprune_ros.openvla.config import EMPTY_TOKEN_ID, DecoderConfig, ModelConfig, TowerConfig
+from specprune_ros.openvla.family import FamilyConfig
 from specprune_ros.openvla.model import OpenVLA
 from specprune_ros.openvla.prompt import PromptTokenizer
-from specprune_ros.openvla.statistics import Normalizer
+from specprune_ros.openvla.statistics import Bounds, Normalizer
 
 TINY = Path(__file__).parent / "data" / "tiny_oft"
 GAIN = 1.3  # of every matrix: attention logits get a standard deviation of about 1.7
@@ -66,13 +67,12 @@ def random_model(config: ModelConfig, seed: int, dtype: torch.dtype = torch.floa
 def random_checkpoint(config: ModelConfig, seed: int, dtype: torch.dtype = torch.float64) -> Checkpoint:
     """A random model with the tiny checkpoint's tokenizer and random statistics. No centre crop."""
     random = np.random.default_rng(seed)
-    low, action_low = -random.uniform(0.5, 2, config.proprio_dim), -random.uniform(0.5, 2, config.action_dim)
+    proprio, action = config.proprio_dim, config.action_dim
+    low, action_low = -random.uniform(0.5, 2, proprio), -random.uniform(0.5, 2, action)
+    high, action_high = low + random.uniform(1, 3, proprio), action_low + random.uniform(1, 3, action)
     normalizer = Normalizer(
-        low,
-        low + random.uniform(1, 3, config.proprio_dim),
-        action_low,
-        action_low + random.uniform(1, 3, config.action_dim),
-        np.arange(config.action_dim) < config.action_dim - 1,
+        Bounds(low, high, np.ones(proprio, bool), np.zeros(proprio, bool), high),
+        Bounds(action_low, action_high, np.arange(action) < action - 1, np.zeros(action, bool), action_high),
     )
     names = tuple(f"joint{i}" for i in range(config.action_dim))
     family = FamilyConfig(
@@ -85,4 +85,4 @@ def random_checkpoint(config: ModelConfig, seed: int, dtype: torch.dtype = torch
         action_units=("rad",) * config.action_dim,
     )
     tokenizer = PromptTokenizer(TINY, EMPTY_TOKEN_ID)
-    return Checkpoint(random_model(config, seed, dtype), tokenizer, normalizer, family, "random")
+    return Checkpoint(random_model(config, seed, dtype), tokenizer, normalizer, family, {}, "random")

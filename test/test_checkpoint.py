@@ -25,6 +25,7 @@ from specprune_ros.errors import CheckpointError
 from specprune_ros.openvla import checkpoint as loader
 from specprune_ros.openvla import weight_files
 from specprune_ros.openvla.checkpoint import load
+from specprune_ros.openvla.family import KINDS
 
 SIZES = Sizes()
 LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 1234\n"
@@ -43,12 +44,12 @@ def folder(good, tmp_path):
     return shutil.copytree(good, tmp_path / "checkpoint")
 
 
-def refused(folder, **arguments) -> str:
+def refused(folder, limit=400, **arguments) -> str:
     with pytest.raises(CheckpointError) as error:
         load(folder, **arguments)
     message = str(error.value)
     assert "\n" not in message
-    assert len(message) < 400
+    assert len(message) < limit
     return message
 
 
@@ -151,7 +152,7 @@ def test_statistics_from_config_json(good, folder):
     entry = json.loads((folder / "dataset_statistics.json").read_text())
     (folder / "dataset_statistics.json").unlink()
     edit_json(folder / "config.json", norm_stats=entry)
-    assert (load(folder).normalizer.action_low == load(good).normalizer.action_low).all()
+    assert (load(folder).normalizer.action.low == load(good).normalizer.action.low).all()
 
 
 def test_unused_weights_are_not_needed(good, folder):
@@ -171,6 +172,7 @@ def test_unused_weights_are_not_needed(good, folder):
 MEASURE = """
 import sys
 from specprune_ros.openvla.checkpoint import load
+from specprune_ros.openvla.family import KINDS
 def status(name):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
 tiny, folder, dtype = sys.argv[1:]
@@ -220,7 +222,8 @@ def test_missing_config(folder):
 def test_config_that_is_not_json(folder, content):
     (folder / "config.json").write_bytes(content.encode("latin-1"))
     message = refused(folder)
-    assert f"{folder}/config.json" in message and "copy the file again" in message
+    remedy = {LFS_POINTER: "git lfs pull", WEB_PAGE: "download the file itself"}.get(content, "copy the file again")
+    assert f"{folder}/config.json" in message and remedy in message
 
 
 def test_missing_weights(folder):
@@ -328,7 +331,9 @@ def test_statistics_of_another_dimension(folder, group, dims):
 
 def test_unknown_robot_family(folder):
     (folder / "dataset_statistics.json").write_text(json.dumps(statistics(key="my_robot")))
-    assert 'add "chunk_length" to the checkpoint\'s config.json' in refused(folder)
+    message = refused(folder, limit=1000)
+    assert "not known for unnorm_key 'my_robot'; set them as parameters model.*" in message
+    assert all(f"{name} (" in message for name in KINDS)
 
 
 def test_action_names_of_another_length(folder):
@@ -342,7 +347,7 @@ def test_action_names_of_another_length(folder):
 
 def test_another_model(folder):
     edit_json(folder / "config.json", model_type="llama")
-    assert "model_type 'llama', not 'openvla'" in refused(folder)
+    assert 'model_type is "llama"; give the folder of an OpenVLA-OFT checkpoint' in refused(folder)
 
 
 def test_single_tower(folder):

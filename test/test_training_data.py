@@ -60,7 +60,7 @@ def test_chunks_stay_inside_their_episode(folder):
         norm.unnormalize_actions(batch.actions[0].numpy()),
         np.clip(
             episode(0).actions[12:20],
-            *[np.where(norm.action_mask, b, e) for b, e in ((norm.action_low, 0), (norm.action_high, 1))],
+            *[np.where(norm.action.mask, b, e) for b, e in ((norm.action.low, 0), (norm.action.high, 1))],
         ),
         atol=1e-5,
     )

@@ -177,9 +177,9 @@ def _normalized_proprio(episode: Episode, normalizer: Normalizer) -> np.ndarray:
 
 def _normalized_actions(actions: np.ndarray, normalizer: Normalizer) -> np.ndarray:
     """The inverse of `Normalizer.unnormalize_actions`, clipped as in OpenVLA-OFT's data pipeline."""
-    low, high = normalizer.action_low, normalizer.action_high
+    low, high = normalizer.action.low, normalizer.action.high
     scaled = np.clip(2 * (actions - low) / (high - low + EPSILON) - 1, -1, 1)
-    return np.where(normalizer.action_mask, scaled, actions).astype(np.float32)
+    return np.where(normalizer.action.mask, scaled, actions).astype(np.float32)
 
 
 def _kind(name: str) -> str:

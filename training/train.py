@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from specprune_ros.errors import UserError
-from specprune_ros.openvla.config import family_config, read_json
+from specprune_ros.openvla.family import family_config
+from specprune_ros.openvla.files import read_json
 from specprune_ros.openvla.prompt import Prompt, PromptTokenizer
 from specprune_ros.openvla.statistics import choose_key, normalizer, read_statistics
 from specprune_ros.pruning.config import PATCHES, PruningConfig

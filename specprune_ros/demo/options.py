@@ -10,7 +10,8 @@ import torch
 import yaml
 
 from specprune_ros.errors import ConfigError
-from specprune_ros.openvla.config import family_config, read_json
+from specprune_ros.openvla.family import family_config
+from specprune_ros.openvla.files import read_json
 from specprune_ros.openvla.statistics import choose_key, normalizer, read_statistics
 from specprune_ros.parameters import from_mapping
 from specprune_ros.pruning.config import PRESETS
@@ -138,7 +139,7 @@ def _statistics(checkpoint: Path, suite: str) -> tuple[str, np.ndarray]:
     own = [name for name in statistics if suite.startswith(name.removesuffix("_no_noops"))]
     key = choose_key(statistics, own[0] if len(statistics) > 1 and own else None)
     norm = normalizer(statistics, key, family_config(key, raw, {}).proprio_normalization)
-    return key, ((norm.proprio_low + norm.proprio_high) / 2)[AXIS_ANGLE]
+    return key, ((norm.proprio.low + norm.proprio.high) / 2)[AXIS_ANGLE]
 
 
 def _folder(out: Path) -> Path:

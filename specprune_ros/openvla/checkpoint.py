@@ -7,12 +7,10 @@ from typing import Any
 import torch
 
 from specprune_ros.errors import CheckpointError
-from specprune_ros.openvla.config import (
-    EMPTY_TOKEN_ID,
-    FamilyConfig,
-    family_config,
-    read_json,
-)
+from specprune_ros.openvla.config import EMPTY_TOKEN_ID
+from specprune_ros.openvla.family import Fact, FamilyConfig, facts, family_config
+from specprune_ros.openvla.files import Fields, read_json
+from specprune_ros.openvla.image_config import image_size, pixel_scales
 from specprune_ros.openvla.model import OpenVLA
 from specprune_ros.openvla.model_sizes import model_config, shapes_of
 from specprune_ros.openvla.prompt import PromptTokenizer
@@ -32,6 +30,7 @@ class Checkpoint:
     tokenizer: PromptTokenizer
     normalizer: Normalizer
     family: FamilyConfig
+    facts: dict[str, Fact]  # of `family`: where each was read, or what it was assumed from
     unnorm_key: str
 
 
@@ -52,19 +51,22 @@ def load(
     target, torch_dtype = _device(device), _dtype(dtype)
     variant = identify(folder, Path(base_checkpoint).expanduser() if base_checkpoint else None)
     raw = read_json(variant.weights / "config.json")
-    _refuse(variant, raw)
+    fields = Fields(raw, f"{variant.weights}/config.json")
+    _refuse(variant, fields)
 
     statistics = read_statistics(folder, raw)
     key = choose_key(statistics, unnorm_key)
+    found = facts(key, raw, overrides or {})
     family = family_config(key, raw, overrides or {})
     norm = normalizer(statistics, key, family.proprio_normalization)
-    tokenizer = PromptTokenizer(folder, raw.get("empty_token_id", EMPTY_TOKEN_ID))
+    tokenizer = PromptTokenizer(folder, fields.count("empty_token_id", EMPTY_TOKEN_ID, least=0))
 
     weights = WeightFiles(folder)
     head = {key.removeprefix("model."): value for key, value in read_state(variant.components["action_head"]).items()}
     proprio = read_state(variant.components["proprio_projector"])
     shapes = weights.shapes | shapes_of(head, "action_head.") | shapes_of(proprio, "proprio_projector.")
-    config = model_config(raw, shapes, norm, family)
+    pixels = pixel_scales(folder, image_size(fields))
+    config = model_config(fields, pixels, shapes, norm, family)
     if tokenizer.max_token_id >= config.decoder.vocab_size:
         raise CheckpointError(
             f"{folder}: the tokenizer has token {tokenizer.max_token_id} but vocab_size is "
@@ -76,7 +78,7 @@ def load(
     _check_memory(model, target)
     model = model.to_empty(device=target).eval().requires_grad_(False)
     fill(model, weights, head, proprio)
-    return Checkpoint(model, tokenizer, norm, family, key)
+    return Checkpoint(model, tokenizer, norm, family, found, key)
 
 
 def _device(name: str) -> torch.device:
@@ -104,17 +106,18 @@ def _dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def _refuse(variant: Variant, raw: dict[str, Any]) -> None:
+def _refuse(variant: Variant, config: Fields) -> None:
     """Raise CheckpointError for another model, and for a variant that the model cannot be."""
-    if raw.get("model_type") != "openvla":
-        raise CheckpointError(
-            f"{variant.weights}/config.json has model_type '{raw.get('model_type')}', not 'openvla'; "
-            "give the folder of an OpenVLA-OFT checkpoint"
+    if config.text("model_type", "") != "openvla":
+        raise config.refuse("model_type", 'give the folder of an OpenVLA-OFT checkpoint, whose model_type is "openvla"')
+    if not config.flag("use_fused_vision_backbone", True):
+        raise config.refuse(
+            "use_fused_vision_backbone", "a single vision tower is not supported, only DINOv2 and SigLIP together"
         )
-    if not raw.get("use_fused_vision_backbone", True):
-        raise CheckpointError(
-            f"{variant.weights}/config.json names a single vision tower; only checkpoints with DINOv2 and SigLIP are "
-            "supported"
+    config.only("timm_override_act_layers", ([None, None],))
+    if config.has("quantization_config"):
+        raise config.refuse(
+            "quantization_config", "only plain weights load; use the checkpoint from before quantisation"
         )
     if variant.film or variant.head != L1 or not variant.proprio or variant.adapter:
         raise CheckpointError(f"{variant.folder} is {variant}; only the L1 head with plain towers is supported")

@@ -1,15 +1,9 @@
-"""What a checkpoint says about itself: sizes from `config.json`, the rest from its robot family."""
+"""Sizes of the model, and the decoder's as `config.json` states them."""
 
-import json
-import re
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
-from typing import Any
-
-import yaml
 
 from specprune_ros.errors import CheckpointError
+from specprune_ros.openvla.files import Fields
 
 EMPTY_TOKEN_ID = 29871  # Llama-2's lone "▁"; the prompt of the reference always ends with it
 
@@ -25,8 +19,8 @@ class TowerConfig:
     patch_size: int
     num_patches: int
     num_registers: int  # 0 also means: no class token, no LayerScale (SigLIP)
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]  # of the pixels, per colour
+    std: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -40,19 +34,6 @@ class DecoderConfig:
     num_heads: int = 32
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
-
-
-@dataclass(frozen=True)
-class FamilyConfig:
-    """Facts of the robot that the checkpoint was trained for (`families.yaml`)."""
-
-    chunk_length: int
-    num_views: int
-    center_crop: bool
-    proprio_normalization: str
-    action_space: str
-    action_names: tuple[str, ...]
-    action_units: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -84,57 +65,60 @@ class ModelConfig:
         return self.chunk_length * self.action_dim
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises CheckpointError when the file is missing or is not JSON."""
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing; copy the whole checkpoint folder") from None
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path} is not readable JSON ({error}); copy the file again") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} does not hold a JSON object; copy the file again")
-    return content
+# Values of text_config that another kind of decoder has; anything else than these changes the maths.
+LLAMA = {
+    "model_type": ("llama",),
+    "hidden_act": ("silu", "swish"),
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+    "partial_rotary_factor": (1, 1.0),
+}
+PLAIN_ROPE = ("default",)
 
 
-def decoder_config(text_config: dict[str, Any]) -> DecoderConfig:
-    """Decoder sizes from `text_config`; keys that release files leave out are LlamaConfig's defaults."""
-    default = DecoderConfig()
-    heads = text_config.get("num_attention_heads", default.num_heads)
-    if text_config.get("num_key_value_heads", heads) != heads:
-        raise CheckpointError(
-            "config.json: text_config uses grouped-query attention; only Llama-2 7B style is supported"
-        )
-    return DecoderConfig(
-        vocab_size=text_config.get("vocab_size", default.vocab_size),
-        hidden_size=text_config.get("hidden_size", default.hidden_size),
-        intermediate_size=text_config.get("intermediate_size", default.intermediate_size),
-        num_layers=text_config.get("num_hidden_layers", default.num_layers),
-        num_heads=heads,
-        rms_norm_eps=text_config.get("rms_norm_eps", default.rms_norm_eps),
-        rope_theta=text_config.get("rope_theta") or default.rope_theta,
-    )
+def decoder_config(text_config: Fields) -> DecoderConfig:
+    """Decoder sizes from `text_config`; keys that release files leave out are LlamaConfig's defaults.
 
-
-def family_config(unnorm_key: str, config: dict[str, Any], overrides: dict[str, Any]) -> FamilyConfig:
-    """The robot family's facts: `overrides` first, then `config.json`, then `families.yaml`.
-
-    Raises CheckpointError that names the fact to add when the family is unknown.
+    Raises CheckpointError for a decoder whose maths differs from Llama-2's.
     """
-    text = resources.files("specprune_ros.openvla").joinpath("families.yaml").read_text()
-    families = yaml.safe_load(text)
-    known: dict[str, Any] = next(
-        (facts for facts in families.values() if re.search(facts["match"], unnorm_key.lower())), {}
+    for name, supported in LLAMA.items():
+        text_config.only(name, supported)
+    default = DecoderConfig()
+    heads = text_config.count("num_attention_heads", default.num_heads)
+    hidden = text_config.count("hidden_size", default.hidden_size)
+    if text_config.count("num_key_value_heads", heads) != heads:
+        raise text_config.refuse(
+            "num_key_value_heads", f"it has to equal num_attention_heads ({heads}): no grouped-query attention"
+        )
+    if hidden % (2 * heads):
+        raise CheckpointError(
+            f"{text_config.where}: num_attention_heads {heads} do not divide hidden_size {hidden} into even parts; "
+            "copy config.json from the checkpoint of these weights"
+        )
+    if text_config.count("head_dim", hidden // heads) != hidden // heads:
+        raise text_config.refuse("head_dim", f"it has to be hidden_size / num_attention_heads, {hidden // heads}")
+    return DecoderConfig(
+        vocab_size=text_config.count("vocab_size", default.vocab_size),
+        hidden_size=hidden,
+        intermediate_size=text_config.count("intermediate_size", default.intermediate_size),
+        num_layers=text_config.count("num_hidden_layers", default.num_layers),
+        num_heads=heads,
+        rms_norm_eps=text_config.positive("rms_norm_eps", default.rms_norm_eps),
+        rope_theta=_rope_theta(text_config, default.rope_theta),
     )
-    values: dict[str, Any] = {}
-    for name in FamilyConfig.__dataclass_fields__:
-        value = next((source[name] for source in (overrides, config, known) if source.get(name) is not None), None)
-        if value is None:
-            raise CheckpointError(
-                f"{name} is not known for unnorm_key '{unnorm_key}'; add \"{name}\" to the checkpoint's config.json"
-            )
-        values[name] = tuple(value) if isinstance(value, list) else value
-    for name in ("chunk_length", "num_views"):
-        if type(values[name]) is not int or values[name] < 1:
-            raise CheckpointError(f"{name} is {values[name]!r}; set a whole number of at least 1")
-    return FamilyConfig(**values)
+
+
+def _rope_theta(text_config: Fields, default: float) -> float:
+    """The rotary base; transformers 5 writes it into `rope_parameters`, earlier versions beside `rope_scaling`."""
+    theta = text_config.positive("rope_theta", default)
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = text_config.object(name)
+        for kind in ("rope_type", "type"):
+            rope.only(kind, PLAIN_ROPE)
+        rope.only("partial_rotary_factor", (1, 1.0))
+        rope.only("factor", (1, 1.0))
+        stated = rope.positive("rope_theta", theta)
+        if text_config.has("rope_theta") and stated != theta:
+            raise rope.refuse("rope_theta", f"but rope_theta beside it is {theta:g}; keep the one of the training")
+        theta = stated
+    return theta

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model's sizes, from config.json and the shapes of the weights, and whether they fit the robot's facts."""
 
-from typing import Any
-
 from torch import Tensor
 
 from specprune_ros.errors import CheckpointError
-from specprune_ros.openvla.config import FamilyConfig, ModelConfig, TowerConfig, decoder_config
+from specprune_ros.openvla.config import ModelConfig, TowerConfig, decoder_config
+from specprune_ros.openvla.family import FamilyConfig
+from specprune_ros.openvla.files import Fields
+from specprune_ros.openvla.image_config import PixelScale, image_size
 from specprune_ros.openvla.statistics import Normalizer
 from specprune_ros.openvla.weight_map import TOWERS
 
 RELEASE_HEADS = {1024: 16, 1152: 16}  # attention heads by width: DINOv2 ViT-L/14, SigLIP so400m/14
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -30,13 +29,16 @@ def _size(shapes: Shapes, name: str, axis: int) -> int:
     return shape[axis]
 
 
-def model_config(raw: dict[str, Any], shapes: Shapes, norm: Normalizer, family: FamilyConfig) -> ModelConfig:
-    decoder = decoder_config(raw.get("text_config", {}))
-    first, second = _tower_config(raw, shapes, 0), _tower_config(raw, shapes, 1)
+def model_config(
+    fields: Fields, pixels: tuple[PixelScale, PixelScale], shapes: Shapes, norm: Normalizer, family: FamilyConfig
+) -> ModelConfig:
+    """`fields`: of config.json. Raises CheckpointError when it, the weights and the facts do not fit each other."""
+    decoder = decoder_config(fields.object("text_config"))
+    first, second = (_tower_config(fields, shapes, index, pixels[index]) for index in range(len(TOWERS)))
     config = ModelConfig(
         towers=(first, second),
         decoder=decoder,
-        image_size=int(raw.get("image_sizes", [224])[0]),
+        image_size=image_size(fields),
         projector_width=_size(shapes, "projector.fc1.weight", 0),
         action_dim=_size(shapes, "action_head.fc2.weight", 0),
         proprio_dim=_size(shapes, "proprio_projector.fc1.weight", 1),
@@ -52,14 +54,14 @@ def model_config(raw: dict[str, Any], shapes: Shapes, norm: Normalizer, family: 
     return config
 
 
-def _tower_config(raw: dict[str, Any], shapes: Shapes, index: int) -> TowerConfig:
+def _tower_config(fields: Fields, shapes: Shapes, index: int, pixels: PixelScale) -> TowerConfig:
     prefix = TOWERS[index]
     width = _size(shapes, prefix + "pos_embed", 2)
     blocks = {int(name.removeprefix(prefix).split(".")[1]) for name in shapes if name.startswith(prefix + "blocks.")}
-    heads = dict(enumerate(raw.get("vision_num_heads", []))).get(index) or RELEASE_HEADS.get(width)
+    stated = fields.counts("vision_num_heads", [])
+    heads = stated[index] if index < len(stated) else RELEASE_HEADS.get(width)
     if not heads or width % heads:
         raise CheckpointError(f"the head count of vision tower {index} is unknown; set vision_num_heads in config.json")
-    mean, std = IMAGENET if index == 0 else HALF
     return TowerConfig(
         width=width,
         depth=max(blocks, default=0),
@@ -68,8 +70,8 @@ def _tower_config(raw: dict[str, Any], shapes: Shapes, index: int) -> TowerConfi
         patch_size=_size(shapes, prefix + "patch_embed.proj.weight", 2),
         num_patches=_size(shapes, prefix + "pos_embed", 1),
         num_registers=_size(shapes, prefix + "reg_token", 1) if index == 0 else 0,
-        mean=mean,
-        std=std,
+        mean=pixels.mean,
+        std=pixels.std,
     )
 
 
@@ -85,8 +87,8 @@ def _check_patches(config: ModelConfig) -> None:
 def _check_dimensions(config: ModelConfig, norm: Normalizer, family: FamilyConfig) -> None:
     """The heads, the statistics and the family's names have to speak of the same robot."""
     pairs = (
-        ("action head", config.action_dim, "action", len(norm.action_low)),
-        ("proprio projector", config.proprio_dim, "proprio", len(norm.proprio_low)),
+        ("action head", config.action_dim, "action", len(norm.action.low)),
+        ("proprio projector", config.proprio_dim, "proprio", len(norm.proprio.low)),
     )
     for head, of_head, group, of_statistics in pairs:
         if of_head != of_statistics:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Normalisation of proprio and actions by the data set's statistics (`dataset_statistics.json`)."""
 
 from dataclasses import dataclass
@@ -8,49 +9,94 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specprune_ros.errors import CheckpointError, ObservationError
-from specprune_ros.openvla.config import read_json
+from specprune_ros.openvla.family import NORMALIZATIONS
+from specprune_ros.openvla.files import exists, is_number, read_json, shown
 
 EPSILON = 1e-8
-BOUNDS = {"quantile": ("q01", "q99"), "bounds": ("min", "max")}
+STATISTICS = ("q01", "q99", "min", "max")
+CONSTANT_TOLERANCE = 1e-3  # in the checkpoint's units (m, rad): what a sensor's noise makes of a constant number
+FILE = "dataset_statistics.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """How the training data scaled one group of numbers, proprio or action; D dimensions.
+
+    A dimension that never changed in the data (`constant`: min = max) was always 0 in training, so it is 0 here too.
+    The reference's inference instead maps it to -1 or, with the smallest noise, to +1: inputs that training never had.
+    """
+
+    low: NDArray[np.float64]  # (D,) usual low and high of the data
+    high: NDArray[np.float64]
+    mask: NDArray[np.bool_]  # (D,) False where numbers pass through
+    constant: NDArray[np.bool_]  # (D,) True where the data's smallest and largest number are one
+    largest: NDArray[np.float64]  # (D,) of the data
+
+    @property
+    def flat(self) -> NDArray[np.bool_]:
+        """(D,): both quantiles are one number although the data had others too, such as a gripper that seldom moves."""
+        return ~self.constant & (self.high - self.low <= EPSILON)
+
+    def normalize(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(D,) in the checkpoint's units -> (D,) in [-1, 1], clipped, where the mask is False too (as the reference).
+
+        Of a `flat` dimension training saw -1, and +1 in its outliers; half-way between them decides, not noise.
+        """
+        scaled = 2 * (values - self.low) / (self.high - self.low + EPSILON) - 1
+        scaled = np.where(self.flat, np.where(values > (self.low + self.largest) / 2, 1.0, -1.0), scaled)
+        clipped = np.clip(np.where(self.mask, scaled, values), -1.0, 1.0)
+        return np.where(self.constant, 0.0, clipped)
+
+    def unnormalize(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(..., D) in [-1, 1] -> in the checkpoint's units; constant dimensions are what they were, masked or not."""
+        scaled = 0.5 * (values + 1) * (self.high - self.low + EPSILON) + self.low
+        return np.where(self.constant, self.low, np.where(self.mask, scaled, values))
+
+    def moved(self, values: NDArray[np.float64]) -> list[int]:
+        """Dimensions that were constant in the training data and are another number now."""
+        tolerance = CONSTANT_TOLERANCE * np.maximum(1.0, np.abs(self.low))
+        return np.flatnonzero(self.constant & (np.abs(values - self.low) > tolerance)).tolist()
 
 
 @dataclass(frozen=True, eq=False)
 class Normalizer:
-    """Maps proprio to [-1, 1] and actions back from it.
+    """Maps proprio to [-1, 1] and actions back from it."""
 
-    `*_low`, `*_high`: (P,) and (A,) float64 bounds; `action_mask`: (A,) bool, False where actions pass through.
-    """
-
-    proprio_low: NDArray[np.float64]
-    proprio_high: NDArray[np.float64]
-    action_low: NDArray[np.float64]
-    action_high: NDArray[np.float64]
-    action_mask: NDArray[np.bool_]
+    proprio: Bounds  # (P,)
+    action: Bounds  # (A,)
 
     def normalize_proprio(self, proprio: ArrayLike) -> NDArray[np.float64]:
-        """(P,) in the checkpoint's units -> (P,) in [-1, 1], clipped. Raises ObservationError on shape, NaN or Inf."""
-        values = np.asarray(proprio, dtype=np.float64)
-        if values.shape != self.proprio_low.shape:
-            expected = self.proprio_low.shape[0]
-            raise ObservationError(f"proprio has shape {values.shape}; the checkpoint expects ({expected},) numbers")
+        """(P,) in the checkpoint's units -> (P,) in [-1, 1], clipped. Raises ObservationError on kind, shape, NaN."""
+        values = as_numbers(proprio, "proprio", (len(self.proprio.low),))
         if not np.isfinite(values).all():
             raise ObservationError(
                 f"proprio[{int(np.argmin(np.isfinite(values)))}] is not finite; check the joint states"
             )
-        scaled = 2 * (values - self.proprio_low) / (self.proprio_high - self.proprio_low + EPSILON) - 1
-        return np.clip(scaled, -1.0, 1.0)
+        return self.proprio.normalize(values)
 
     def unnormalize_actions(self, actions: ArrayLike) -> NDArray[np.float64]:
         """(C, A) in [-1, 1] -> (C, A) float64 in the checkpoint's units."""
-        values = np.asarray(actions, dtype=np.float64)
-        scaled = 0.5 * (values + 1) * (self.action_high - self.action_low + EPSILON) + self.action_low
-        return np.where(self.action_mask, scaled, values)
+        return self.action.unnormalize(np.asarray(actions, dtype=np.float64))
+
+
+def as_numbers(values: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """`values` as float64 of this shape. Raises ObservationError when they are anything else: text, None, ragged."""
+    expected = f"{shape} numbers" if shape else "a number"
+    try:
+        array = np.asarray(values)
+    except ValueError:  # ragged
+        raise ObservationError(f"{name} is not an array; the checkpoint expects {expected}") from None
+    if array.dtype.kind not in "fiu":
+        raise ObservationError(f"{name} is {type(values).__name__} of {array.dtype}; the checkpoint expects {expected}")
+    if array.shape != shape:
+        raise ObservationError(f"{name} has shape {array.shape}; the checkpoint expects {expected}")
+    return array.astype(np.float64)
 
 
 def read_statistics(checkpoint: Path, config: dict[str, Any]) -> dict[str, Any]:
     """All statistics of a checkpoint, by unnorm_key; `dataset_statistics.json` replaces config.json's `norm_stats`."""
-    path = checkpoint / "dataset_statistics.json"
-    statistics = read_json(path) if path.exists() else config.get("norm_stats", {})
+    path = checkpoint / FILE
+    statistics = read_json(path) if exists(path) else config.get("norm_stats")
     if not statistics:
         raise CheckpointError(f"{path} is missing and config.json has no norm_stats; copy the file from the checkpoint")
     if not isinstance(statistics, dict) or not all(isinstance(entry, dict) for entry in statistics.values()):
@@ -73,33 +119,55 @@ def choose_key(statistics: dict[str, Any], unnorm_key: str | None) -> str:
 def normalizer(statistics: dict[str, Any], unnorm_key: str, normalization: str) -> Normalizer:
     """The normaliser of one key. `normalization`: 'quantile' (q01, q99) or 'bounds' (min, max).
 
-    Raises CheckpointError when a bound is missing, is not a list of numbers, or lengths differ.
+    Raises CheckpointError when statistics are missing, are not lists of numbers, or contradict each other.
     """
-    if normalization not in BOUNDS:
-        raise CheckpointError(f"proprio_normalization '{normalization}' is unknown; use one of: {', '.join(BOUNDS)}")
     entry = statistics[unnorm_key]
-    proprio_low, proprio_high = _bounds(entry, unnorm_key, "proprio", normalization)
-    action_low, action_high = _bounds(entry, unnorm_key, "action", normalization)
-    mask = np.asarray(entry["action"].get("mask", [True] * len(action_low)), dtype=bool)
-    if mask.shape != action_low.shape:
-        raise CheckpointError(
-            f"dataset_statistics.json: {unnorm_key}.action.mask has {mask.size} entries, not {len(action_low)}; "
-            "copy the file again"
-        )
-    return Normalizer(proprio_low, proprio_high, action_low, action_high, mask)
+    return Normalizer(*(bounds(entry, unnorm_key, group, normalization) for group in ("proprio", "action")))
 
 
-def _bounds(entry: dict[str, Any], unnorm_key: str, group: str, normalization: str) -> list[NDArray[np.float64]]:
-    """Low and high of `group`: 'proprio' or 'action'."""
-    where = f"dataset_statistics.json: {unnorm_key}.{group}"
-    bounds = []
-    for name in BOUNDS[normalization]:
-        values = entry.get(group, {}).get(name)
-        if values is None:
-            raise CheckpointError(f"{where}.{name} is missing; copy the file again")
-        if not isinstance(values, list) or not all(type(x) in (int, float) and np.isfinite(x) for x in values):
-            raise CheckpointError(f"{where}.{name} is not a list of finite numbers; copy the file again")
-        bounds.append(np.array(values, dtype=np.float64))
-    if len(bounds[0]) != len(bounds[1]):
-        raise CheckpointError(f"{where} has bounds of unequal length; copy the file again")
-    return bounds
+def bounds(entry: dict[str, Any], unnorm_key: str, group: str, normalization: str) -> Bounds:
+    """The bounds of `group`: 'proprio' or 'action'. Raises CheckpointError, see `normalizer`."""
+    where = f"{FILE}: {unnorm_key}.{group}"
+    values = entry.get(group)
+    if values is None:
+        raise CheckpointError(f"{where} is missing; copy the file of this checkpoint's training run")
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{where} is {shown(values)}, not an object with q01, q99, min, max; copy the file again")
+
+    chosen = NORMALIZATIONS[normalization]
+    vectors = {name: _vector(values, name, where) for name in STATISTICS if name in chosen or name in values}
+    low, high = (vectors[name] for name in chosen)
+    _check_order(vectors, len(low), where)
+    mask = values.get("mask")
+    if mask is None:
+        mask = [True] * len(low)
+    if not isinstance(mask, list) or not all(isinstance(flag, bool) for flag in mask):
+        raise CheckpointError(f"{where}.mask is {shown(mask)}; it has to be a list of true and false, without quotes")
+    if len(mask) != len(low):
+        raise CheckpointError(f"{where}.mask has {len(mask)} entries, not {len(low)}; copy the file again")
+    constant = vectors.get("min", low) == vectors.get("max", high)
+    return Bounds(low, high, np.array(mask, dtype=bool), constant, vectors.get("max", high))
+
+
+def _vector(values: dict[str, Any], name: str, where: str) -> NDArray[np.float64]:
+    vector = values.get(name)
+    if vector is None:
+        raise CheckpointError(f"{where}.{name} is missing; copy the file again")
+    if not isinstance(vector, list) or not vector or not all(map(is_number, vector)):
+        raise CheckpointError(f"{where}.{name} is not a list of finite numbers; copy the file again")
+    return np.array(vector, dtype=np.float64)
+
+
+def _check_order(vectors: dict[str, NDArray[np.float64]], size: int, where: str) -> None:
+    for name, vector in vectors.items():
+        if len(vector) != size:
+            raise CheckpointError(
+                f"{where} has bounds of unequal length ({name} has {len(vector)}); copy the file again"
+            )
+    for low, high in NORMALIZATIONS.values():
+        if low in vectors and high in vectors and (vectors[low] > vectors[high]).any():
+            index = int(np.argmax(vectors[low] > vectors[high]))
+            raise CheckpointError(
+                f"{where}.{low}[{index}] is {vectors[low][index]:g}, above {high}[{index}], {vectors[high][index]:g}; "
+                "swap them if they were written the wrong way round, or copy the file again"
+            )

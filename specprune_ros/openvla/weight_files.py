@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from specprune_ros.errors import CheckpointError
-from specprune_ros.openvla.config import read_json
+from specprune_ros.openvla.files import read_json
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 MAPPED_BYTES = 32 << 20  # a file is mapped anew after this many bytes, because mapped pages count as host memory
