@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -163,6 +164,10 @@ class Policy:
     def pruning(self) -> PruningConfig | None:
         """The configuration in force; None when pruning is off."""
         return self._engine.config
+
+    @property
+    def device(self) -> torch.device:
+        return self._model.device
 
     @property
     def tile(self) -> int:

@@ -14,6 +14,7 @@ OUT_OF_MEMORY = "inject out of memory"
 BUG = "inject a bug"
 NOT_A_NUMBER, TOO_LARGE = "inject nan", "inject large actions"
 ACTIONS = {NOT_A_NUMBER: np.nan, TOO_LARGE: 1000.0}
+NO_GRAPHS = "inject failed graph captures"
 SLOW, SLOW_SECONDS = "inject a slow inference", 0.7
 HANGING, HANGING_SECONDS, HANGS_AT = "inject an inference that hangs", 4.0, 20  # every 20th one
 
@@ -30,6 +31,7 @@ class FaultyPolicy(Policy):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         if instruction == BUG:
             raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+        self._graphs.problem = "graphs could not be captured" if instruction == NO_GRAPHS else ""
         self._inferences += 1
         if instruction == SLOW:
             time.sleep(SLOW_SECONDS)

@@ -13,7 +13,7 @@ pytest.importorskip("rclpy")
 
 from fault_bench import CHUNK_SECONDS
 from faults import GOES_ON, HOLDS, fault
-from faulty_policy import BUG, HANGING, NOT_A_NUMBER, OUT_OF_MEMORY, TOO_LARGE
+from faulty_policy import BUG, HANGING, NO_GRAPHS, NOT_A_NUMBER, OUT_OF_MEMORY, TOO_LARGE
 from policy_client import INSTRUCTION, ROOT
 
 pytestmark = pytest.mark.ros
@@ -38,6 +38,14 @@ LIMITED = fault(
     "moves at its limits, or holds with limits.on_violation hold",
     "motion",
     "limited by",
+)
+NOT_CAPTURED = fault(
+    INFERENCE,
+    "CUDA graphs cannot be captured (injected)",
+    "goes on, with slower inferences",
+    "inference",
+    "graphs could not be captured",
+    "cleanup, configure, activate, enable",
 )
 ROBOT_KILLED = fault(PROCESSES, "robot or simulator is killed (kill -9) and restarted", HOLDS, "motion", "holding, ")
 DISK_FULL = fault(PROCESSES, "disk is full: no file can be written", GOES_ON, "inference", "running")
@@ -66,6 +74,12 @@ def test_late_inference(instructed):
     last = [chunk for chunk in instructed.heard["chunk"] if chunk.execute and chunk.steps][-1].header.stamp
     moved = max(sent.stamp for sent in instructed.sent if sent.moves and sent.stamp <= held)
     assert moved <= last.sec + last.nanosec * 1e-9 + CHUNK_SECONDS + 0.1
+
+
+def test_graphs_that_cannot_be_captured(instructed):
+    assert instructed.set(instruction=NO_GRAPHS) == ""
+    instructed.says(NOT_CAPTURED)
+    instructed.wait_until_moving()
 
 
 def test_absurd_actions(instructed):

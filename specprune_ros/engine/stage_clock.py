@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Wall-clock time of the stages of an inference, on the device that does the work, without waiting for it."""
 
 import time
@@ -11,24 +12,27 @@ STAGES = ("preprocess", "vision", "projector", "decoder", "selection", "head")
 class StageClock:
     """`mark(stage)` says that a stage starts here; the time up to the next mark is added to it.
 
-    On CUDA a mark is an event in the stream. Inside a graph capture it becomes part of the graph, so that every
-    replay measures itself.
+    On CUDA a mark is an event in the current stream. Inside a graph capture it becomes part of the graph, so that every
+    replay measures itself. Events are made once and used again.
     """
 
     def __init__(self, device: torch.device):
         self._cuda = device.type == "cuda"
-        self._marks: list[tuple[str, Any]] = []
+        self._stages: list[str] = []
+        self._marks: list[Any] = []  # at least as many as stages
 
     def start(self) -> None:
-        self._marks.clear()
+        self._stages.clear()
 
     def mark(self, stage: str) -> None:
+        number = len(self._stages)
+        if number == len(self._marks):
+            self._marks.append(torch.cuda.Event(enable_timing=True, external=True) if self._cuda else 0.0)
         if self._cuda:
-            event = torch.cuda.Event(enable_timing=True, external=True)
-            event.record()
-            self._marks.append((stage, event))
+            self._marks[number].record()
         else:
-            self._marks.append((stage, time.perf_counter()))
+            self._marks[number] = time.perf_counter()
+        self._stages.append(stage)
 
     def stop(self) -> None:
         self.mark("")
@@ -36,7 +40,7 @@ class StageClock:
     def seconds(self) -> dict[str, float]:
         """Seconds per stage since `start`. On CUDA call it after synchronising."""
         total = dict.fromkeys(STAGES, 0.0)
-        for (stage, begin), (_, end) in zip(self._marks, self._marks[1:], strict=False):
-            elapsed = begin.elapsed_time(end) / 1000 if self._cuda else end - begin
-            total[stage] += elapsed
+        marks = self._marks[: len(self._stages)]
+        for stage, begin, end in zip(self._stages, marks, marks[1:], strict=False):
+            total[stage] += begin.elapsed_time(end) / 1000 if self._cuda else end - begin
         return total

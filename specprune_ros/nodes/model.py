@@ -102,22 +102,22 @@ def gripper_doubt(policy: Policy, controller: ControllerConfig) -> str:
     )
 
 
-def memory_mb() -> dict[str, float]:
-    """Resident memory of this process and what torch holds on the GPU, MiB."""
+def memory_mb(device: torch.device) -> dict[str, float]:
+    """Resident memory of this process and what torch holds on the policy's GPU, MiB."""
     with open("/proc/self/status") as status:
         resident = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
     memory = {"resident MiB": resident / 1024}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        memory["GPU allocated MiB"] = torch.cuda.memory_allocated() / 2**20
-        memory["GPU peak MiB"] = torch.cuda.max_memory_allocated() / 2**20
+    if device.type == "cuda":
+        memory["GPU allocated MiB"] = torch.cuda.memory_allocated(device) / 2**20
+        memory["GPU peak MiB"] = torch.cuda.max_memory_allocated(device) / 2**20
     return memory
 
 
-def free_memory_mb() -> dict[str, float]:
-    """Memory that is left to this machine and to its GPU, MiB."""
+def free_memory_mb(device: torch.device) -> dict[str, float]:
+    """Memory that is left to this machine and to the policy's GPU, MiB."""
     with open("/proc/meminfo") as info:
         available = next(int(line.split()[1]) for line in info if line.startswith("MemAvailable"))
     free = {"free MiB": available / 1024}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        free["GPU free MiB"] = torch.cuda.mem_get_info()[0] / 2**20
+    if device.type == "cuda":
+        free["GPU free MiB"] = torch.cuda.mem_get_info(device)[0] / 2**20
     return free

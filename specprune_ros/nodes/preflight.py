@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
+import torch
 from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.utilities import try_shutdown
@@ -56,7 +57,7 @@ def checks(session: Session, node: PolicyNode) -> list[Check]:
         _gripper(session, controller),
         _receiver(session),
         _instruction(node),
-        _memory(),
+        _memory(session.policy.device),
     ]
 
 
@@ -167,9 +168,9 @@ def _instruction(node: PolicyNode) -> Check:
     return Check("instruction", WARN, "none yet; publish it on ~/instruction or set the parameter instruction")
 
 
-def _memory() -> Check:
-    free = free_memory_mb()
-    detail = ", ".join(f"{value:.0f} {name}" for name, value in {**memory_mb(), **free}.items())
+def _memory(device: torch.device) -> Check:
+    free = free_memory_mb(device)
+    detail = ", ".join(f"{value:.0f} {name}" for name, value in {**memory_mb(device), **free}.items())
     if min(free.values()) >= LEAST_MEMORY:
         return Check("memory", PASS, detail)
     return Check("memory", WARN, f"{detail}: little is left; close other programs, or set model.dtype bfloat16")

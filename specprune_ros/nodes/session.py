@@ -315,8 +315,10 @@ class Session:
             **{f"warm-up {mode} ms": seconds * 1e3 for mode, seconds in self.warm_seconds.items()},
         }
         problem = self._worker.problem if active else ""
-        message = problem or ("running" if active else "stopped")
-        return Status("inference", message, ERROR if problem else OK, values)
+        if problem:
+            return Status("inference", problem, ERROR, values)
+        slower = self.policy.graph_problem
+        return Status("inference", slower or ("running" if active else "stopped"), WARN if slower else OK, values)
 
     def _inputs_status(self, active: bool) -> Status:
         values: dict[str, object] = {f"{topic} Hz": rate for topic, rate in self.sensors.rates().items()}
@@ -371,4 +373,4 @@ class Session:
         return f"holding, {result.reason}{detail}", level
 
     def _memory_status(self) -> Status:
-        return Status("memory", "in use", OK, dict(memory_mb()))
+        return Status("memory", "in use", OK, dict(memory_mb(self.policy.device)))
