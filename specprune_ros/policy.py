@@ -3,23 +3,24 @@
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from specprune_ros.engine.cuda_graph import Graphs
 from specprune_ros.engine.engine import Engine, Result
 from specprune_ros.engine.packed_linear import pack_linears
 from specprune_ros.errors import ObservationError
 from specprune_ros.openvla import checkpoint as release
+from specprune_ros.openvla.preprocessing import CROP_AREA
 from specprune_ros.openvla.prompt import Prompt
 from specprune_ros.pruning.config import PruningConfig
 from specprune_ros.pruning.controller import ActionAwareController, Decision, Motion
-from specprune_ros.pruning.frames import FrameHistory, reference_delay
+from specprune_ros.pruning.frames import FrameHistory, StampedFrames, reference_delay
+from specprune_ros.pruning.scene_motion import Camera, MotionCue, SceneMotion
 from specprune_ros.pruning.schedule import MODES, ModelShape, schedule
 
 WARM_UP_INSTRUCTION = "pick up the object and place it on the plate"
@@ -31,7 +32,8 @@ class Observation:
 
     `views`: name -> (H, W, 3) uint8 RGB, oriented as in training, in the order of the checkpoint's views.
     `proprio`: (P,) in the checkpoint's units. `stamp`: seconds. `twist`: (6,) of the end effector in the base frame,
-    m/s and rad/s (REP 103), None when unknown.
+    m/s and rad/s (REP 103), None when unknown. `cameras`: of the views by name, as far as known; `history_motion: tf`
+    asks for them.
     """
 
     views: Mapping[str, NDArray[np.uint8]]
@@ -39,6 +41,7 @@ class Observation:
     instruction: str
     stamp: float = 0.0
     twist: NDArray[np.float64] | None = None
+    cameras: Mapping[str, Camera] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,6 +199,8 @@ class Policy:
         self._tile = engine.tile
         self._controller = ActionAwareController(config) if config else None
         self._frames = FrameHistory(config) if config else None
+        area = CROP_AREA if self._center_crop else 1.0
+        self._scene_motion = SceneMotion(config, self.patch_grid[0], area) if config else None
         self.reset()
 
     def check_pruning(self, config: PruningConfig) -> None:
@@ -227,11 +232,16 @@ class Policy:
         if self._controller:
             self._controller.reset()
         self._last_stamp = -math.inf
+        self._last_cue = MotionCue()
 
-    def observe(self, views: Mapping[str, NDArray[np.uint8]], stamp: float) -> None:
+    def observe(
+        self, views: Mapping[str, NDArray[np.uint8]], stamp: float, cameras: Mapping[str, Camera] | None = None
+    ) -> None:
         """Remember frames between two inferences, so that the dynamic set finds the frame it asks for."""
         if self._frames is not None and self._frames.wants(stamp):
-            self._frames.add(self._engine.prepare(self._checked(views)), stamp)
+            checked = self._checked(views)
+            cue = self._cue(checked, tuple(views), cameras or {})
+            self._frames.add(self._engine.prepare(checked), stamp, cue)
 
     def act(self, observation: Observation) -> ActionChunk:
         """Predict the next chunk. A new instruction, or a stamp before the last one, resets the history.
@@ -246,17 +256,23 @@ class Policy:
         if observation.stamp < self._last_stamp:
             self.reset()
 
-        sight = self._engine.look(views, self._reference(observation.stamp, motion))
+        cue = self._cue(views, tuple(observation.views), observation.cameras)
+        since_last = self._displacement(cue, self._last_cue)
+        reference = self._reference(observation.stamp, motion)
+        if reference is None:
+            sight = self._engine.look(views, None)
+        else:
+            sight = self._engine.look(views, reference.frames, self._displacement(cue, reference.cue))
         looked = time.perf_counter()
         if self._controller:
             decision = self._controller.decide(motion, sight.dynamic_share)
         else:
             decision = Decision("off", "pruning_off")
 
-        result = self._engine.run(decision.mode, prompt, sight.frames, sight.similarity, proprio)
+        result = self._engine.run(decision.mode, prompt, sight.frames, sight.similarity, proprio, since_last)
         if self._frames is not None:
-            self._frames.add(sight.frames, observation.stamp)
-        self._last_stamp = observation.stamp
+            self._frames.add(sight.frames, observation.stamp, cue)
+        self._last_stamp, self._last_cue = observation.stamp, cue
         actions = self._normalizer.unnormalize_actions(result.actions)
         stages = result.stage_seconds
         stages["preprocess"] += looked - begin
@@ -293,11 +309,19 @@ class Policy:
             self._prompt = instruction, prompt  # last: should the warm-up fail, the next inference begins with it
         return self._prompt[1]
 
-    def _reference(self, stamp: float, motion: Motion | None) -> Tensor | None:
+    def _reference(self, stamp: float, motion: Motion | None) -> StampedFrames | None:
         config = self._engine.config
         if config is None or self._frames is None:
             return None
         return self._frames.nearest(stamp - reference_delay(config, motion.v_t if motion else 0.0))
+
+    def _cue(self, views: list[NDArray[np.uint8]], names: tuple[str, ...], cameras: Mapping[str, Camera]) -> MotionCue:
+        if self._scene_motion is None:
+            return MotionCue()
+        return self._scene_motion.cue(views, [cameras.get(name) for name in names])
+
+    def _displacement(self, now: MotionCue, before: MotionCue) -> NDArray[np.float32] | None:
+        return self._scene_motion.displacement(now, before) if self._scene_motion else None
 
     def _report(
         self, decision: Decision, motion: Motion | None, names: tuple[str, ...], result: Result

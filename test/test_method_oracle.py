@@ -3,23 +3,30 @@
 import dataclasses
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from oracle.policy import OraclePolicy
 from random_model import model_config, random_checkpoint
+from scipy.spatial.transform import Rotation
 
 from specprune_ros.openvla.checkpoint import Checkpoint
 from specprune_ros.openvla.config import ModelConfig
 from specprune_ros.policy import Observation, Policy
 from specprune_ros.pruning.config import PruningConfig
+from specprune_ros.pruning.scene_motion import Camera
 
 RESTING, RISING, CREEPING, FAST = (
     np.array(twist, dtype=np.float64)
     for twist in ([0] * 6, [0, 0, 0.1, 0, 0, 0], [0.3, 0.3, 0, 0, 0, 0.1], [1.1, 0.6, 0.2, 0, 1, 2])
 )
 PICK, PLACE = "pick up the black bowl", "place it on the plate"
+
+
+INTRINSICS = np.array([[-0.9, 0.0, 0.5], [0.0, 0.9, 0.45], [0.0, 0.0, 1.0]])  # of a mirrored view
+LOOKING_DOWN = np.array([[1.0, 0, 0, 0.4], [0, -1.0, 0, 0], [0, 0, -1.0, 0.5], [0, 0, 0, 1.0]])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +83,15 @@ CASES = (
     ("frequent_updates", {"grid": 8}, 1, {"update_layers": (4, 7, 12, 18), "importance_rate": 0.5, "rank_slope": 0.1}),
     ("last_layer", {}, 1, {"prune_layers": (5, 32), "update_layers": (5, 32), "selection": "union"}),
     ("slow_control", {}, 1, {"control_rate": 10, "metres_per_unit": 0.02, "dynamic_tokens": 80}),
+    ("flow", {"grid": 8}, 1, {"history_motion": "flow", "history_length": 2}),
+    ("flow_of_one_view", {"num_views": 1, "grid": 6}, 16, {"history_motion": "flow", "selection": "union"}),
+    (
+        "tf",
+        {"grid": 8},
+        1,
+        {"history_motion": "tf", "history_length": 3, "motion_plane_height": 0.1, "scene_cut_share": 1.0},
+    ),
+    ("tf_of_three_views", {"num_views": 3}, 1, {"history_motion": "tf", "selection": "union", "scene_cut_share": 1.0}),
     ("all_ties", {"grid": 6}, 1, {"importance_rate": 0.0, "keep_ratio": 0.6}),
 )
 
@@ -107,15 +123,15 @@ def compare_episode(checkpoint: Checkpoint, config: PruningConfig, tile: int, se
     slow = OraclePolicy(
         checkpoint.model, checkpoint.tokenizer, checkpoint.normalizer, config, seen_by(checkpoint), tile
     )
-    world = World(checkpoint.model.config, seed)
+    world = World(checkpoint.model.config, seed, panning=config.history_motion != "none")
     modes = []
     for number, step in enumerate(EPISODE):
         if step.event == "reset":
             fast.reset()
             slow.reset()
-        for views, stamp in world.between(step.event):
-            fast.observe(views, stamp)
-            slow.observe(np.stack(list(views.values())), stamp)
+        for views, stamp, cameras in world.between(step.event):
+            fast.observe(views, stamp, cameras)
+            slow.observe(np.stack(list(views.values())), stamp, [cameras.get(view) for view in views])
         observation = world.observation(step)
         chunk, outcome = fast.act(observation), slow.act(observation)
 
@@ -153,34 +169,58 @@ def flat(kept: tuple[NDArray[np.int64], ...], patches: tuple[int, ...]) -> set[i
 
 
 class World:
-    """A scene of random texture in which some patches change from frame to frame, seen at 20 Hz."""
+    """Random texture in which some patches change from frame to frame, seen at 20 Hz by cameras that may be panning.
 
-    def __init__(self, config: ModelConfig, seed: int):
+    Their poses have nothing to do with what they show, and the last view's are unknown at times.
+    """
+
+    def __init__(self, config: ModelConfig, seed: int, panning: bool):
         self._random = np.random.default_rng(seed)
         self._config = config
+        self._panning = panning
         self._stamp = 1000.0
         self._views = self._new_scene()
+        self._poses = np.tile(LOOKING_DOWN, (config.num_views, 1, 1))
 
-    def between(self, event: str) -> Iterator[tuple[dict[str, NDArray[np.uint8]], float]]:
-        """Frames and stamps from one inference to the next, which comes 8 control steps after it."""
+    def between(self, event: str) -> Iterator[tuple[dict[str, NDArray[np.uint8]], float, dict[str, Camera]]]:
+        """Frames, stamps and cameras from one inference to the next, which comes 8 control steps after it."""
         if event == "clock_back":
             self._stamp -= 500
         if event == "cut":
             self._views = self._new_scene()
         for frame in range(1, 8):
             if event != "still":
+                if self._panning:
+                    self._pan()
                 self._change_some_patches()
             if event in ("motion", "still") and frame % 2:
-                yield self._named(), self._stamp + 0.05 * frame
+                yield self._named(), self._stamp + 0.05 * frame, self._cameras()
         self._stamp += 0.4
 
     def observation(self, step: Step) -> Observation:
         proprio = self._random.uniform(-1.5, 1.5, self._config.proprio_dim)
-        return Observation(self._named(), proprio, step.instruction, self._stamp, step.twist)
+        cameras = self._cameras()
+        return Observation(self._named(), proprio, step.instruction, self._stamp, step.twist, cameras)
 
     def _new_scene(self) -> NDArray[np.uint8]:
-        size = self._config.image_size
-        return self._random.integers(0, 256, (self._config.num_views, size, size, 3), dtype=np.uint8)
+        """Random texture; for a panning camera a coarse one, which a flow can follow, under a fine one."""
+        size, views = self._config.image_size, self._config.num_views
+        if not self._panning:
+            return self._random.integers(0, 256, (views, size, size, 3), dtype=np.uint8)
+        coarse = self._random.integers(0, 200, (views, size // 7, size // 7, 3), dtype=np.uint8)
+        fine = self._random.integers(0, 56, (views, size, size, 3), dtype=np.uint8)
+        return np.stack([cv2.resize(view, (size, size)) for view in coarse]) + fine
+
+    def _pan(self) -> None:
+        """Up to two pixels to the right and down in every view, and small motion of the cameras."""
+        for view, pose in zip(self._views, self._poses, strict=True):
+            view[:] = np.roll(view, self._random.integers(0, 3, 2), axis=(0, 1))
+            pose[:3, :3] @= Rotation.from_rotvec(self._random.normal(0, 0.02, 3)).as_matrix()
+            pose[:3, 3] += self._random.normal(0, 0.01, 3)
+
+    def _cameras(self) -> dict[str, Camera]:
+        known = len(self._poses) - (self._random.random() < 0.2)
+        return {f"camera{n}": Camera(INTRINSICS, self._poses[n].copy()) for n in range(known)}
 
     def _change_some_patches(self) -> None:
         """A few patches in every view, by different amounts, so that similarities lie on both sides of tau."""

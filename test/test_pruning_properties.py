@@ -1,5 +1,8 @@
 """Properties that every implementation of the method must have."""
 
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,13 +14,15 @@ from random_model import model_config, random_checkpoint
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from specprune_ros.engine.forward_pass import ForwardPass
+from specprune_ros.errors import ObservationError
 from specprune_ros.policy import Observation, Policy
 from specprune_ros.pruning.config import PRESETS, PruningConfig
 from specprune_ros.pruning.controller import ActionAwareController, Motion
 from specprune_ros.pruning.frames import FrameHistory, patch_similarity, reference_delay
 from specprune_ros.pruning.ranking import ranks, top_indices, top_mask
+from specprune_ros.pruning.scene_motion import Camera, SceneMotion
 from specprune_ros.pruning.schedule import ModelShape, SetSizes, schedule
-from specprune_ros.pruning.score_history import ScoreHistory
+from specprune_ros.pruning.score_history import ScoreHistory, moved
 from specprune_ros.pruning.static_selection import Evidence, PatchSets, choose_sets, select_budget, select_union
 
 VIEWS, PATCHES = 2, 16
@@ -222,7 +227,7 @@ def test_reference_frame_is_the_nearest_and_of_two_the_newer(stamps: list[int], 
         history.add(torch.tensor(stamp), stamp / 8)
     nearest = history.nearest(asked / 16)
     assert nearest is not None
-    assert nearest.item() == min(stamps, key=lambda stamp: (abs(2 * stamp - asked), -stamp))
+    assert nearest.frames.item() == min(stamps, key=lambda stamp: (abs(2 * stamp - asked), -stamp))
 
 
 def test_a_fast_camera_does_not_shorten_the_frame_history():
@@ -233,7 +238,7 @@ def test_a_fast_camera_does_not_shorten_the_frame_history():
         history.add(torch.tensor(tick), tick / 60)
     nearest = history.nearest(599 / 60 - reference_delay(config, 0.0))
     assert nearest is not None
-    assert abs(nearest.item() - (599 - 33)) <= 2  # 0.55 s are 33 frames
+    assert abs(nearest.frames.item() - (599 - 33)) <= 2  # 0.55 s are 33 frames
 
 
 @unhurried
@@ -265,6 +270,126 @@ def test_kept_set_is_stable_without_motion(selection: str, preset: str):
     # What was dropped feeds back into the history, so a few patches at the threshold may swap until it has settled.
     settled = [(members(report.kept_static), members(report.kept_final)) for report in reports[20:]]
     assert all(kept == settled[0] for kept in settled)
+
+
+# Motion of the scene
+
+SIDE = 4  # patches along a view of PATCHES
+shifts = st.integers(-SIDE, SIDE)
+
+
+def shifted(pictures: NDArray, right: int, down: int, fill: float = 0) -> NDArray:
+    """(V, S, S, ...) moved by whole elements; what comes into view is `fill`."""
+    result = np.full_like(pictures, fill)
+    size = pictures.shape[1]
+    to_rows, to_columns = slice(max(0, down), size + min(0, down)), slice(max(0, right), size + min(0, right))
+    rows, columns = slice(max(0, -down), size + min(0, -down)), slice(max(0, -right), size + min(0, -right))
+    result[:, to_rows, to_columns] = pictures[:, rows, columns]
+    return result
+
+
+@unhurried
+@given(arrays(np.float32, (3, VIEWS, PATCHES), elements=st.floats(0, 1, width=32)), shifts, shifts)
+def test_a_shift_of_whole_patches_moves_the_scores_by_exactly_that(scores: NDArray, right: int, down: int):
+    history = ScoreHistory(VIEWS, PATCHES, 3, 0.5, torch.device("cpu"))
+    for row in scores[::-1]:
+        history.add(torch.from_numpy(row))
+    displacement = torch.tensor([-right, -down], dtype=torch.float32).expand(VIEWS, PATCHES, 2)
+    history.move(displacement)
+    for row, window in zip(scores, history.window.numpy(), strict=True):
+        expected = shifted(row.reshape(VIEWS, SIDE, SIDE), right, down).reshape(VIEWS, PATCHES)
+        np.testing.assert_array_equal(window, expected)
+
+
+@unhurried
+@given(
+    arrays(np.float32, (1, VIEWS, PATCHES), elements=st.floats(0, 1, width=32)),
+    arrays(np.float32, (VIEWS, PATCHES, 2), elements=st.floats(-SIDE, SIDE, width=32)),
+)
+def test_moved_scores_stay_within_what_they_were(scores: NDArray, displacement: NDArray):
+    result = moved(torch.from_numpy(scores), torch.from_numpy(displacement)).numpy()
+    assert (result >= 0).all()
+    assert (result <= scores.max(axis=-1, keepdims=True) * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize(("right", "down"), [(0, 0), (28, 14), (-14, 28), (0, -14)])
+def test_flow_finds_a_shift_of_whole_patches(right: int, down: int):
+    size, grid = 224, 16
+    random = np.random.default_rng(5)
+    layers = [
+        random.uniform(0, 900 / side, (VIEWS, side, side, 3)) for side in (5, 9, 17, 33)
+    ]  # as scenes: coarse most
+    before = sum(
+        np.stack([cv2.resize(v, (size, size), interpolation=cv2.INTER_CUBIC) for v in layer]) for layer in layers
+    )
+    before = np.clip(before, 0, 255).astype(np.uint8)
+    now = shifted(before, right, down, fill=128)
+    motion = SceneMotion(PruningConfig(history_motion="flow"), grid)
+    found = motion.displacement(motion.cue(now, ()), motion.cue(before, ()))
+    assert found is not None
+    assert found.dtype == np.float32
+    inside = shifted(np.ones((1, grid, grid)), right // 14, down // 14)[0].astype(bool)  # patches that were in view
+    wrong = np.abs(found.reshape(VIEWS, grid, grid, 2) - np.array([-right / 14, -down / 14]))[:, inside]
+    if right or down:
+        assert (wrong < 0.25).mean() > 0.8  # of a patch; edges of the new content are found worse
+    else:
+        assert not wrong.any()
+
+
+def test_a_camera_that_slides_over_the_plane_moves_the_view_by_whole_patches():
+    grid, height = 8, 0.1
+    intrinsics = np.array([[-1.0, 0, 0.5], [0, 1.0, 0.5], [0, 0, 1]])  # a mirrored view
+    pose = np.array([[1.0, 0, 0, 0.4], [0, -1, 0, 0], [0, 0, -1, 0.6], [0, 0, 0, 1]])  # 0.5 m above the plane
+    moved_pose = pose.copy()
+    moved_pose[:2, 3] += [2 * 0.5 / grid, 1 * 0.5 / grid]  # two patches along x, one along y of the base
+    motion = SceneMotion(PruningConfig(history_motion="tf", motion_plane_height=height), grid)
+    before, now = (motion.cue((), (Camera(intrinsics, p), None)) for p in (pose, moved_pose))
+    found = motion.displacement(now, before)
+    assert found is not None
+    np.testing.assert_array_equal(found[0], np.tile([-2.0, -1.0], (grid * grid, 1)))
+    np.testing.assert_array_equal(found[1], 0.0)  # a view without a camera stands still
+    assert not np.any(motion.displacement(now, now))
+    # Lifted above the plane by as much as it was over it, it sees nothing of the plane.
+    below = pose.copy()
+    below[2, 3] = 0.0
+    lost = motion.displacement(motion.cue((), (Camera(intrinsics, below), None)), before)
+    assert lost is not None
+    assert (np.abs(lost[0]) == 2 * grid).all()
+
+
+@pytest.mark.parametrize(("right", "down"), [(14, 0), (-28, 14), (0, 0)])
+def test_a_panning_camera_makes_nothing_dynamic(right: int, down: int):
+    random = np.random.default_rng(1)
+    before = random.integers(0, 256, (VIEWS, 56, 56, 3), dtype=np.uint8)
+    now = shifted(before, right, down)
+    displacement = torch.tensor([-right / 14, -down / 14]).expand(VIEWS, PATCHES, 2)
+    assert (patch_similarity(torch.from_numpy(now), torch.from_numpy(before), 14, displacement) == 1).all()
+    if right or down:
+        assert (patch_similarity(torch.from_numpy(now), torch.from_numpy(before), 14) < TAU).all()
+
+
+@pytest.mark.parametrize("history_motion", ["flow", "tf"])
+def test_a_scene_at_rest_is_pruned_as_without_motion(history_motion: str):
+    geometry = model_config(grid=8)
+    checkpoint = random_checkpoint(geometry, 3, torch.float32)
+    camera = Camera(np.array([[1.0, 0, 0.5], [0, 1.0, 0.5], [0, 0, 1]]), np.eye(4))
+    results = []
+    for constants in ({}, {"history_motion": history_motion}):
+        policy = Policy(checkpoint, PruningConfig().changed(constants | {"history_length": 3}), tile=1)
+        seen = [observation(geometry, stamp=0.4 * i, twist=np.zeros(6)) for i in range(5)]
+        results.append([policy.act(replace(o, cameras={"view0": camera})) for o in seen])
+    for without, with_motion in zip(*results, strict=True):
+        np.testing.assert_array_equal(without.actions, with_motion.actions)
+        assert members(without.pruning.kept_final) == members(with_motion.pruning.kept_final)
+
+
+@pytest.mark.parametrize(
+    ("intrinsics", "pose"),
+    [(np.eye(4), np.eye(4)), (np.eye(3), np.full((4, 4), np.nan)), (np.zeros((3, 3)), np.eye(4))],
+)
+def test_a_camera_that_cannot_be_is_refused(intrinsics: NDArray, pose: NDArray):
+    with pytest.raises(ObservationError):
+        Camera(intrinsics, pose)
 
 
 # Schedule
@@ -431,10 +556,12 @@ def fake_forward(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("confidence", ["entropy", "mean_std", "none"])
-@pytest.mark.parametrize("tile", [1, 16])
-def test_budget_selection_needs_no_data_on_the_host(fake_forward: list[str], confidence: str, tile: int):
+@pytest.mark.parametrize(("tile", "history_motion"), [(1, "none"), (16, "none"), (1, "flow")])
+def test_budget_selection_needs_no_data_on_the_host(
+    fake_forward: list[str], confidence: str, tile: int, history_motion: str
+):
     geometry = model_config()
-    config = PruningConfig(confidence=confidence)
+    config = PruningConfig(confidence=confidence, history_motion=history_motion)
     policy = Policy(random_checkpoint(geometry, 0, torch.float32), config, tile)
     fast = np.array([1.0, 0, 0, 0, 0, 0])
     for stamp, twist in enumerate((None, None, fast)):

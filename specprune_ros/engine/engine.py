@@ -82,12 +82,7 @@ class Engine:
             self._shape = ModelShape(size.decoder.num_layers, size.num_views, size.patches_per_view)
             self._eos_id = eos_id
             self._crop = CenterCrop(size.image_size, model.device) if center_crop else None
-            self._frame_pass = FramePass(
-                size.towers[0].patch_size,
-                size.patches_per_view,
-                self._crop,
-                config.similarity_threshold if config else None,
-            )
+            self._frame_pass = FramePass(size.towers[0].patch_size, size.patches_per_view, self._crop, config)
             self._look: Callable[[FrameInputs], Seen] | None = None
             self._known = {known: torch.tensor(known, device=model.device) for known in (False, True)}
             self._state = PruningState(config, self._shape, model.device) if config else None
@@ -111,14 +106,20 @@ class Engine:
         return self._crop(resized) if self._crop else resized
 
     @on_model_device
-    def look(self, views: list[NDArray[np.uint8]], reference: Tensor | None) -> Sight:
+    def look(
+        self,
+        views: list[NDArray[np.uint8]],
+        reference: Tensor | None,
+        displacement: NDArray[np.float32] | None = None,
+    ) -> Sight:
         """Prepare camera frames and compare them with the frames of an earlier call, None when there are none.
 
+        `displacement`: (V, P, 2) patches, back to where the scene was in the reference; None when it stood still.
         Reads one number back, before the forward pass starts.
         """
         resized = self._upload(views)
         known = self._known[reference is not None]
-        inputs = FrameInputs(resized, resized if reference is None else reference, known)
+        inputs = FrameInputs(resized, resized if reference is None else reference, known, self._on_device(displacement))
         if self._look is None:
             self._look = self.graphs.captured(self._frame_pass, inputs)
         seen = self._look(inputs)
@@ -126,12 +127,19 @@ class Engine:
 
     @on_model_device
     def run(
-        self, mode: str, prompt: Prompt, frames: Tensor, similarity: Tensor, proprio: NDArray[np.float64]
+        self,
+        mode: str,
+        prompt: Prompt,
+        frames: Tensor,
+        similarity: Tensor,
+        proprio: NDArray[np.float64],
+        displacement: NDArray[np.float32] | None = None,
     ) -> Result:
-        """One inference. `proprio`: (P,) normalised."""
+        """One inference. `proprio`: (P,) normalised. `displacement`: (V, P, 2) patches, back to where the scene was in
+        the last inference; None when it stood still."""
         bos, tail = self._embed(prompt)
         proprio_tensor = torch.from_numpy(proprio).to(self.model.device, torch.float32)
-        inputs = Inputs(frames, similarity, proprio_tensor, bos, tail)
+        inputs = Inputs(frames, similarity, self._on_device(displacement), proprio_tensor, bos, tail)
         layout, plan = self._plan(mode, prompt)
         forward = self._pass(mode, prompt, layout, plan, inputs)
         outputs = forward.run(inputs)
@@ -173,6 +181,11 @@ class Engine:
     def _upload(self, views: list[NDArray[np.uint8]]) -> Tensor:
         size = self.model.config.image_size
         return torch.from_numpy(np.stack([resize(view, size) for view in views])).to(self.model.device)
+
+    def _on_device(self, displacement: NDArray[np.float32] | None) -> Tensor:
+        if displacement is None:
+            displacement = np.zeros((self._shape.num_views, self._shape.patches_per_view, 2), np.float32)
+        return torch.from_numpy(displacement).to(self.model.device)
 
     def _embed(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """Embeddings of the prompt; kept for the last prompt, because it seldom changes."""

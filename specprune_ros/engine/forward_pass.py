@@ -22,6 +22,7 @@ class Inputs:
 
     frames: Tensor  # (V, S, S, 3) uint8, cropped
     similarity: Tensor  # (V, P) float32, cosine similarity with the reference frame
+    displacement: Tensor  # (V, P, 2) float32, patches: back to where the scene was in the last inference
     proprio: Tensor  # (P,) float32, normalised
     bos: Tensor  # (1, hidden)
     tail: Tensor  # (tail - 1, hidden): prompt, zeros for the actions, </s>
@@ -71,7 +72,7 @@ class ForwardPass:
         clock.mark("decoder")
         x = model.assemble(inputs.bos, patches, inputs.proprio, inputs.tail)
         if self._pruning:
-            run = self._decode(x, inputs.similarity, self._pruning)
+            run = self._decode(x, inputs, self._pruning)
             hidden, kept_static, kept_final, set_sizes = run.x, run.kept_static, run.alive, run.set_sizes
         else:
             hidden = self._decode_dense(x)
@@ -82,10 +83,12 @@ class ForwardPass:
         clock.stop()
         return Outputs(actions, kept_static, kept_final, set_sizes)
 
-    def _decode(self, x: Tensor, similarity: Tensor, pruning: Pruning) -> PruningRun:
+    def _decode(self, x: Tensor, inputs: Inputs, pruning: Pruning) -> PruningRun:
         """All layers, with scoring and pruning between them; ends with the hidden states of the action rows."""
         schedule = pruning.schedule
-        run = self.run_type(pruning.config, schedule, pruning.state, self._layout, similarity, x, self._rope)
+        if pruning.config.history_motion != "none":
+            pruning.state.history.move(inputs.displacement)
+        run = self.run_type(pruning.config, schedule, pruning.state, self._layout, inputs.similarity, x, self._rope)
         for number, layer in enumerate(self._model.decoder.layers, start=1):
             last = number == schedule.shape.num_layers
             rows = self._layout.action_rows(len(run.alive)) if last else slice(None)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from specprune_ros.openvla.preprocessing import CenterCrop
+from specprune_ros.pruning.config import PruningConfig
 from specprune_ros.pruning.frames import patch_similarity
 
 
@@ -20,6 +21,7 @@ class FrameInputs:
     views: Tensor  # (V, S, S, 3) uint8, resized
     reference: Tensor  # (V, S, S, 3) uint8, an earlier `Seen.frames`; anything when there is none
     known: Tensor  # () bool, whether there is a reference
+    displacement: Tensor  # (V, P, 2) float32, patches: back to where the scene was in the reference
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,19 +34,20 @@ class Seen:
 
 
 class FramePass:
-    """Without `similarity_threshold` (pruning is off) nothing is compared, and everything counts as similar."""
+    """Without `config` (pruning is off) nothing is compared, and everything counts as similar."""
 
-    def __init__(self, patch_size: int, num_patches: int, crop: CenterCrop | None, similarity_threshold: float | None):
+    def __init__(self, patch_size: int, num_patches: int, crop: CenterCrop | None, config: PruningConfig | None):
         self._patch_size, self._num_patches = patch_size, num_patches
         self._crop = crop
-        self._threshold = similarity_threshold
+        self._config = config
 
     def __call__(self, inputs: FrameInputs) -> Seen:
         frames = self._crop(inputs.views) if self._crop else inputs.views.clone()
-        if self._threshold is None:
+        if self._config is None:
             similarity = torch.ones(len(frames), self._num_patches, device=frames.device)
             return Seen(frames, similarity, similarity.new_zeros(()))
-        similarity = patch_similarity(frames, inputs.reference, self._patch_size)
+        displacement = None if self._config.history_motion == "none" else inputs.displacement
+        similarity = patch_similarity(frames, inputs.reference, self._patch_size, displacement)
         similarity = torch.where(inputs.known, similarity, 1.0)
-        dynamic = (similarity < self._threshold).float().mean(dim=1)
+        dynamic = (similarity < self._config.similarity_threshold).float().mean(dim=1)
         return Seen(frames, similarity, torch.where(inputs.known, dynamic.max(), 0.0))

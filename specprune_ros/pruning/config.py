@@ -77,6 +77,14 @@ class PruningConfig:
     history_decay: float = parameter(
         1.0, "weight of an inference relative to the next newer one", minimum=0.0, maximum=1.0
     )
+    history_motion: str = parameter(
+        "none",
+        "how the history follows the scene when a camera moves: not, by optical flow, or by TF over a plane",
+        choices=("none", "flow", "tf"),
+    )
+    motion_plane_height: float = parameter(
+        0.0, "history_motion tf: height of that plane in the base frame", minimum=-10.0, maximum=10.0, unit="m"
+    )
     refresh_interval: int = parameter(0, "R: every R-th inference runs dense; 0 never", minimum=0, maximum=10000)
     scene_cut_share: float = parameter(
         0.9, "run dense when more than this share of a view's patches is dynamic; 1 never", minimum=0.0, maximum=1.0

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Iterable, Sequence
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from specprune_ros.pruning.config import PruningConfig
+from specprune_ros.pruning.scene_motion import Camera
 
 PATCH = 14  # pixels
 
@@ -63,18 +65,89 @@ def patch_scores(attention: NDArray, instruction_rows: list[int], patch_columns:
     return scores
 
 
+# Motion of the scene. A displacement is (x, y) in patches for each patch of a view, back to an earlier frame.
+
+
+def flow_displacement(image: NDArray[np.uint8], before: NDArray[np.uint8]) -> list[tuple[float, float]]:
+    """By OpenCV's dense inverse search, preset medium, on grey images of about 112 pixels: medians of the patches."""
+    grid = image.shape[0] // PATCH
+    cell = 112 // grid
+    size = (grid * cell, grid * cell)
+    grey = [
+        cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
+        for picture in (image, before)
+    ]
+    if np.array_equal(*grey):
+        return [(0.0, 0.0)] * (grid * grid)
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(*grey, None)
+    displacement = []
+    for top in range(0, grid * cell, cell):
+        for left in range(0, grid * cell, cell):
+            x, y = (float(np.median(flow[top : top + cell, left : left + cell, axis])) / cell for axis in (0, 1))
+            displacement.append((x, y))
+    return displacement
+
+
+def plane_displacement(now: Camera, before: Camera, height: float, grid: int) -> list[tuple[float, float]]:
+    """By two cameras that look at a horizontal plane; each patch's centre is followed to the plane and back."""
+    if np.array_equal(now.pose, before.pose):
+        return [(0.0, 0.0)] * (grid * grid)
+    displacement = []
+    for row in range(grid):
+        for column in range(grid):
+            centre = np.array([(column + 0.5) / grid, (row + 0.5) / grid, 1.0])
+            ray = now.pose[:3, :3] @ np.linalg.solve(now.intrinsics, centre)
+            steps = (height - now.pose[2, 3]) / ray[2] if ray[2] else -1.0
+            point = np.append(now.pose[:3, 3] + steps * ray, 1.0)
+            seen = before.intrinsics @ (np.linalg.inv(before.pose) @ point)[:3]
+            if steps <= 0 or seen[2] <= 0:
+                displacement.append((2.0 * grid, 2.0 * grid))
+            else:
+                moved = grid * (seen[:2] / seen[2] - centre[:2])
+                displacement.append(tuple(float(np.clip(value, -2 * grid, 2 * grid)) for value in moved))
+    return displacement
+
+
+def in_steps(displacement: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The nearest multiples of a 64th of a patch."""
+    return [(round(64 * x) / 64, round(64 * y) / 64) for x, y in displacement]
+
+
+def moved_scores(scores: list[float], displacement: list[tuple[float, float]]) -> list[float]:
+    """Each patch's score is read where it was: bilinearly between patches, 0 outside of the view."""
+    grid = math.isqrt(len(scores))
+    result = []
+    for patch, (dx, dy) in enumerate(displacement):
+        x, y = patch % grid + dx, patch // grid + dy
+        total = 0.0
+        for column in range(grid):
+            for row in range(grid):
+                total += scores[row * grid + column] * max(0.0, 1 - abs(x - column)) * max(0.0, 1 - abs(y - row))
+        result.append(total)
+    return result
+
+
 # Static pruning
 
 
-def cosine_similarity(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> list[float]:
-    """Of each raw RGB patch with the same patch of the reference frame, row-major."""
+def cosine_similarity(
+    image: NDArray[np.uint8], reference: NDArray[np.uint8], displacement: list[tuple[float, float]] | None = None
+) -> list[float]:
+    """Of each raw RGB patch with the same patch of the reference frame, row-major; or with what is displaced from it,
+    to whole pixels, where the reference frame's border goes on without end. 1 where the centre was out of view."""
     similarity = []
+    grid = image.shape[0] // PATCH
     for top in range(0, image.shape[0], PATCH):
         for left in range(0, image.shape[1], PATCH):
-            a, b = (
-                picture[top : top + PATCH, left : left + PATCH].astype(np.float64).ravel()
-                for picture in (image, reference)
-            )
+            dx, dy = displacement[len(similarity)] if displacement else (0.0, 0.0)
+            x, y = left / PATCH + dx + 0.5, top / PATCH + dy + 0.5
+            if not (0 <= x <= grid and 0 <= y <= grid):
+                similarity.append(1.0)
+                continue
+            rows = np.clip(np.arange(top, top + PATCH) + round(dy * PATCH), 0, len(image) - 1)
+            columns = np.clip(np.arange(left, left + PATCH) + round(dx * PATCH), 0, len(image) - 1)
+            a = image[top : top + PATCH, left : left + PATCH].astype(np.float64).ravel()
+            b = reference[rows][:, columns].astype(np.float64).ravel()
             if np.array_equal(a, b):  # black patches too
                 similarity.append(1.0)
             elif not a.any() or not b.any():

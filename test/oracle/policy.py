@@ -1,5 +1,6 @@
 """Whole inferences, one after another."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ from specprune_ros.openvla.prompt import PROMPT, PromptTokenizer
 from specprune_ros.openvla.statistics import Normalizer
 from specprune_ros.policy import Observation
 from specprune_ros.pruning.config import PruningConfig
+from specprune_ros.pruning.scene_motion import Camera
 
 
 @dataclass
@@ -39,6 +41,14 @@ class Token:
     position: int = 0
 
 
+@dataclass
+class Seen:
+    """Frames (V, S, S, 3) uint8, as the towers see them, and each view's camera where it is known."""
+
+    frames: NDArray[np.uint8]
+    cameras: list[Camera | None]
+
+
 class OraclePolicy:
     """`see`: frames (V, S, S, 3) uint8, as the towers see them -> (V * P, hidden) patch embeddings."""
 
@@ -62,20 +72,21 @@ class OraclePolicy:
 
     def reset(self) -> None:
         self.controller.reset()
-        self.frames: list[tuple[float, NDArray[np.uint8]]] = []
+        self.frames: list[tuple[float, Seen]] = []
+        self.last_seen: Seen | None = None
         self.past_scores: list[list[float]] = []
         self.confidence: dict[int, float] = {}
         self.last_stamp = -np.inf
 
-    def remember(self, stamp: float, frames: NDArray[np.uint8]) -> None:
+    def remember(self, stamp: float, seen: Seen) -> None:
         """At most one frame per control step; stamps jitter, so nine tenths of a step are enough."""
         if self.frames and stamp == self.frames[-1][0]:
-            self.frames[-1] = (stamp, frames)
+            self.frames[-1] = (stamp, seen)
         elif not self.frames or abs(stamp - self.frames[-1][0]) >= 0.9 / self.config.control_rate:
-            self.frames.append((stamp, frames))
+            self.frames.append((stamp, seen))
 
-    def observe(self, frames: NDArray[np.uint8], stamp: float) -> None:
-        self.remember(stamp, frames)
+    def observe(self, frames: NDArray[np.uint8], stamp: float, cameras: list[Camera | None]) -> None:
+        self.remember(stamp, Seen(frames, cameras))
 
     def act(self, observation: Observation) -> Outcome:
         is_new = self.instruction is not None and observation.instruction != self.instruction
@@ -84,7 +95,9 @@ class OraclePolicy:
         self.instruction, self.last_stamp = observation.instruction, observation.stamp
 
         frames = np.stack(list(observation.views.values()))
-        similarity = self._similarity(frames, observation)
+        seen = Seen(frames, [observation.cameras.get(name) for name in observation.views])
+        similarity = self._similarity(seen, observation)
+        self._move_history(seen)
         dynamic = [[value < self.config.similarity_threshold for value in view] for view in similarity]
         share = max(sum(view) / len(view) for view in dynamic)
         mode, reason = self.controller.decide(observation.twist, share)
@@ -93,16 +106,40 @@ class OraclePolicy:
         outcome = self._infer(mode, self._sequence(frames, proprio, observation.instruction), similarity)
         outcome.reason = reason
         outcome.actions = self.normalizer.unnormalize_actions(outcome.actions)
-        self.remember(observation.stamp, frames)
+        self.remember(observation.stamp, seen)
+        self.last_seen = seen
         return outcome
 
-    def _similarity(self, frames: NDArray[np.uint8], observation: Observation) -> list[list[float]]:
+    def _displacement(self, now: Seen, before: Seen, view: int) -> list[tuple[float, float]]:
+        still = [(0.0, 0.0)] * self.patches_per_view
+        if self.config.history_motion == "flow":
+            return formulas.in_steps(formulas.flow_displacement(now.frames[view], before.frames[view]))
+        if self.config.history_motion == "none" or not (now.cameras[view] and before.cameras[view]):
+            return still
+        grid, height = math.isqrt(self.patches_per_view), self.config.motion_plane_height
+        return formulas.in_steps(formulas.plane_displacement(now.cameras[view], before.cameras[view], height, grid))
+
+    def _move_history(self, seen: Seen) -> None:
+        if self.last_seen is None or self.config.history_motion == "none":
+            return
+        displacements = [self._displacement(seen, self.last_seen, view) for view in self.views]
+        for number, scores in enumerate(self.past_scores):
+            parts = [scores[v * self.patches_per_view : (v + 1) * self.patches_per_view] for v in self.views]
+            moved = [formulas.moved_scores(*pair) for pair in zip(parts, displacements, strict=True)]
+            self.past_scores[number] = [score for view in moved for score in view]
+
+    def _similarity(self, seen: Seen, observation: Observation) -> list[list[float]]:
         if not self.frames:
             return [[1.0] * self.patches_per_view for _ in self.views]
         speed = 0.0 if observation.twist is None else float(np.linalg.norm(observation.twist[:3]))
         wanted = observation.stamp - formulas.reference_delay(self.config, speed)
         _, reference = min(self.frames, key=lambda entry: (abs(entry[0] - wanted), -entry[0]))
-        return [formulas.cosine_similarity(frames[view], reference[view]) for view in self.views]
+        return [
+            formulas.cosine_similarity(
+                seen.frames[view], reference.frames[view], self._displacement(seen, reference, view)
+            )
+            for view in self.views
+        ]
 
     def _sequence(self, frames: NDArray[np.uint8], proprio: Array, instruction: str) -> list[Token]:
         """[BOS] [patches] [proprio] [prompt after BOS] [C x A zeros] [</s>]"""

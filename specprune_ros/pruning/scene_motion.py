@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the scene of each patch was in an earlier frame: by optical flow, or by the camera's motion over a plane.
+
+Runs on the host, before the forward pass. Displacements are in patches, x right and y down: what patch i shows now was
+at its centre plus displacement[i] then.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from specprune_ros.errors import ObservationError
+from specprune_ros.pruning.config import PruningConfig
+
+STEPS = 64  # per patch: displacements are whole numbers of them, which float32 holds exactly
+FLOW_SIZE = 112  # px, at most (and whole patches): side of the grey images that the flow is computed on
+
+
+@dataclass(frozen=True, eq=False)
+class Camera:
+    """A view's pinhole camera at one stamp.
+
+    `intrinsics` (3, 3): from the optical frame (REP 103: x right, y down, z into the scene) to the view, in parts of
+    its width and height, 0 to 1; a mirrored view has a negative first element. `pose` (4, 4): from the optical frame
+    to the base frame, metres. Raises ObservationError for other shapes, numbers that are not finite, or intrinsics
+    that cannot be inverted.
+    """
+
+    intrinsics: NDArray[np.float64]
+    pose: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        for name, shape in (("intrinsics", (3, 3)), ("pose", (4, 4))):
+            matrix = np.asarray(getattr(self, name), dtype=np.float64)
+            if matrix.shape != shape or not np.isfinite(matrix).all():
+                raise ObservationError(f"camera {name} must be a {shape} matrix of finite numbers, not {matrix}")
+        if abs(np.linalg.det(self.intrinsics)) < 1e-12:
+            raise ObservationError(f"camera intrinsics cannot be inverted: {self.intrinsics}")
+
+    def cropped(self, area: float) -> "Camera":
+        """The camera of the centre that is left when a view is cropped to this share of its area."""
+        side = area**0.5
+        crop = np.array([[1 / side, 0, 0.5 - 0.5 / side], [0, 1 / side, 0.5 - 0.5 / side], [0, 0, 1]])
+        return Camera(crop @ self.intrinsics, self.pose)
+
+
+@dataclass(frozen=True, eq=False)
+class MotionCue:
+    """What is kept of an observation to tell how the scene moved since: grey images (V, s, s) uint8, or cameras."""
+
+    grey: NDArray[np.uint8] | None = None
+    cameras: tuple[Camera | None, ...] = ()
+
+
+class SceneMotion:
+    """How the scene moved in each view, as `history_motion` says.
+
+    `grid`: patches along a view's side. `area`: the share of a view, around its middle, that the towers see.
+    """
+
+    def __init__(self, config: PruningConfig, grid: int, area: float = 1.0) -> None:
+        self._kind = config.history_motion
+        self._height = config.motion_plane_height
+        self._grid = grid
+        self._area = area
+
+    def cue(self, views: Sequence[NDArray[np.uint8]], cameras: Sequence[Camera | None]) -> MotionCue:
+        """Of an observation: camera frames, each (H, W, 3) uint8 RGB, and the cameras as far as known."""
+        if self._kind == "flow":
+            return MotionCue(grey=np.stack([_grey(view, self._grid, self._area) for view in views]))
+        if self._kind == "tf":
+            return MotionCue(cameras=tuple(camera and camera.cropped(self._area) for camera in cameras))
+        return MotionCue()
+
+    def displacement(self, now: MotionCue, before: MotionCue) -> NDArray[np.float32] | None:
+        """(V, P, 2) in patches; None when nothing is known of the motion. A view without a camera stands still."""
+        if now.grey is not None and before.grey is not None:
+            views = [flow_displacement(*pair, self._grid) for pair in zip(now.grey, before.grey, strict=True)]
+        elif now.cameras and before.cameras:
+            pairs = zip(now.cameras, before.cameras, strict=True)
+            views = [plane_displacement(*pair, self._height, self._grid) for pair in pairs]
+        else:
+            return None
+        return (np.round(STEPS * np.stack(views)) / STEPS).astype(np.float32)
+
+
+def flow_displacement(now: NDArray[np.uint8], before: NDArray[np.uint8], grid: int) -> NDArray[np.float64]:
+    """(P, 2) in patches between two grey images (s, s): the median over each patch of OpenCV's dense inverse search.
+
+    Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016; preset medium. Images without any change
+    have no flow.
+    """
+    if np.array_equal(now, before):
+        return np.zeros((grid * grid, 2))
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    flow = search.calc(now, before, None)  # type: ignore[call-overload]  # None: without a first guess
+    patch = len(now) // grid
+    of_patches = flow.reshape(grid, patch, grid, patch, 2).transpose(0, 2, 1, 3, 4).reshape(grid * grid, -1, 2)
+    return np.median(of_patches, axis=1) / patch
+
+
+def plane_displacement(now: Camera | None, before: Camera | None, height: float, grid: int) -> NDArray[np.float64]:
+    """(P, 2) in patches, were the scene the horizontal plane at this height (m) of the base frame.
+
+    What cannot be on that plane, or was behind the camera, comes from outside of the view. Zero without a camera.
+    """
+    if now is None or before is None or np.array_equal(now.pose, before.pose):
+        return np.zeros((grid * grid, 2))
+    middle = (np.arange(grid) + 0.5) / grid
+    centres = np.stack([*np.meshgrid(middle, middle), np.ones((grid, grid))], axis=-1).reshape(-1, 3)
+    rays = centres @ (now.pose[:3, :3] @ np.linalg.inv(now.intrinsics)).T  # in the base frame
+    with np.errstate(divide="ignore", invalid="ignore"):
+        distance = (height - now.pose[2, 3]) / rays[:, 2]
+        points = now.pose[:3, 3] + distance[:, None] * rays
+        seen = (points - before.pose[:3, 3]) @ before.pose[:3, :3] @ before.intrinsics.T
+        moved = grid * (seen[:, :2] / seen[:, 2:] - centres[:, :2])
+    valid = (distance > 0) & (seen[:, 2] > 0) & np.isfinite(moved).all(axis=1)
+    outside = 2.0 * grid
+    return np.where(valid[:, None], np.clip(moved, -outside, outside), outside)
+
+
+def _grey(view: NDArray[np.uint8], grid: int, area: float) -> NDArray[np.uint8]:
+    """The middle of an RGB view as a square grey image of whole patches, at most FLOW_SIZE wide."""
+    height, width = view.shape[:2]
+    top, left = (round((1 - area**0.5) / 2 * side) for side in (height, width))
+    middle = np.ascontiguousarray(view[top : height - top, left : width - left])
+    side = grid * (FLOW_SIZE // grid)
+    grey = cv2.resize(cv2.cvtColor(middle, cv2.COLOR_RGB2GRAY), (side, side), interpolation=cv2.INTER_AREA)
+    return grey.astype(np.uint8, copy=False)
