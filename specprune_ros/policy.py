@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from specprune_ros.engine.cuda_graph import Graphs
 from specprune_ros.engine.engine import Engine, Result
-from specprune_ros.engine.packed_linear import pack_linears
+from specprune_ros.engine.precision import NATIVE, check_precision, pack, store_linears
 from specprune_ros.errors import ObservationError
 from specprune_ros.openvla import checkpoint as release
+from specprune_ros.openvla.model import OpenVLA
 from specprune_ros.openvla.preprocessing import CROP_AREA
 from specprune_ros.openvla.prompt import Prompt
 from specprune_ros.pruning.config import PruningConfig
@@ -110,16 +111,24 @@ class Policy:
         num_views: int | None = None,
         center_crop: bool | None = None,
         tile: int = 0,
+        precision: str = NATIVE,
     ) -> "Policy":
         """Load a checkpoint folder in the release format.
 
         `unnorm_key` may be left out when the checkpoint has one. `pruning`: "off", a preset's name, or a
         PruningConfig. `chunk_length`, `num_views`, `center_crop` override what the checkpoint and its family say.
-        `tile`: 0 measures the device's best tile. Raises CheckpointError or ConfigError, one line each.
+        `tile`: 0 measures the device's best tile. `precision`: number format of the matrix products, one of
+        `engine.precision.PRECISIONS`; weights go straight into it.
+        Raises CheckpointError or ConfigError, one line each.
         """
         overrides = {"chunk_length": chunk_length, "num_views": num_views, "center_crop": center_crop}
-        loaded = release.load(path, device, dtype, unnorm_key, overrides)
-        pack_linears(loaded.model)
+
+        def prepare(model: OpenVLA) -> None:
+            check_precision(precision, torch.device(device))
+            store_linears(model, precision, torch.device(device))
+
+        loaded = release.load(path, device, dtype, unnorm_key, overrides, prepare=prepare)
+        pack(loaded.model)
         return cls(loaded, pruning, tile)
 
     @property

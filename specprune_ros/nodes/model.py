@@ -34,10 +34,12 @@ def load_policy(model: ModelConfig, pruning: PruningConfig | None) -> Policy:
             num_views=model.num_views or None,
             center_crop=CROP[model.center_crop],
             tile=model.tile,
+            precision=model.precision,
         )
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise CheckpointError(
-            f"not enough memory on {device} for {model.checkpoint} in {dtype}; free some, or set model.dtype bfloat16"
+            f"not enough memory on {device} for {model.checkpoint} in {dtype}; free some, or set model.dtype bfloat16 "
+            "or a smaller model.precision"
         ) from error
 
 

@@ -1,5 +1,6 @@
 """Loading a checkpoint folder in the release format: config.json, safetensors, heads, statistics, tokenizer."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,12 @@ def load(
     unnorm_key: str | None = None,
     overrides: dict[str, Any] | None = None,
     base_checkpoint: str | Path | None = None,
+    prepare: Callable[[OpenVLA], None] | None = None,
 ) -> Checkpoint:
     """Load a checkpoint folder straight to `device` in `dtype`.
 
-    `overrides` are values of `FamilyConfig` that win over config.json and `families.yaml`.
+    `overrides` are values of `FamilyConfig` that win over config.json and `families.yaml`. `prepare` may change the
+    model while it is on the meta device: put in layers that keep their weights in another format.
     Raises CheckpointError, one line that says what is wrong and how to mend it.
     """
     folder = Path(folder).expanduser()
@@ -75,6 +78,8 @@ def load(
 
     with torch.device("meta"):
         model = OpenVLA(config).to(torch_dtype)
+        if prepare:
+            prepare(model)
     _check_memory(model, target)
     model = model.to_empty(device=target).eval().requires_grad_(False)
     fill(model, weights, head, proprio)
@@ -124,7 +129,7 @@ def _refuse(variant: Variant, config: Fields) -> None:
 
 
 def _check_memory(model: OpenVLA, device: torch.device) -> None:
-    needed = sum(parameter.nbytes for parameter in model.parameters())
+    needed = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _available_memory()
     if needed > free:
         raise CheckpointError(

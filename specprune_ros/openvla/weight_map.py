@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from specprune_ros.errors import CheckpointError
 from specprune_ros.openvla.model import OpenVLA
+from specprune_ros.openvla.stored_linear import StoredLinear
 from specprune_ros.openvla.weight_files import WeightFiles
 
 TOWERS = ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer.")
@@ -44,17 +45,22 @@ def fill(model: OpenVLA, weights: WeightFiles, head: dict[str, Tensor], proprio:
     """Copy every weight to its place. Raises CheckpointError for a missing, an unknown or a misshapen weight."""
     scales = _layer_scales(model)
     targets: dict[str, Tensor] = dict(model.named_parameters()) | scales
-    missing = {Slot(name, part, _parts(name)) for name in targets for part in range(_parts(name))}
+    stored = {f"{name}.weight": part for name, part in model.named_modules() if isinstance(part, StoredLinear)}
+    shapes = {name: tuple(target.shape) for name, target in targets.items()}
+    shapes |= {name: (linear.out_features, linear.in_features) for name, linear in stored.items()}
+    missing = {Slot(name, part, _parts(name)) for name in shapes for part in range(_parts(name))}
 
     def place(source: str, slot: Slot, tensor: Tensor) -> None:
         if slot not in missing:
             raise CheckpointError(f"weight {source} has no place in this model; {OTHER_CHECKPOINT}")
-        target = targets[slot.name].chunk(slot.parts)[slot.part]
-        if target.shape != tensor.shape:
-            raise CheckpointError(
-                f"weight {source} has shape {tuple(tensor.shape)}, not {tuple(target.shape)}; {OTHER_CHECKPOINT}"
-            )
-        target.copy_(tensor)
+        rows, *rest = shapes[slot.name]
+        shape = (rows // slot.parts, *rest)
+        if shape != tensor.shape:
+            raise CheckpointError(f"weight {source} has shape {tuple(tensor.shape)}, not {shape}; {OTHER_CHECKPOINT}")
+        if slot.name in stored:
+            stored[slot.name].store(tensor, slot.part * shape[0])
+        else:
+            targets[slot.name].chunk(slot.parts)[slot.part].copy_(tensor)
         missing.remove(slot)
 
     wanted = {source for source in weights.shapes if not _is_unused(source, model)}
@@ -69,7 +75,7 @@ def fill(model: OpenVLA, weights: WeightFiles, head: dict[str, Tensor], proprio:
         raise CheckpointError(
             f"{len(missing)} weights are missing, the first for {min(missing).name}; copy the whole checkpoint folder"
         )
-    _fold(scales, targets)
+    _fold(scales, targets, stored)
 
 
 def _layer_scales(model: OpenVLA) -> dict[str, Tensor]:
@@ -83,12 +89,15 @@ def _layer_scales(model: OpenVLA) -> dict[str, Tensor]:
     }
 
 
-def _fold(scales: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
+def _fold(scales: dict[str, Tensor], targets: dict[str, Tensor], stored: dict[str, StoredLinear]) -> None:
     """LayerScale multiplies a linear layer's output, so it is folded into that layer's weight and bias."""
     for name, scale in scales.items():
         suffix = next(suffix for suffix in LAYER_SCALES if name.endswith(suffix))
         layer = name.removesuffix(suffix) + LAYER_SCALES[suffix]
-        targets[f"{layer}.weight"].mul_(scale[:, None])
+        if f"{layer}.weight" in stored:
+            stored[f"{layer}.weight"].scale_rows(scale)
+        else:
+            targets[f"{layer}.weight"].mul_(scale[:, None])
         targets[f"{layer}.bias"].mul_(scale)
 
 

@@ -7,6 +7,7 @@ from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.executor import ExecutorConfig
 from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.control.replan import ReplanConfig
+from specprune_ros.engine.precision import NATIVE, PRECISIONS
 from specprune_ros.errors import ConfigError
 from specprune_ros.parameters import parameter
 from specprune_ros.sensing.config import InputsConfig
@@ -35,6 +36,13 @@ class ModelConfig:
         "auto",
         "Number format of the weights; auto is bfloat16 on a GPU and float32 on a CPU.",
         choices=("auto", "float32", "bfloat16"),
+        live=False,
+    )
+    precision: str = parameter(
+        NATIVE,
+        "Number format of the matrix products: int8 also on a CPU; fp8 on Ada and Hopper; int8_weights and "
+        "int4_weights for GPUs of 12 and 8 GB. Norms, softmax, scores and head stay in dtype.",
+        choices=PRECISIONS,
         live=False,
     )
     unnorm_key: str = parameter(

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""In which number format the matrix products run: of the decoder's layers, the vision towers and the patch projector.
+
+Everything else stays as it is in every precision: embeddings, norms, softmax, scores, proprio projector, head.
+
+torchao was tried first (0.18 beside torch 2.13). On a CPU its eager 8-bit layers take 40 times as long as float32, and
+compiled they become the oneDNN operators that `precision_int8` calls; on a GPU they call the operators that are called
+here. So it would be a dependency without use, and its tensor subclasses hide what a graph capture needs to see.
+"""
+
+import torch
+from torch import nn
+
+from specprune_ros.engine.packed_linear import pack_linears
+from specprune_ros.engine.precision_fp8 import Fp8Linear
+from specprune_ros.engine.precision_int8 import Int8Linear
+from specprune_ros.engine.precision_weights import Int4WeightsLinear, Int8WeightsLinear
+from specprune_ros.errors import ConfigError
+from specprune_ros.openvla.model import OpenVLA
+from specprune_ros.openvla.stored_linear import StoredLinear
+
+NATIVE = "native"
+PRECISIONS = (NATIVE, "int8", "fp8", "int8_weights", "int4_weights")
+LAYERS: dict[str, type[StoredLinear]] = {
+    "int8": Int8Linear,
+    "fp8": Fp8Linear,
+    "int8_weights": Int8WeightsLinear,
+    "int4_weights": Int4WeightsLinear,
+}
+FP8_CAPABILITY = (8, 9)
+ALIGNMENT = {"int8": 8, "fp8": 16}  # of both sizes of a matrix, on CUDA
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raises ConfigError when the device cannot run it."""
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision '{precision}' is unknown; use one of: {', '.join(PRECISIONS)}")
+    if precision == "int8" and device.type == "cpu" and not torch.backends.mkldnn.is_available():
+        raise ConfigError("precision int8 on a CPU needs a torch with oneDNN; use precision native")
+    if precision == "fp8":
+        if device.type != "cuda":
+            raise ConfigError("precision fp8 needs an NVIDIA GPU; on a CPU use int8")
+        capability = torch.cuda.get_device_capability(device)
+        if capability < FP8_CAPABILITY:
+            raise ConfigError(
+                f"precision fp8 needs compute capability 8.9 (Ada, Hopper), {device} has "
+                f"{capability[0]}.{capability[1]}; use int8"
+            )
+
+
+def store_linears(model: OpenVLA, precision: str, device: torch.device) -> None:
+    """Replace the linear layers that run in `precision` on `device`, one by one.
+
+    A model on the meta device gets its weights later; weights that exist are stored now.
+
+    Raises ConfigError for a matrix that the device cannot multiply; ask `check_precision` first.
+    """
+    if precision == NATIVE:
+        return
+    blocks = [block for tower in model.towers for block in tower.get_submodule("blocks").children()]
+    for part in (model.decoder.layers, *blocks, model.projector):
+        for parent in list(part.modules()):
+            for name, child in parent.named_children():
+                if isinstance(child, nn.Linear):
+                    kind = _layer_type(precision, child, part is model.decoder.layers, device)
+                    setattr(parent, name, _stored(child, kind))
+
+
+def pack(model: nn.Module) -> None:
+    """Lay all weights out as the device wants them. Nothing can be stored or saved afterwards."""
+    for module in model.modules():
+        if isinstance(module, StoredLinear):
+            module.pack()
+    pack_linears(model)
+
+
+def _layer_type(precision: str, linear: nn.Linear, in_decoder: bool, device: torch.device) -> type[StoredLinear]:
+    """Four bits for the decoder alone, where nearly all weights are, and where groups fit."""
+    if precision == "int4_weights" and not (in_decoder and Int4WeightsLinear.fits(linear.in_features)):
+        return Int8WeightsLinear
+    alignment = ALIGNMENT.get(precision, 1) if device.type == "cuda" else 1
+    if linear.in_features % alignment or linear.out_features % alignment:
+        raise ConfigError(
+            f"precision {precision} needs matrix sizes that are multiples of {alignment}; this checkpoint has one of "
+            f"{linear.out_features} x {linear.in_features}; use precision native"
+        )
+    return LAYERS[precision]
+
+
+def _stored(linear: nn.Linear, kind: type[StoredLinear]) -> StoredLinear:
+    weight, bias = linear.weight.detach(), linear.bias
+    stored = kind(linear.in_features, linear.out_features, bias is not None, weight.dtype, weight.device)
+    if not weight.is_meta:
+        stored.store(weight, 0)
+        if stored.bias is not None and bias is not None:
+            stored.bias.data.copy_(bias.detach())
+    return stored.train(linear.training)

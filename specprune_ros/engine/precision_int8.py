@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Linear layers in 8-bit integers: a scale per row of activations (token) and per row of weights (output channel).
+
+    y[i, j] = scale_x[i] * scale_w[j] * sum_k x8[i, k] * w8[j, k] + bias[j]
+
+On a CPU the sum is oneDNN's product of unsigned activations (zero point 128) and signed weights, which processors with
+VNNI multiply fastest; the weights are laid out once, and scale_w and the zero point are part of the product. What is
+left around it is one pass to find the rows' scales, one to quantise, and one over the result, blockwise in the cache.
+On CUDA it is `torch._int_mm`.
+"""
+
+import functools
+import warnings
+
+import torch
+from torch import Tensor
+
+from specprune_ros.engine.precision_rows import INT8_LIMIT, RowScaledLinear, quantize_int8
+
+ZERO_POINT = 128  # of unsigned activations
+PACKED_ROWS = 512  # the layout is tuned for about this many rows; any number works
+FEWEST_ROWS = 17  # that torch._int_mm takes on CUDA
+
+
+class Int8Linear(RowScaledLinear):
+    """W8A8 with per-token activations and per-channel weights."""
+
+    number_format = torch.int8
+    quantize = staticmethod(quantize_int8)
+    _packed: Tensor | None = None  # what oneDNN alone can read; `weight` is empty then
+
+    def pack(self) -> None:
+        """On a CPU: the layout that oneDNN's product wants. Without VNNI the weights lose their lowest bit."""
+        if self.scale.device.type != "cpu" or self._packed is not None:
+            return
+        weight = self.weight
+        if products_saturate():
+            weight = (weight.float() / 2).round_().to(torch.int8)
+            self.scale.mul_(2)
+        self._packed = torch.ops.onednn.qlinear_prepack(weight, [PACKED_ROWS, self.in_features])
+        self._no_zero_points = torch.zeros(self.out_features, dtype=torch.int32)
+        self.weight = weight.new_empty(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, self.in_features)
+        y = self._on_cpu(rows) if self._packed is not None else self._on_cuda(rows)
+        return y.view(*x.shape[:-1], self.out_features)
+
+    def _on_cpu(self, rows: Tensor) -> Tensor:
+        quantized, scale = quantize_int8(rows.float())
+        unsigned = quantized.view(torch.uint8).bitwise_xor_(ZERO_POINT)
+        y = _product(unsigned, ZERO_POINT, self._packed, self.scale, self._no_zero_points)
+        y = y.mul_(scale) if self.bias is None else torch.addcmul(self.bias.float(), y, scale, out=y)
+        return y.to(rows.dtype)
+
+    def _on_cuda(self, rows: Tensor) -> Tensor:
+        count = len(rows)
+        if count < FEWEST_ROWS:
+            rows = torch.nn.functional.pad(rows, (0, 0, 0, FEWEST_ROWS - count))
+        quantized, scale = quantize_int8(rows)
+        y = torch._int_mm(quantized, self.weight.t())[:count] * scale[:count].float() * self.scale
+        return (y if self.bias is None else y + self.bias).to(rows.dtype)
+
+
+@functools.cache
+def products_saturate() -> bool:
+    """Whether this processor's 8-bit products are wrong for large numbers: without VNNI pairs are added in 16 bits.
+
+    Found by multiplying, not by name. Weights of 7 bits are always exact. Warns, once, when it is so.
+    """
+    rows, channels, inner = 32, 64, 128
+    x = torch.full((rows, inner), 255, dtype=torch.uint8)
+    weight = torch.full((channels, inner), INT8_LIMIT, dtype=torch.int8)
+    packed = torch.ops.onednn.qlinear_prepack(weight, [rows, inner])
+    zeros = torch.zeros(channels, dtype=torch.int32)
+    saturate = bool((_product(x, 0, packed, torch.ones(channels), zeros) != 255 * INT8_LIMIT * inner).any())
+    if saturate:
+        warnings.warn(
+            "this processor has no instructions for 8-bit products (VNNI): precision int8 runs with 7-bit weights and "
+            "gains little speed",
+            stacklevel=2,
+        )
+    return saturate
+
+
+def _product(x: Tensor, zero_point: int, packed: Tensor | None, scale: Tensor, zeros: Tensor) -> Tensor:
+    """scale[j] * sum_k (x[i, k] - zero_point) * w[j, k], float32. `zeros`: int32, one per channel."""
+    return torch.ops.onednn.qlinear_pointwise(
+        x, 1.0, zero_point, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )
