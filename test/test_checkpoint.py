@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from specprune_ros.errors import CheckpointError
 from specprune_ros.openvla import checkpoint as loader
-from specprune_ros.openvla import weight_files
+from specprune_ros.openvla import weight_containers
 from specprune_ros.openvla.checkpoint import load
 from specprune_ros.openvla.family import KINDS
 
@@ -84,7 +84,7 @@ def test_shards_give_the_same_weights_as_one_file(good, folder, count):
 
 def test_mapping_files_anew_gives_the_same_weights(good, monkeypatch):
     expected = parameters(load(good))
-    monkeypatch.setattr(weight_files, "MAPPED_BYTES", 1)
+    monkeypatch.setattr(weight_containers, "MAPPED_BYTES", 1)
     assert_same(parameters(load(good)), expected)
 
 
@@ -228,7 +228,7 @@ def test_config_that_is_not_json(folder, content):
 
 def test_missing_weights(folder):
     (folder / "model.safetensors").unlink()
-    assert "no model.safetensors and no model.safetensors.index.json" in refused(folder)
+    assert "no model.safetensors, no shards and no pytorch_model.bin; copy the weights" in refused(folder)
 
 
 @pytest.mark.parametrize("share", [0.999, 0.5, 0.001])
@@ -242,6 +242,7 @@ def test_half_copied_weights(folder, share):
 
 def test_half_copied_shard(folder):
     write_shards(folder, load_file(folder / "model.safetensors"), 3)
+    (folder / "model.safetensors").unlink()
     path = folder / "model-00002-of-00003.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     assert f"{path} is not a complete safetensors file" in refused(folder)
@@ -249,12 +250,14 @@ def test_half_copied_shard(folder):
 
 def test_missing_shard(folder):
     write_shards(folder, load_file(folder / "model.safetensors"), 3)
+    (folder / "model.safetensors").unlink()
     (folder / "model-00003-of-00003.safetensors").unlink()
     assert "model-00003-of-00003.safetensors is missing; copy the whole" in refused(folder)
 
 
 @pytest.mark.parametrize("content", [{}, {"weight_map": {}}, {"weight_map": ["a"]}])
 def test_index_without_shards(folder, content):
+    (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps(content))
     assert "has no weight_map" in refused(folder)
 
@@ -273,7 +276,7 @@ def test_file_of_another_kind(folder, name, content, expected):
 
 def test_renamed_torch_file(folder):
     shutil.copy(folder / "action_head--100_checkpoint.pt", folder / "model.safetensors")
-    assert "convert the weights to safetensors" in refused(folder)
+    assert "call it pytorch_model.bin, or convert it to safetensors" in refused(folder)
 
 
 def test_half_copied_head(folder):
@@ -282,7 +285,7 @@ def test_half_copied_head(folder):
     assert f"{path} is not a complete torch.save file; copy the file again" in refused(folder)
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"fc1.weight": "text"}, {"state_dict": {"fc1.weight": torch.zeros(1)}}])
+@pytest.mark.parametrize("content", [[1, 2], {"fc1.weight": "text"}])
 def test_head_that_is_no_state_dict(folder, content):
     torch.save(content, folder / "proprio_projector--100_checkpoint.pt")
     assert "does not hold a state dict of tensors" in refused(folder)

@@ -94,7 +94,7 @@ def test_missing_mask_scales_every_dimension():
 
 @pytest.mark.parametrize("shape", [(), (7,), (9,), (1, 8)])
 def test_proprio_of_another_shape_is_refused(shape):
-    with pytest.raises(ObservationError, match=r"expects \(8,\)"):
+    with pytest.raises(ObservationError, match=r"expected \(8,\) numbers"):
         normalizer(statistics(), KEY, "quantile").normalize_proprio(np.zeros(shape))
 
 
@@ -111,7 +111,7 @@ def test_proprio_that_is_not_finite_is_refused(value):
     [None, b"12345678", "12345678", ["1"] * 8, [None] * 8, [True] * 8, [1j] * 8, [[1], 2, 3, 4, 5, 6, 7, 8], {}],
 )
 def test_proprio_that_is_not_numbers_is_refused(value):
-    with pytest.raises(ObservationError, match=r"^proprio is .*expects \(8,\) numbers"):
+    with pytest.raises(ObservationError, match=r"^proprio is .*expected \(8,\) numbers"):
         normalizer(statistics(), KEY, "quantile").normalize_proprio(value)
 
 

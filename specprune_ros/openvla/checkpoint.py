@@ -17,7 +17,8 @@ from specprune_ros.openvla.model_sizes import model_config, shapes_of
 from specprune_ros.openvla.prompt import PromptTokenizer
 from specprune_ros.openvla.statistics import Normalizer, choose_key, normalizer, read_statistics
 from specprune_ros.openvla.variant import L1, Variant, identify
-from specprune_ros.openvla.weight_files import WeightFiles, read_state
+from specprune_ros.openvla.weight_containers import read_state
+from specprune_ros.openvla.weight_files import WeightFiles
 from specprune_ros.openvla.weight_map import fill
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}

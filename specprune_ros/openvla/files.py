@@ -40,6 +40,36 @@ def trouble(path: Path) -> str:
     return ""
 
 
+def check_folder(folder: Path, what: str = "checkpoint folder") -> None:
+    """Raises CheckpointError, with the folder that may be meant, when this one is no checkpoint's."""
+    try:
+        if not folder.is_dir():
+            raise CheckpointError(f"{what} {folder} {_no_folder(folder)}")
+        names = {path.name for path in folder.iterdir()}
+        inside = sorted(path.parent for path in folder.glob("*/config.json"))
+        inside += sorted(path.parent for path in folder.glob("snapshots/*/config.json"))
+    except PermissionError:
+        raise CheckpointError(
+            f"{what} {folder} may not be read by this user; 'chmod -R a+rX' it, or run as the user who owns it"
+        ) from None
+    if inside and "config.json" not in names and not names & {"lora_adapter", "adapter_config.json"}:
+        raise CheckpointError(f"{what} {folder} holds no config.json, but {inside[0]} does; give that folder")
+
+
+def _no_folder(folder: Path) -> str:
+    if folder.is_symlink():
+        return f"is a link to {folder.readlink()}, which does not exist; mount or copy what it points to"
+    if folder.exists():
+        return "is a file; give the folder that holds config.json"
+    text = str(folder)
+    if text.startswith(("http:", "https:", "hf:")) or (text.count("/") == 1 and not folder.is_absolute()):
+        return (
+            "does not exist; if it is the name of a repository on the hub, download that first: 'hf download "
+            f"{'/'.join(text.split('/')[-2:])} --local-dir FOLDER', and give FOLDER"
+        )
+    return "does not exist; give the folder that holds config.json"
+
+
 def exists(path: Path) -> bool:
     """Whether a folder has an entry of this name, be it a link that leads nowhere or a file that may not be read."""
     return path.is_symlink() or path.exists()

@@ -6,6 +6,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from specprune_ros.errors import CheckpointError, ObservationError
+from specprune_ros.openvla.files import exists, trouble
 
 PROMPT = "In: What action should the robot take to {instruction}?\nOut:"
 INSTRUCTION_START = PROMPT.index("{instruction}")
@@ -30,7 +31,7 @@ class PromptTokenizer:
 
     def __init__(self, checkpoint: Path, empty_token_id: int):
         path = checkpoint / "tokenizer.json"
-        if not path.is_file():
+        if not exists(path):
             raise CheckpointError(
                 f"{path} is missing; copy it, or write it from tokenizer.model with "
                 "transformers.AutoTokenizer.from_pretrained(folder, use_fast=True).save_pretrained(folder)"
@@ -38,7 +39,8 @@ class PromptTokenizer:
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the tokenizers library raises bare Exception
-            raise CheckpointError(f"{path} is not a tokenizer file ({error}); copy the file again") from None
+            wrong = trouble(path) or f"is not a tokenizer file ({' '.join(str(error).split())}); copy the file again"
+            raise CheckpointError(f"{path} {wrong}") from None
         self._empty_token_id = empty_token_id
         bos_id, eos_id = (self._tokenizer.token_to_id(token) for token in ("<s>", "</s>"))
         if bos_id is None or eos_id is None:
@@ -49,6 +51,8 @@ class PromptTokenizer:
 
     def __call__(self, instruction: str) -> Prompt:
         """Tokenise an instruction. Raises ObservationError when it is empty or far too long."""
+        if not isinstance(instruction, str):
+            raise ObservationError(f"the instruction is a {type(instruction).__name__}; give a str in words")
         words = instruction.strip().lower()
         if not words:
             raise ObservationError(

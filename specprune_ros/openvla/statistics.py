@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from specprune_ros.checked_values import as_numbers
 from specprune_ros.errors import CheckpointError, ObservationError
 from specprune_ros.openvla.family import NORMALIZATIONS
 from specprune_ros.openvla.files import exists, is_number, read_json, shown
@@ -77,20 +78,6 @@ class Normalizer:
     def unnormalize_actions(self, actions: ArrayLike) -> NDArray[np.float64]:
         """(C, A) in [-1, 1] -> (C, A) float64 in the checkpoint's units."""
         return self.action.unnormalize(np.asarray(actions, dtype=np.float64))
-
-
-def as_numbers(values: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """`values` as float64 of this shape. Raises ObservationError when they are anything else: text, None, ragged."""
-    expected = f"{shape} numbers" if shape else "a number"
-    try:
-        array = np.asarray(values)
-    except ValueError:  # ragged
-        raise ObservationError(f"{name} is not an array; the checkpoint expects {expected}") from None
-    if array.dtype.kind not in "fiu":
-        raise ObservationError(f"{name} is {type(values).__name__} of {array.dtype}; the checkpoint expects {expected}")
-    if array.shape != shape:
-        raise ObservationError(f"{name} has shape {array.shape}; the checkpoint expects {expected}")
-    return array.astype(np.float64)
 
 
 def read_statistics(checkpoint: Path, config: dict[str, Any]) -> dict[str, Any]:

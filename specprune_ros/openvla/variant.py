@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from specprune_ros.errors import CheckpointError
-from specprune_ros.openvla.weight_files import has_weights, read_state
+from specprune_ros.openvla.files import check_folder, exists
+from specprune_ros.openvla.weight_containers import read_state
+from specprune_ros.openvla.weight_files import has_weights
 
 L1, DIFFUSION, DISCRETE = "L1 regression", "diffusion", "discrete tokens"
 COMPONENTS = ("vision_backbone", "proprio_projector", "action_head", "noisy_action_projector")
@@ -58,9 +60,9 @@ def identify(folder: Path, base_checkpoint: Path | None = None) -> Variant:
 
     Raises CheckpointError, one line, when files are missing or contradict each other.
     """
-    if not folder.is_dir():
-        raise CheckpointError(f"checkpoint folder {folder} does not exist; give the folder that holds config.json")
+    check_folder(folder)
     components = {name: path for name in COMPONENTS if (path := _component(folder, name))}
+    _check_steps(folder, components)
     weights, adapter, leftover = _weights(folder, base_checkpoint)
     return Variant(folder, weights, _head(folder, components), components, adapter, leftover)
 
@@ -73,7 +75,30 @@ def _component(folder: Path, name: str) -> Path | None:
             f"{folder} has {len(found)} candidates for one component: {', '.join(path.name for path in found)}; "
             "keep the one of the step that you want"
         )
-    return found[0] if found else None
+    if not found:
+        similar = sorted(path.name for path in folder.iterdir() if path.name.startswith(name))
+        if similar:
+            raise CheckpointError(
+                f"{folder / similar[0]} is not called {name}--STEP_checkpoint.pt, which leaves open whether it "
+                "belongs to this checkpoint; rename it, or move it away"
+            )
+        return None
+    return found[0]
+
+
+def _check_steps(folder: Path, components: dict[str, Path]) -> None:
+    """Components of two steps were not trained together."""
+    if len({step_of(path) for path in components.values()}) > 1:
+        names = ", ".join(path.name for path in components.values())
+        raise CheckpointError(
+            f"{folder} has components of different steps: {names}; copy all of one step, or rename them if they were "
+            "saved together"
+        )
+
+
+def step_of(component: Path) -> str:
+    """The step in a component's file name, or 'latest'."""
+    return component.name.rpartition("--")[2].removesuffix("_checkpoint.pt")
 
 
 def _head(folder: Path, components: dict[str, Path]) -> str:
@@ -103,7 +128,7 @@ def _head(folder: Path, components: dict[str, Path]) -> str:
 
 def _weights(folder: Path, base: Path | None) -> tuple[Path, Path | None, Path | None]:
     """Where config.json and safetensors are, the adapter to merge, and the one that is merged already."""
-    adapter = folder / ADAPTER if (folder / ADAPTER).is_dir() else None
+    adapter = _adapter(folder)
     if has_weights(folder) or not adapter:
         if base:
             raise CheckpointError(
@@ -116,6 +141,12 @@ def _weights(folder: Path, base: Path | None) -> tuple[Path, Path | None, Path |
             f"{folder} holds an un-merged LoRA adapter and no model.safetensors; give the checkpoint that it was "
             "trained from as base_checkpoint (for releases openvla/openvla-7b)"
         )
-    if not base.is_dir():
-        raise CheckpointError(f"base_checkpoint {base} does not exist; give a folder that holds config.json")
+    check_folder(base, "base_checkpoint")
     return base, adapter, None
+
+
+def _adapter(folder: Path) -> Path | None:
+    """Where the LoRA adapter is: in lora_adapter/, as the reference saves it, or among the rest, as peft does."""
+    if (folder / ADAPTER).is_dir():
+        return folder / ADAPTER
+    return folder if exists(folder / "adapter_config.json") else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from specprune_ros.errors import ObservationError
+from specprune_ros.checked_values import as_numbers
 from specprune_ros.pruning.config import PruningConfig
 
 
@@ -24,9 +24,7 @@ class Motion:
         """From a (6,) twist, m/s and rad/s; None when it is missing or not finite. Raises ObservationError on shape."""
         if twist is None:
             return None
-        if np.shape(twist) != (6,):
-            raise ObservationError(f"twist has shape {np.shape(twist)}; expected (6,): linear m/s, angular rad/s")
-        x, y, z, *rotation = (float(value) for value in twist)
+        x, y, z, *rotation = as_numbers(twist, "twist (linear m/s, angular rad/s)", (6,)).tolist()
         motion = cls(math.hypot(x, y, z), math.hypot(*rotation), z)
         return motion if all(map(math.isfinite, (motion.v_t, motion.v_r, motion.v_z))) else None
 
