@@ -24,7 +24,7 @@ from openvla_7b import EOS_ID, LIBERO_PROMPT, build
 from reference_dense import reference_dense
 from tqdm import tqdm
 
-from specprune_ros.engine.calibration import best_tile
+from specprune_ros.engine.calibration import calibrate
 from specprune_ros.engine.engine import Engine
 from specprune_ros.engine.flops import decoder_flops, vision_flops
 from specprune_ros.engine.packed_linear import pack_linears
@@ -60,7 +60,7 @@ def main() -> None:
     )
     model = build(device, dtype, num_layers=args.layers, share_layers=share)
     pack_linears(model)
-    tile = args.tile or best_tile(model)
+    tile = args.tile or calibrate(model).tile
     variants = make_variants(model, tile)
     if args.quick:
         variants = [variant for variant in variants if variant.name in QUICK]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from specprune_ros.engine.calibration import Calibration, calibrate
 from specprune_ros.engine.cuda_graph import Graphs
 from specprune_ros.engine.engine import Engine, Result
 from specprune_ros.engine.precision import NATIVE, check_precision, pack, store_linears
@@ -88,7 +89,7 @@ class Policy:
         self._tokenizer = loaded.tokenizer
         self._normalizer = loaded.normalizer
         self._center_crop = loaded.family.center_crop
-        self._tile = tile
+        self.calibration = Calibration(tile) if tile else calibrate(self._model)
         self._graphs = Graphs.of(self._model.device)
         self._prompt: tuple[str, Prompt] | None = None
         self._last_stamp = -math.inf
@@ -183,7 +184,7 @@ class Policy:
 
     @property
     def tile(self) -> int:
-        return self._engine.tile
+        return self.calibration.tile
 
     @property
     def graph_problem(self) -> str:
@@ -201,11 +202,10 @@ class Policy:
             config = pruning
         if config is not None:
             self.check_pruning(config)
-        engine = Engine(self._model, self._tokenizer.eos_id, self._center_crop, config, self._tile, self._graphs)
+        engine = Engine(self._model, self._tokenizer.eos_id, self._center_crop, config, self.tile, self._graphs)
         if self._prompt and engine.graphs.capture:
             engine.warm_up(self._prompt[1])  # captures the graphs now, not in the next inference
         self._engine = engine
-        self._tile = engine.tile
         self._controller = ActionAwareController(config) if config else None
         self._frames = FrameHistory(config) if config else None
         area = CROP_AREA if self._center_crop else 1.0

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from specprune_ros.engine.calibration import best_tile
 from specprune_ros.engine.cuda_graph import Graphs
 from specprune_ros.engine.device_scope import device_scope, on_model_device
 from specprune_ros.engine.flops import decoder_flops, scoring_flops
@@ -61,7 +60,7 @@ class Engine:
     """Everything on the device for one model and one pruning configuration. One caller at a time, in any thread.
 
     `config` None: dense, nothing is scored. `tile`: sequence lengths of the budget selection are snapped to multiples
-    of it; 0 measures the best one. `graphs`: shared by the engines of one model, which never run at the same time.
+    of it. `graphs`: shared by the engines of one model, which never run at the same time.
     """
 
     def __init__(
@@ -70,14 +69,14 @@ class Engine:
         eos_id: int,
         center_crop: bool,
         config: PruningConfig | None,
-        tile: int = 0,
+        tile: int = 1,
         graphs: Graphs | None = None,
     ):
         with device_scope(model.device, model.dtype):
             self.model = model
             self.config = config
             self.graphs = graphs or Graphs.of(model.device)
-            self.tile: int = tile or best_tile(model)
+            self.tile = tile
             size = model.config
             self._shape = ModelShape(size.decoder.num_layers, size.num_views, size.patches_per_view)
             self._eos_id = eos_id

@@ -127,7 +127,7 @@ class Session:
         modes = ", ".join(f"{mode} {seconds * 1e3:.0f} ms" for mode, seconds in self.warm_seconds.items())
         self._node.get_logger().info(
             f"{self._parameters.running(ModelConfig).checkpoint}: chunks of {self.policy.chunk_length} x "
-            f"{self.policy.action_dim}, {chunk:.2f} s; inference: {modes}; tile {self.policy.tile}"
+            f"{self.policy.action_dim}, {chunk:.2f} s; inference: {modes}; {self.policy.calibration}"
         )
         if pauses(max(self.warm_seconds.values()), chunk):
             self._node.get_logger().warning(
