@@ -1,0 +1,1 @@
+"""How a forward pass is run fast: fixed shapes, CUDA graphs, precision, timing."""

@@ -1,0 +1,1 @@
+"""rclpy at the edge: executables on top, and the session that a configured policy node holds."""

@@ -1,0 +1,1 @@
+"""The method, SpecPrune-VLA: torch only, no ROS."""

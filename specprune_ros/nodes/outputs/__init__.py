@@ -1,0 +1,1 @@
+"""What leaves the node: commands, trajectories, the gripper, chunks and overlays."""

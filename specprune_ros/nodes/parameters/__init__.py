@@ -1,0 +1,1 @@
+"""ROS parameters, declared from configuration dataclasses."""

@@ -1,0 +1,1 @@
+"""How the node says how it goes: diagnostics, ~/status, records of inferences."""

@@ -1,0 +1,1 @@
+"""The LIBERO simulator. No ROS."""
