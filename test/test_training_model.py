@@ -1,4 +1,8 @@
-"""The batched forward pass is OpenVLA's own, sample by sample."""
+"""The batched forward pass is OpenVLA's own, sample by sample.
+
+In float64, so that only a different computation can differ: sums of some hundred terms of size 1, added in another
+order by another processor, differ by 1e-13. Attention and actions are float32 and get its rounding.
+"""
 
 import pytest
 import torch
@@ -6,6 +10,9 @@ from random_model import model_config, random_checkpoint
 
 from specprune_ros.pruning.scores import patch_scores, text_attention
 from training.batched_model import Drop, Prompts, decode, see
+
+FLOAT32 = torch.finfo(torch.float32).eps
+REORDERED = 1e-11  # absolute, of float64 hidden states around 1; a wrong row or mask differs by 0.01 and more
 
 INSTRUCTIONS = ("pick up the bowl", "open the drawer", "put the moka pot on the stove and turn the stove on")
 
@@ -37,17 +44,17 @@ def test_every_sample_gets_what_it_would_get_alone(checkpoint):
     for i, prompt in enumerate(prompts):
         pixels = [normalize(frames[i]) for normalize in model.normalizations()]
         alone = model(pixels, proprio[i], torch.tensor(prompt.token_ids), eos_id)
-        torch.testing.assert_close(together[i], alone, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(together[i], alone, rtol=2 * FLOAT32, atol=2 * FLOAT32)
 
 
-def test_see_keeps_samples_and_views_apart(checkpoint):
-    model = checkpoint.model.float()
+def test_see_keeps_samples_and_views_apart():
+    model = random_checkpoint(model_config(), seed=1, dtype=torch.float32).model
     size = model.config.image_size
     frames = torch.randint(0, 256, (2, 2, size, size, 3), dtype=torch.uint8)
     features = see(model, frames)
     assert features.shape == (2, 2, model.config.patches_per_view, sum(t.width for t in model.config.towers))
     swapped = see(model, frames.flip(0))
-    torch.testing.assert_close(swapped.flip(0), features)
+    torch.testing.assert_close(swapped.flip(0), features, rtol=0, atol=256 * FLOAT32 * features.abs().max().item())
 
 
 @pytest.mark.parametrize("sharpness", [0.0, 1.0, 1e6])
@@ -76,7 +83,7 @@ def test_dropped_patches_and_scores_are_those_of_one_sample_alone(checkpoint, sh
             words = slice(int(words[0]), int(words[-1]) + 1)
             values = patch_scores(text_attention(q, k, words))[1 : (alive < behind).sum()].view(config.num_views, -1)
             if number in (1, 3):
-                torch.testing.assert_close(scores[number // 2].values[i], values, rtol=1e-4, atol=1e-7)
+                torch.testing.assert_close(scores[number // 2].values[i], values, rtol=64 * FLOAT32, atol=FLOAT32 / 64)
             if number <= 2:
                 early += values
             if number == 2:
@@ -88,7 +95,7 @@ def test_dropped_patches_and_scores_are_those_of_one_sample_alone(checkpoint, sh
                 x, alive = x[rows], rows
         first = 1 + config.num_views * kept + len(prompt.token_ids) - 1
         alone = model.decoder.norm(x[first : first + config.num_actions]).view(config.chunk_length, -1)
-        torch.testing.assert_close(steps[i], alone, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(steps[i], alone, rtol=0, atol=REORDERED)
 
 
 def test_patches_are_drawn_by_attention(checkpoint):
