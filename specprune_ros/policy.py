@@ -20,10 +20,10 @@ from specprune_ros.openvla.model import OpenVLA
 from specprune_ros.openvla.preprocessing import CROP_AREA
 from specprune_ros.openvla.prompt import Prompt
 from specprune_ros.pruning.config import PruningConfig
-from specprune_ros.pruning.controller import ActionAwareController, Decision, Motion
+from specprune_ros.pruning.controller import ActionAwareController, Decision, Reason, Speed
 from specprune_ros.pruning.frames import FrameHistory, StampedFrames, reference_delay
 from specprune_ros.pruning.scene_motion import Camera, MotionCue, SceneMotion
-from specprune_ros.pruning.schedule import MODES, ModelShape, schedule
+from specprune_ros.pruning.schedule import MODES, Mode, ModelShape, make_schedule
 
 WARM_UP_INSTRUCTION = "pick up the object and place it on the plate"
 
@@ -50,8 +50,8 @@ class Observation:
 class PruningReport:
     """What the pruning did in one inference. Patch indices are row-major in a view's patch grid."""
 
-    mode: str  # off, dense, coarse or fine
-    reason: str
+    mode: Mode
+    reason: Reason
     preset: str
     selection: str
     v_t: float  # m/s, nan when unknown; likewise below
@@ -217,7 +217,7 @@ class Policy:
         size = self._model.config
         shape = ModelShape(size.decoder.num_layers, size.num_views, size.patches_per_view)
         for mode in MODES:
-            schedule(config, shape, 0, mode)
+            make_schedule(config, shape, 0, mode)
 
     def warm_up(self, instruction: str = "") -> dict[str, float]:
         """Run (on CUDA: capture) every mode a few times; median seconds of an inference per mode. Forgets the history.
@@ -260,7 +260,7 @@ class Policy:
         begin = time.perf_counter()
         views = self._checked(observation.views)
         proprio = self._normalizer.normalize_proprio(observation.proprio)
-        motion = Motion.of(observation.twist)
+        motion = Speed.of(observation.twist)
         prompt = self._tokenized(observation.instruction)
         if observation.stamp < self._last_stamp:
             self.reset()
@@ -276,7 +276,7 @@ class Policy:
         if self._controller:
             decision = self._controller.decide(motion, sight.dynamic_share)
         else:
-            decision = Decision("off", "pruning_off")
+            decision = Decision(Mode.OFF, Reason.PRUNING_OFF)
 
         result = self._engine.run(decision.mode, prompt, sight.frames, sight.similarity, proprio, since_last)
         if self._frames is not None:
@@ -318,7 +318,7 @@ class Policy:
             self._prompt = instruction, prompt  # last: should the warm-up fail, the next inference begins with it
         return self._prompt[1]
 
-    def _reference(self, stamp: float, motion: Motion | None) -> StampedFrames | None:
+    def _reference(self, stamp: float, motion: Speed | None) -> StampedFrames | None:
         config = self._engine.config
         if config is None or self._frames is None:
             return None
@@ -333,7 +333,7 @@ class Policy:
         return self._scene_motion.displacement(now, before) if self._scene_motion else None
 
     def _report(
-        self, decision: Decision, motion: Motion | None, names: tuple[str, ...], result: Result
+        self, decision: Decision, motion: Speed | None, names: tuple[str, ...], result: Result
     ) -> PruningReport:
         config = self._engine.config
         nan = math.nan

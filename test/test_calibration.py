@@ -15,7 +15,7 @@ from specprune_ros.engine.calibration import LENGTHS, TILES, Calibration, calibr
 from specprune_ros.engine.cuda_graph import CaptureError
 from specprune_ros.engine.device_time import ROUNDS, device_seconds
 from specprune_ros.pruning.config import PruningConfig
-from specprune_ros.pruning.schedule import ModelShape, schedule
+from specprune_ros.pruning.schedule import ModelShape, make_schedule
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "performance.md"
 
@@ -106,6 +106,6 @@ def test_table_of_tiles():
     shape, fixed = ModelShape(32, 2, 256), 93  # a LIBERO prompt of 35 tokens
     for preset in ("careful", "paper", "fast"):
         config = PruningConfig.from_preset(preset)
-        plans = [schedule(config, shape, fixed, "coarse", tile) for tile in (1, 16, 32, 64, 128)]
+        plans = [make_schedule(config, shape, fixed, "coarse", tile) for tile in (1, 16, 32, 64, 128)]
         cells = [f"{sum(plan.budgets)}, {plan.alive_per_layer()[-1]}" for plan in plans]
         assert f"| {preset} | {' | '.join(cells)} |" in DOCUMENT.read_text()

@@ -50,7 +50,7 @@ class Client:
         from std_srvs.srv import Trigger
         from tf2_msgs.msg import TFMessage
 
-        from specprune_ros.nodes.libero_sim import LATCHED
+        from specprune_ros.nodes.subscribing import LATCHED
 
         self.node = rclpy.create_node("test_client", context=context)
         self.executor = SingleThreadedExecutor(context=context)

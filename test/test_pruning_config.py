@@ -12,7 +12,7 @@ from specprune_ros.errors import ConfigError, UserError
 from specprune_ros.openvla.config import DecoderConfig
 from specprune_ros.policy import Policy
 from specprune_ros.pruning.config import PRESETS, PruningConfig
-from specprune_ros.pruning.schedule import ModelShape, Schedule, schedule
+from specprune_ros.pruning.schedule import ModelShape, Schedule, make_schedule
 
 # A mistake, and what the message must name: the field, its value, the allowed range.
 MISTAKES = [
@@ -133,7 +133,7 @@ FIXED = 1 + 1 + (PROMPT - 1) + ACTIONS + 1  # BOS, proprio, prompt after BOS, ac
 
 
 def seven_b(preset: str, mode: str, tile: int = 1) -> Schedule:
-    return schedule(PruningConfig.from_preset(preset), SEVEN_B, FIXED, mode, tile)
+    return make_schedule(PruningConfig.from_preset(preset), SEVEN_B, FIXED, mode, tile)
 
 
 def flop_share(plan: Schedule) -> float:
@@ -193,6 +193,6 @@ def test_sets_scale_with_alpha_and_mode():
 
 
 def test_layers_scale_with_the_depth():
-    plan = schedule(PruningConfig(), ModelShape(8, 2, 256), FIXED, "coarse")
+    plan = make_schedule(PruningConfig(), ModelShape(8, 2, 256), FIXED, "coarse")
     assert (plan.global_layers, plan.prune_layers, plan.update_layers) == ((4, 8), (3, 4, 5), (3, 4, 5))
     assert seven_b("paper", "coarse").global_layers == (15, 32)

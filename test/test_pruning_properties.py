@@ -17,18 +17,18 @@ from specprune_ros.engine.forward_pass import ForwardPass
 from specprune_ros.errors import ObservationError
 from specprune_ros.policy import Observation, Policy
 from specprune_ros.pruning.config import PRESETS, PruningConfig
-from specprune_ros.pruning.controller import ActionAwareController, Motion
+from specprune_ros.pruning.controller import ActionAwareController, Speed
 from specprune_ros.pruning.frames import FrameHistory, patch_similarity, reference_delay
 from specprune_ros.pruning.ranking import ranks, top_indices, top_mask
 from specprune_ros.pruning.scene_motion import Camera, SceneMotion
-from specprune_ros.pruning.schedule import ModelShape, SetSizes, schedule
+from specprune_ros.pruning.schedule import ModelShape, SetSizes, make_schedule
 from specprune_ros.pruning.score_history import ScoreHistory, moved
 from specprune_ros.pruning.static_selection import Evidence, PatchSets, choose_sets, select_budget, select_union
 
 VIEWS, PATCHES = 2, 16
 TAU = 0.996
 unhurried = settings(deadline=None)  # the machine may be busy
-AT_REST, MOVING = Motion(0.0, 0.0, 0.0), Motion(2.0, 5.0, 0.1)
+AT_REST, MOVING = Speed(0.0, 0.0, 0.0), Speed(2.0, 5.0, 0.1)
 
 scores = arrays(np.float32, (VIEWS, PATCHES), elements=st.floats(0, 1, width=32))
 distinct_scores = arrays(np.int64, (VIEWS, PATCHES), elements=st.integers(1, 10**6), unique=True)
@@ -82,7 +82,7 @@ def test_keeping_everything_reproduces_the_dense_actions(constants: dict, seed: 
 
 def test_a_count_above_the_view_keeps_the_view_whole():
     config = PruningConfig(local_tokens=256, alpha=4.0, budget_tokens=256, fine_factor=8.0)
-    plan = schedule(config, ModelShape(8, VIEWS, PATCHES), fixed_tokens=20, mode="fine")
+    plan = make_schedule(config, ModelShape(8, VIEWS, PATCHES), fixed_tokens=20, mode="fine")
     assert plan.sets == SetSizes(PATCHES, PATCHES, PATCHES)
     assert plan.budgets == (PATCHES, PATCHES)
 
@@ -415,7 +415,7 @@ tiles = st.sampled_from([1, 8, 16, 64, 128])
 def test_schedule_only_ever_drops_and_fills_tiles(
     config: PruningConfig, shape: ModelShape, fixed: int, mode: str, tile: int
 ):
-    plan = schedule(config, shape, fixed, mode, tile)
+    plan = make_schedule(config, shape, fixed, mode, tile)
     lengths = plan.tokens_per_layer()
     assert len(lengths) == shape.num_layers
     assert lengths[: plan.static_layer] == (fixed + shape.num_patches,) * plan.static_layer
@@ -438,7 +438,7 @@ def test_fine_keeps_at_least_what_coarse_keeps_and_dense_keeps_all(
     config: PruningConfig, shape: ModelShape, fixed: int
 ):
     coarse, fine, dense = (
-        schedule(config, shape, fixed, mode).tokens_per_layer() for mode in ("coarse", "fine", "dense")
+        make_schedule(config, shape, fixed, mode).tokens_per_layer() for mode in ("coarse", "fine", "dense")
     )
     assert all(c <= f <= d for c, f, d in zip(coarse, fine, dense, strict=True))
     assert set(dense) == {fixed + shape.num_patches}
@@ -484,20 +484,20 @@ def test_between_the_thresholds_the_mode_does_not_change(motions: list[tuple[flo
     for start, mode in ((AT_REST, "fine"), (MOVING, "coarse")):
         controller = controller_with_history()
         assert controller.decide(start, 0.0).mode == mode
-        assert {controller.decide(Motion(*motion), 0.0).mode for motion in motions} == {mode}
+        assert {controller.decide(Speed(*motion), 0.0).mode for motion in motions} == {mode}
 
 
 def test_fine_is_entered_slow_and_not_rising_and_left_by_speed_alone():
     controller = controller_with_history()
-    rising, sinking = Motion(0.05, 0.0, 0.1), Motion(0.05, 0.0, -0.1)
+    rising, sinking = Speed(0.05, 0.0, 0.1), Speed(0.05, 0.0, -0.1)
     assert controller.decide(MOVING, 0.0).mode == "coarse"
     assert controller.decide(rising, 0.0).mode == "coarse"
     assert controller.decide(sinking, 0.0).mode == "fine"
     assert controller.decide(rising, 0.0).mode == "fine"
-    assert controller.decide(Motion(0.125, 0.0, -0.1), 0.0).mode == "coarse"  # at the exit threshold, not below it
-    assert controller.decide(Motion(0.1, 0.0, 0.0), 0.0).mode == "coarse"
-    assert controller.decide(Motion(0.09, 0.49, 0.0), 0.0).mode == "fine"
-    assert controller.decide(Motion(0.0, 0.625, 0.0), 0.0).mode == "coarse"
+    assert controller.decide(Speed(0.125, 0.0, -0.1), 0.0).mode == "coarse"  # at the exit threshold, not below it
+    assert controller.decide(Speed(0.1, 0.0, 0.0), 0.0).mode == "coarse"
+    assert controller.decide(Speed(0.09, 0.49, 0.0), 0.0).mode == "fine"
+    assert controller.decide(Speed(0.0, 0.625, 0.0), 0.0).mode == "coarse"
 
 
 def test_unknown_velocity_is_fine_and_stays_so_until_fast():
@@ -505,8 +505,8 @@ def test_unknown_velocity_is_fine_and_stays_so_until_fast():
     controller.decide(MOVING, 0.0)
     decision = controller.decide(None, 0.0)
     assert (decision.mode, decision.reason) == ("fine", "velocity_unknown")
-    assert controller.decide(Motion(0.11, 0.0, 0.3), 0.0).mode == "fine"
-    assert Motion.of([float("nan")] * 6) is None
+    assert controller.decide(Speed(0.11, 0.0, 0.3), 0.0).mode == "fine"
+    assert Speed.of([float("nan")] * 6) is None
 
 
 def test_dense_when_there_is_no_history_the_scene_is_cut_or_a_refresh_is_due():

@@ -13,7 +13,7 @@ from training_data import write_data
 
 from specprune_ros.errors import ConfigError, UserError
 from specprune_ros.policy import Observation, Policy
-from specprune_ros.pruning.schedule import ModelShape, schedule
+from specprune_ros.pruning.schedule import ModelShape, make_schedule
 from specprune_ros.sim.libero_env import LiberoEnv
 from training.policy_driver import observe
 
@@ -70,9 +70,9 @@ def test_every_arm_runs(name):
 @pytest.mark.parametrize("mode", ["coarse", "fine"])
 def test_one_criterion_keeps_as_many_tokens_as_the_method(layers, patches, mode):
     shape = ModelShape(layers, 2, patches)
-    paper = np.mean(schedule(arms.arm("paper").pruning, shape, 94, mode).tokens_per_layer())
+    paper = np.mean(make_schedule(arms.arm("paper").pruning, shape, 94, mode).tokens_per_layer())
     for name, kept in (("fastv", "local_tokens"), ("last_kept", "global_tokens")):
-        plan = schedule(arms.arm(name).pruning, shape, 94, mode)
+        plan = make_schedule(arms.arm(name).pruning, shape, 94, mode)
         mean = np.mean(plan.tokens_per_layer(static=2 * getattr(plan.sets, kept)))
         assert mean == pytest.approx(paper, rel=0.02), name
 

@@ -36,8 +36,7 @@ from specprune_ros.openvla.files import read_json
 from specprune_ros.openvla.prompt import Prompt, PromptTokenizer
 from specprune_ros.openvla.statistics import choose_key, normalizer, read_statistics
 from specprune_ros.pruning.config import PATCHES, PruningConfig
-from specprune_ros.pruning.schedule import ModelShape
-from specprune_ros.pruning.schedule import schedule as pruning_schedule
+from specprune_ros.pruning.schedule import ModelShape, make_schedule
 from training.batched_model import Drop, Prompts, decode, see
 from training.data import Batch, Samples
 from training.export import export
@@ -224,7 +223,7 @@ class Trainer:
         """The layers whose scores the method reads."""
         config = self.model.config
         shape = ModelShape(config.decoder.num_layers, config.num_views, config.patches_per_view)
-        return pruning_schedule(self._pruning, shape, 0, "coarse").scored_layers
+        return make_schedule(self._pruning, shape, 0, "coarse").scored_layers
 
     def _targets(self, batch: Batch) -> Tensor:
         return target_maps(batch.points, batch.kinds, len(self.samples.kinds), self._side)

@@ -23,7 +23,7 @@ class TrajectoryPoint:
 
 
 @dataclass(frozen=True)
-class GripperCommand:
+class GripperGoal:
     """The numbers of a control_msgs/GripperCommand."""
 
     position: float  # in the gripper controller's unit
@@ -76,10 +76,10 @@ def joint_hold(measured: np.ndarray, controller: ControllerConfig) -> Trajectory
     return TrajectoryPoint(controller.joint_names, measured.copy(), controller.trajectory_time)
 
 
-def gripper_commands(openings: np.ndarray, controller: ControllerConfig) -> list[GripperCommand]:
+def gripper_commands(openings: np.ndarray, controller: ControllerConfig) -> list[GripperGoal]:
     """One command per gripper, from the openings (G,) 0 closed .. 1 open."""
     positions = _gripper_positions(openings, controller)
-    return [GripperCommand(float(position), controller.gripper_max_effort) for position in positions]
+    return [GripperGoal(float(position), controller.gripper_max_effort) for position in positions]
 
 
 def gripper_point(openings: np.ndarray, controller: ControllerConfig) -> TrajectoryPoint:

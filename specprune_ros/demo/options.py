@@ -16,6 +16,7 @@ from specprune_ros.openvla.statistics import choose_key, normalizer, read_statis
 from specprune_ros.parameters import from_mapping
 from specprune_ros.pruning.config import PRESETS
 from specprune_ros.sensing.config import InputsConfig
+from specprune_ros.sensing.proprio import AXIS_ANGLE
 from specprune_ros.sim.libero_tasks import find_task
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +24,6 @@ CONFIG = ROOT / "config" / "libero.yaml"
 SHIPPED = ROOT / "checkpoints" / "nano_libero"
 UNSEEN_STATE = 20  # the shipped policy was trained on the initial states before
 MAX_SECONDS = 120.0  # of simulated time: the frames stay in memory, 4 MB a second
-AXIS_ANGLE = slice(3, 6)  # of LIBERO's proprio
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import time
 import numpy as np
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Bool, Float64, String
 from std_srvs.srv import SetBool
 
@@ -14,15 +13,17 @@ from specprune_ros.errors import ObservationError
 from specprune_ros.msg import ActionChunk as ActionChunkMessage
 from specprune_ros.msg import PruningStats
 from specprune_ros.nodes.inputs import Inputs
+from specprune_ros.nodes.subscribing import LATCHED
 from specprune_ros.nodes.tf_input import open_transforms
 from specprune_ros.policy import ActionChunk, Observation, PruningReport
+from specprune_ros.pruning.controller import Reason
+from specprune_ros.pruning.schedule import Mode
 from specprune_ros.sensing.config import InputsConfig
 from specprune_ros.sensing.end_effector import EndEffector
 from specprune_ros.sensing.stamps import NANOSECONDS, from_stamp
 from specprune_ros.viewing.episode import Episode
 
 SIMULATOR, POLICY = "/libero_sim", "/specprune_policy"
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 PENDING = 20  # chunks or statistics whose counterpart has not arrived
 
 
@@ -150,8 +151,8 @@ class Recorder(Node):
 def to_chunk(actions: ActionChunkMessage, stats: PruningStats) -> ActionChunk:
     """What the policy returned, from its two messages of one sequence number."""
     report = PruningReport(
-        mode=stats.mode,
-        reason=stats.reason,
+        mode=Mode(stats.mode),
+        reason=Reason(stats.reason),
         preset=stats.preset,
         selection=stats.selection,
         v_t=stats.v_t,

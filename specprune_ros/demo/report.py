@@ -18,7 +18,7 @@ from specprune_ros.viewing.episode import Episode
 from specprune_ros.viewing.plots import plot_latency_and_speed
 from specprune_ros.viewing.strip import plot_strip
 from specprune_ros.viewing.video import write_video
-from specprune_ros.viewing.video_frame import Status, VideoFrame
+from specprune_ros.viewing.video_frame import Timing, VideoFrame
 
 
 def write_report(
@@ -76,4 +76,4 @@ def draw_frames(episode: Episode, policy: Policy) -> Iterator[NDArray[np.uint8]]
     for observation in episode.observations:
         index = episode.newest_chunk(observation.stamp)
         chunk, age = (episode.chunks[index], episode.ages[index]) if index >= 0 else (None, math.nan)
-        yield picture.draw(observation, chunk, Status(observation.stamp - episode.start, age, factor))
+        yield picture.draw(observation, chunk, Timing(observation.stamp - episode.start, age, factor))

@@ -21,7 +21,7 @@ from specprune_ros.openvla.model import OpenVLA, SequenceLayout
 from specprune_ros.openvla.preprocessing import CenterCrop, resize
 from specprune_ros.openvla.prompt import Prompt
 from specprune_ros.pruning.config import PruningConfig
-from specprune_ros.pruning.schedule import MODES, ModelShape, Schedule, schedule
+from specprune_ros.pruning.schedule import MODES, Mode, ModelShape, Schedule, make_schedule
 
 KEPT_PASSES = 12  # modes times prompt lengths; an instruction of another length replaces the oldest
 
@@ -90,7 +90,7 @@ class Engine:
 
     @property
     def modes(self) -> tuple[str, ...]:
-        return MODES if self.config else ("off",)
+        return MODES if self.config else (Mode.OFF,)
 
     @on_model_device
     def reset(self) -> None:
@@ -197,7 +197,7 @@ class Engine:
         layout = SequenceLayout.of(self.model.config, prompt)
         if self.config is None:
             return layout, None
-        return layout, schedule(self.config, self._shape, 1 + layout.tail_length, mode, self.tile)
+        return layout, make_schedule(self.config, self._shape, 1 + layout.tail_length, mode, self.tile)
 
     def _pass(self, mode: str, prompt: Prompt, layout: SequenceLayout, plan: Schedule | None, example: Inputs) -> Pass:
         key = (mode, prompt.shape)
@@ -206,7 +206,7 @@ class Engine:
                 del self._passes[next(iter(self._passes))]  # the oldest
             pruning = Pruning(self.config, plan, self._state) if self.config and plan and self._state else None
             forward = ForwardPass(self.model, layout, pruning)
-            fixed_shapes = self.config is None or self.config.selection == "budget" or mode == "dense"
+            fixed_shapes = self.config is None or self.config.selection == "budget" or mode == Mode.DENSE
             run = self._captured(forward, example) if fixed_shapes else forward
             self._passes[key] = Pass(run, forward.clock)
         return self._passes[key]

@@ -7,7 +7,7 @@ from specprune_ros.openvla.model import SequenceLayout
 from specprune_ros.pruning.config import PruningConfig
 from specprune_ros.pruning.dynamic_pruning import layer_importance, update_importance
 from specprune_ros.pruning.ranking import top_indices
-from specprune_ros.pruning.schedule import ModelShape, Schedule, layers_behind_static
+from specprune_ros.pruning.schedule import Mode, ModelShape, Schedule, layers_behind_static
 from specprune_ros.pruning.score_history import ScoreHistory
 from specprune_ros.pruning.scores import CONFIDENCE, patch_scores, text_attention
 from specprune_ros.pruning.static_selection import Evidence, choose_sets, select_budget, select_union
@@ -71,7 +71,7 @@ class PruningRun:
             self._history = self._history.index_add(0, self.alive, scores / len(schedule.global_layers))
         if number in schedule.update_layers:
             self._update(schedule.update_layers.index(number), attention, scores)
-        if schedule.mode == "dense":
+        if schedule.mode == Mode.DENSE:
             return
         if number in schedule.local_layers:
             self._local.append(scores.view(self._views))
@@ -90,7 +90,7 @@ class PruningRun:
 
     def _update(self, slot: int, attention: Tensor, scores: Tensor) -> None:
         """Dense passes measure a layer's confidence, the others use it for the running importance."""
-        if self._schedule.mode == "dense":
+        if self._schedule.mode == Mode.DENSE:
             self._state.confidence[slot] = CONFIDENCE[self._config.confidence](attention)
         else:
             layer = layer_importance(scores, self._state.confidence[slot], self._config.rank_slope)

@@ -18,7 +18,7 @@ import rclpy
 from builtin_interfaces.msg import Time
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from rclpy.qos import qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
@@ -29,9 +29,10 @@ from tf2_msgs.msg import TFMessage
 from specprune_ros.control.command import Command
 from specprune_ros.control.executor import ChunkExecutor, ExecutorConfig
 from specprune_ros.errors import UserError
-from specprune_ros.msg import ActionChunk
+from specprune_ros.msg import ActionChunk as ActionChunkMessage
 from specprune_ros.nodes import libero_messages
 from specprune_ros.nodes.parameters.declaration import LiveParameters, declare_groups
+from specprune_ros.nodes.subscribing import LATCHED
 from specprune_ros.sim.config import RunConfig, SceneConfig
 from specprune_ros.sim.libero_env import CAMERAS, CONTROL_RATE, LiberoEnv, simulator_action
 
@@ -42,7 +43,6 @@ MESSAGE_TIME = 0.002  # seconds of real time that a step leaves for messages, ho
 SIGNAL_TIME = 0.1  # seconds until a signal is noticed at the latest
 # Group -> the configurations declared under it, with their defaults.
 GROUPS: dict[str, tuple[Any, ...]] = {"": (SceneConfig(), RunConfig()), "execution": (ExecutorConfig(),)}
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class LiberoSim(Node):
@@ -66,7 +66,7 @@ class LiberoSim(Node):
         self._success_pub = self.create_publisher(Bool, "~/success", LATCHED)
         self._instruction_pub = self.create_publisher(String, "~/instruction", LATCHED)
         self._factor_pub = self.create_publisher(Float64, "~/real_time_factor", 10)
-        self.create_subscription(ActionChunk, "~/action_chunk", self._on_chunk, 10)
+        self.create_subscription(ActionChunkMessage, "~/action_chunk", self._on_chunk, 10)
         self.create_service(Trigger, "~/reset", self._on_reset)
 
         self._stopped = False
@@ -182,7 +182,7 @@ class LiberoSim(Node):
             if publisher.get_subscription_count() > 0:  # rendering is what costs time here
                 publisher.publish(libero_messages.image(self._env.image(camera), camera, self._stamp))
 
-    def _on_chunk(self, message: ActionChunk) -> None:
+    def _on_chunk(self, message: ActionChunkMessage) -> None:
         """Hand a chunk to the executor. A chunk that cannot be executed is ignored and says why in the log."""
         if not message.execute:
             self._chunks.stop()

@@ -6,7 +6,7 @@ import torch
 
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.errors import CheckpointError, ConfigError
-from specprune_ros.nodes.parameters.groups import ModelConfig
+from specprune_ros.nodes.parameters.groups import CheckpointConfig
 from specprune_ros.policy import Policy
 from specprune_ros.pruning.config import PruningConfig
 from specprune_ros.sensing.config import InputsConfig
@@ -16,7 +16,7 @@ POSE_NUMBERS = 6  # position and axis-angle
 GRIPPER_TOLERANCE = 0.25  # of an action; a proportional gripper need not reach its ends
 
 
-def load_policy(model: ModelConfig, pruning: PruningConfig | None) -> Policy:
+def load_policy(model: CheckpointConfig, pruning: PruningConfig | None) -> Policy:
     """The policy of `model`, with `pruning` or dense. Raises CheckpointError or ConfigError."""
     if not model.checkpoint:
         raise ConfigError("model.checkpoint is empty; give the folder of an OpenVLA-OFT checkpoint")

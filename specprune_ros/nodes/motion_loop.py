@@ -11,7 +11,7 @@ from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.arm import Arm, Motion
-from specprune_ros.control.command import Hold, HoldReason, Receipt
+from specprune_ros.control.command import Hold, HoldReason, Receipt, Refusal
 from specprune_ros.control.replan import Replanner
 from specprune_ros.nodes.outputs.commands import header_of, open_commands
 from specprune_ros.nodes.outputs.gripper import open_gripper
@@ -117,7 +117,7 @@ class MotionLoop:
         age = (now - stamp) / NANOSECONDS
         self.latency = age if not self.latency else 0.8 * self.latency + 0.2 * age
         receipt = self.arm.executor.submit(actions, stamp / NANOSECONDS, self._config.step_duration, now / NANOSECONDS)
-        if receipt.refusal in ("expired", "too_old"):
+        if receipt.refusal in (Refusal.EXPIRED, Refusal.TOO_OLD):
             self.late += 1
         return receipt
 

@@ -17,7 +17,6 @@ from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
@@ -28,9 +27,9 @@ from specprune_ros.nodes.parameters.groups import GROUPS, NodeConfig
 from specprune_ros.nodes.parameters.pruning import check_preset, declare_pruning, expand_preset
 from specprune_ros.nodes.reporting.diagnostics import ERROR, OK, Diagnostics, Status
 from specprune_ros.nodes.session import Session
+from specprune_ros.nodes.subscribing import LATCHED
 from specprune_ros.pruning.config import PruningConfig
 
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 SWITCH_INTERVAL = 0.0005  # seconds; a busy Python thread then delays callbacks by 1 ms instead of 6
 SIGNAL_TIME = 0.1  # seconds until a signal is noticed at the latest
 

@@ -18,7 +18,7 @@ from specprune_ros.nodes.model import check_fits, doubts, gripper_doubt, load_po
 from specprune_ros.nodes.motion_loop import MotionLoop
 from specprune_ros.nodes.outputs.chunks import ChunkPublisher
 from specprune_ros.nodes.parameters.declaration import LiveParameters
-from specprune_ros.nodes.parameters.groups import ModelConfig, NodeConfig
+from specprune_ros.nodes.parameters.groups import CheckpointConfig, NodeConfig
 from specprune_ros.nodes.parameters.pruning import PruningSwitch
 from specprune_ros.nodes.reporting.diagnostics import ERROR, OK, WARN, Status
 from specprune_ros.nodes.reporting.inference_record import InferenceRecord
@@ -28,13 +28,13 @@ from specprune_ros.nodes.tf_input import open_transforms
 from specprune_ros.nodes.worker import InferenceWorker
 from specprune_ros.policy import ActionChunk
 from specprune_ros.pruning.config import PruningConfig
-from specprune_ros.pruning.controller import ActionAwareController, Motion
+from specprune_ros.pruning.controller import ActionAwareController, Speed
 from specprune_ros.sensing.assembler import Sensed
 from specprune_ros.sensing.config import JOINT_STATES, TF, InputsConfig, image_input
 from specprune_ros.sensing.end_effector import EndEffector
+from specprune_ros.sensing.proprio import AXIS_ANGLE
 from specprune_ros.sensing.stamps import NANOSECONDS
 
-AXIS_ANGLE = slice(3, 6)  # of an end effector's proprio
 INFERENCE = "working inference"  # watched like an input: a long chunk must not hide that its successor cannot come
 RECEIVER = "receiver of the commands"  # watched, so that an arm whose controller is started again starts from rest
 
@@ -46,7 +46,7 @@ class Session:
         self._node, self._parameters = node, parameters
         inputs = parameters.running(InputsConfig)
         self._controller = parameters.running(ControllerConfig)
-        self.policy = load_policy(parameters.running(ModelConfig), self._wanted_pruning())
+        self.policy = load_policy(parameters.running(CheckpointConfig), self._wanted_pruning())
         check_fits(self.policy, inputs, self._controller)
         found = doubts(parameters.running(PruningConfig), self._controller)
         for doubt in filter(None, [*found, gripper_doubt(self.policy, self._controller)]):
@@ -126,7 +126,7 @@ class Session:
         chunk = self._chunk_seconds
         modes = ", ".join(f"{mode} {seconds * 1e3:.0f} ms" for mode, seconds in self.warm_seconds.items())
         self._node.get_logger().info(
-            f"{self._parameters.running(ModelConfig).checkpoint}: chunks of {self.policy.chunk_length} x "
+            f"{self._parameters.running(CheckpointConfig).checkpoint}: chunks of {self.policy.chunk_length} x "
             f"{self.policy.action_dim}, {chunk:.2f} s; inference: {modes}; {self.policy.calibration}"
         )
         if pauses(max(self.warm_seconds.values()), chunk):
@@ -286,7 +286,7 @@ class Session:
             return ""
         skew = int(self.sensors.config.max_skew_of(TF) * NANOSECONDS)
         twist, _ = self.end_effector.twist(self._now(), skew)
-        return self._mode_controller.decide(Motion.of(twist), 0.0).mode
+        return self._mode_controller.decide(Speed.of(twist), 0.0).mode
 
     def _new_mode_controller(self) -> ActionAwareController | None:
         config = self._wanted_pruning()

@@ -6,11 +6,13 @@ from typing import Any
 
 from rclpy.exceptions import ParameterException
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 
 from specprune_ros.errors import ConfigError
+
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)  # the last message waits for late listeners
 
 
 def subscribe(node: Node, kind: type, topic: str, callback: Callable[[Any], None], default: QoSProfile) -> Subscription:

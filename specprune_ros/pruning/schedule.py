@@ -2,11 +2,22 @@
 
 import math
 from dataclasses import dataclass
+from enum import StrEnum
 
 from specprune_ros.errors import ConfigError
 from specprune_ros.pruning.config import PATCHES, PruningConfig
 
-MODES = ("dense", "coarse", "fine")
+
+class Mode(StrEnum):
+    """How an inference treats the visual tokens."""
+
+    OFF = "off"  # pruning is switched off: dense, and nothing is scored
+    DENSE = "dense"  # every token, and the scores fill the history
+    COARSE = "coarse"  # few tokens: the end effector is fast
+    FINE = "fine"  # more tokens: it is slow
+
+
+MODES = (Mode.DENSE, Mode.COARSE, Mode.FINE)
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ class Schedule:
     def scored_layers(self) -> frozenset[int]:
         """Layers whose text-to-vision scores are needed; a dense run needs only those that later runs use."""
         later = self.global_layers + self.update_layers
-        if self.mode == "dense":
+        if self.mode == Mode.DENSE:
             return frozenset(later)
         return frozenset(later + self.local_layers + (self.static_layer,) + self.prune_layers)
 
@@ -71,7 +82,7 @@ class Schedule:
         alive, entering = self.shape.num_patches, []
         for layer in range(1, self.shape.num_layers + 1):
             entering.append(alive)
-            if self.mode == "dense":
+            if self.mode == Mode.DENSE:
                 continue
             if layer == self.static_layer:
                 alive = sum(self.budgets) if static is None else static
@@ -85,14 +96,14 @@ class Schedule:
         return tuple(alive + self.fixed_tokens for alive in self.alive_per_layer(static))
 
 
-def schedule(config: PruningConfig, shape: ModelShape, fixed_tokens: int, mode: str, tile: int = 1) -> Schedule:
+def make_schedule(config: PruningConfig, shape: ModelShape, fixed_tokens: int, mode: str, tile: int = 1) -> Schedule:
     """The plan of one mode. `tile`: sequence lengths of the budget selection are snapped to multiples of it."""
     if config.static_layer >= shape.num_layers:
         raise ConfigError(
             f"pruning.static_layer = {config.static_layer}: the model has {shape.num_layers} layers; "
             f"allowed: 1 to {shape.num_layers - 1}"
         )
-    factor = config.fine_factor if mode == "fine" else 1.0
+    factor = config.fine_factor if mode == Mode.FINE else 1.0
     grid = shape.patches_per_view / PATCHES
 
     def tokens(count: int, scale: float) -> int:

@@ -3,6 +3,7 @@
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+AXIS_ANGLE = slice(3, 6)  # of an end effector's proprio
 FULL_TURN = 2 * np.pi
 SMALL = 1e-6  # rad; below it a rotation has no axis
 

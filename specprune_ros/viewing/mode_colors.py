@@ -1,3 +1,5 @@
 """One colour per pruning mode, in video and plots alike."""
 
-MODE_COLORS = {"off": "#8c8c8c", "dense": "#e08a1e", "coarse": "#2f9e6e", "fine": "#3d7edb"}
+from specprune_ros.pruning.schedule import Mode
+
+MODE_COLORS = {Mode.OFF: "#8c8c8c", Mode.DENSE: "#e08a1e", Mode.COARSE: "#2f9e6e", Mode.FINE: "#3d7edb"}

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from specprune_ros.policy import ActionChunk, Observation
+from specprune_ros.pruning.schedule import Mode
 from specprune_ros.viewing.mode_colors import MODE_COLORS
 from specprune_ros.viewing.patch_drawing import draw_kept
 
@@ -26,7 +27,7 @@ BACKGROUND, TEXT, FAINT, LINE = "#17181c", "#f0f0f0", "#a2a6b0", "#3a3d46"
 
 
 @dataclass(frozen=True)
-class Status:
+class Timing:
     """What the panel says beside the pruning report."""
 
     time: float  # seconds since motion was enabled
@@ -47,14 +48,14 @@ class VideoFrame:
         self.height = _even(HEADER + rows + MARGIN)
         self._fonts = {size: _font("normal", size) for size in (13, 15, 17)} | {26: _font("bold", 26)}
 
-    def draw(self, observation: Observation, chunk: ActionChunk | None, status: Status) -> NDArray[np.uint8]:
+    def draw(self, observation: Observation, chunk: ActionChunk | None, timing: Timing) -> NDArray[np.uint8]:
         """(height, width, 3) uint8 RGB. `chunk`: the newest one, None before the first inference."""
         picture = Image.new("RGB", (self.width, self.height), BACKGROUND)
         draw = ImageDraw.Draw(picture)
         draw.text((MARGIN, HEADER // 2), observation.instruction, TEXT, self._fonts[17], anchor="lm")
         for column, (name, frame) in enumerate(observation.views.items()):
             self._draw_view(picture, draw, column, name, frame, chunk)
-        self._draw_panel(draw, chunk, status)
+        self._draw_panel(draw, chunk, timing)
         return np.asarray(picture)
 
     def _draw_view(
@@ -79,9 +80,9 @@ class VideoFrame:
             draw.text((left, top + CAPTION // 2), caption, FAINT, self._fonts[15], anchor="lm")
             picture.paste(Image.fromarray(_tile(image)), (left, top + CAPTION))
 
-    def _draw_panel(self, draw: ImageDraw.ImageDraw, chunk: ActionChunk | None, status: Status) -> None:
+    def _draw_panel(self, draw: ImageDraw.ImageDraw, chunk: ActionChunk | None, timing: Timing) -> None:
         left, top = self._panel_left, HEADER + CAPTION
-        top = self._rows(draw, top, [("simulated time", f"{status.time:.2f} s"), *_pace(status)])
+        top = self._rows(draw, top, [("simulated time", f"{timing.time:.2f} s"), *_pace(timing)])
         if chunk is None:
             draw.text((left, top + 10), "waiting for the first inference", FAINT, self._fonts[17])
             return
@@ -91,7 +92,7 @@ class VideoFrame:
         draw.text((left + 14, top + 32), report.mode, "white", self._fonts[26], anchor="lm")
         draw.text((left + PANEL - 14, top + 32), report.reason.replace("_", " "), "white", self._fonts[15], anchor="rm")
         top = self._rows(draw, top + 72, _motion(chunk))
-        top = self._rows(draw, top + 12, _timing(chunk, status))
+        top = self._rows(draw, top + 12, _timing(chunk, timing))
         top = self._rows(draw, top + 12, _selection(chunk))
         self._draw_tokens(draw, top + 18, report.tokens_per_layer)
 
@@ -119,10 +120,10 @@ class VideoFrame:
         draw.text((left, bottom + 40), NOTE, FAINT, font, spacing=5)
 
 
-def _pace(status: Status) -> list[tuple[str, str]]:
-    if math.isnan(status.real_time_factor):
+def _pace(timing: Timing) -> list[tuple[str, str]]:
+    if math.isnan(timing.real_time_factor):
         return []
-    return [("real-time factor", f"{status.real_time_factor:.2f}")]
+    return [("real-time factor", f"{timing.real_time_factor:.2f}")]
 
 
 def _motion(chunk: ActionChunk) -> list[tuple[str, str]]:
@@ -136,16 +137,16 @@ def _motion(chunk: ActionChunk) -> list[tuple[str, str]]:
     ]
 
 
-def _timing(chunk: ActionChunk, status: Status) -> list[tuple[str, str]]:
+def _timing(chunk: ActionChunk, timing: Timing) -> list[tuple[str, str]]:
     rows = [("inference", f"{chunk.seconds * 1e3:.0f} ms")]
-    if not math.isnan(status.age):
-        rows.append(("age of the observation (simulated)", f"{status.age * 1e3:.0f} ms"))
+    if not math.isnan(timing.age):
+        rows.append(("age of the observation (simulated)", f"{timing.age * 1e3:.0f} ms"))
     return [*rows, ("decoder FLOPs of dense", f"{chunk.pruning.flop_share:.0%}")]
 
 
 def _selection(chunk: ActionChunk) -> list[tuple[str, str]]:
     report = chunk.pruning
-    if report.mode in ("off", "dense"):
+    if report.mode in (Mode.OFF, Mode.DENSE):
         return [("selection", "none: every patch is kept")]
     rows = [("selection", f"{report.selection}, preset {report.preset or 'changed by hand'}")]
     for label, sizes in (("global", report.global_set), ("dynamic", report.dynamic_set), ("local", report.local_set)):

@@ -29,7 +29,7 @@ class NodeConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class CheckpointConfig:
     checkpoint: str = parameter("", "Folder of the OpenVLA-OFT checkpoint.", live=False)
     device: str = parameter("auto", "Torch device; auto takes the GPU when there is one.", live=False)
     dtype: str = parameter(
@@ -68,7 +68,7 @@ class ModelConfig:
 # Group -> the configurations declared under it, with their defaults; `pruning` is in pruning.py.
 GROUPS: dict[str, tuple[Any, ...]] = {
     "": (NodeConfig(),),
-    "model": (ModelConfig(),),
+    "model": (CheckpointConfig(),),
     "inputs": (InputsConfig(),),
     "controller": (ControllerConfig(),),
     "limits": (LimitsConfig(),),
