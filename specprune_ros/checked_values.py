@@ -10,13 +10,20 @@ from numpy.typing import NDArray
 from specprune_ros.errors import ObservationError
 
 
+def as_array(values: Any, name: str) -> NDArray[Any]:
+    """`values` as an array of whatever kind. Raises ObservationError when they cannot be one."""
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError, RuntimeError):  # ragged, or on a device
+        raise ObservationError(
+            f"{name} is no array (a {type(values).__name__} of uneven parts?); give a NumPy array"
+        ) from None
+
+
 def as_numbers(values: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """`values` as float64 of this shape, NaN included. Raises ObservationError for anything else, such as text."""
     expected = f"expected {shape} numbers" if shape else "expected a number"
-    try:
-        array = np.asarray(values)
-    except (TypeError, ValueError, RuntimeError):  # ragged, or an array on a device
-        raise ObservationError(f"{name} is a {type(values).__name__} and no array; {expected}") from None
+    array = as_array(values, name)
     if array.dtype.kind not in "fiu":
         raise ObservationError(f"{name} is a {type(values).__name__}, not numbers; {expected}")
     if array.shape != shape:

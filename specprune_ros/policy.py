@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from specprune_ros.checked_values import as_array, as_seconds
 from specprune_ros.engine.calibration import Calibration, calibrate
 from specprune_ros.engine.cuda_graph import Graphs
 from specprune_ros.engine.engine import Engine, Result
 from specprune_ros.engine.precision import NATIVE, check_precision, pack, store_linears
-from specprune_ros.errors import ObservationError
+from specprune_ros.errors import CheckpointError, ObservationError
 from specprune_ros.openvla import checkpoint as release
 from specprune_ros.openvla.model import OpenVLA
 from specprune_ros.openvla.preprocessing import CROP_AREA
@@ -111,18 +112,31 @@ class Policy:
         chunk_length: int | None = None,
         num_views: int | None = None,
         center_crop: bool | None = None,
+        proprio_normalization: str | None = None,
+        action_space: str | None = None,
+        action_names: Sequence[str] | None = None,
+        action_units: Sequence[str] | None = None,
         tile: int = 0,
         precision: str = NATIVE,
     ) -> "Policy":
         """Load a checkpoint folder in the release format.
 
         `unnorm_key` may be left out when the checkpoint has one. `pruning`: "off", a preset's name, or a
-        PruningConfig. `chunk_length`, `num_views`, `center_crop` override what the checkpoint and its family say.
+        PruningConfig. `chunk_length` to `action_units` override what config.json says and what is known of the
+        data set (`family.py` says which values they have).
         `tile`: 0 measures the device's best tile. `precision`: number format of the matrix products, one of
         `engine.precision.PRECISIONS`; weights go straight into it.
         Raises CheckpointError or ConfigError, one line each.
         """
-        overrides = {"chunk_length": chunk_length, "num_views": num_views, "center_crop": center_crop}
+        overrides = {
+            "chunk_length": chunk_length,
+            "num_views": num_views,
+            "center_crop": center_crop,
+            "proprio_normalization": proprio_normalization,
+            "action_space": action_space,
+            "action_names": action_names,
+            "action_units": action_units,
+        }
 
         def prepare(model: OpenVLA) -> None:
             check_precision(precision, torch.device(device))
@@ -247,6 +261,7 @@ class Policy:
         self, views: Mapping[str, NDArray[np.uint8]], stamp: float, cameras: Mapping[str, Camera] | None = None
     ) -> None:
         """Remember frames between two inferences, so that the dynamic set finds the frame it asks for."""
+        stamp = as_seconds(stamp)
         if self._frames is not None and self._frames.wants(stamp):
             checked = self._checked(views)
             cue = self._cue(checked, tuple(views), cameras or {})
@@ -258,16 +273,19 @@ class Policy:
         Raises ObservationError, one line, when views, proprio, twist or instruction do not fit; the history stays.
         """
         begin = time.perf_counter()
+        if not isinstance(observation, Observation):
+            raise ObservationError(f"the observation is a {type(observation).__name__}; give a policy.Observation")
+        stamp = as_seconds(observation.stamp)
         views = self._checked(observation.views)
         proprio = self._normalizer.normalize_proprio(observation.proprio)
         motion = Speed.of(observation.twist)
         prompt = self._tokenized(observation.instruction)
-        if observation.stamp < self._last_stamp:
+        if stamp < self._last_stamp:
             self.reset()
 
         cue = self._cue(views, tuple(observation.views), observation.cameras)
         since_last = self._displacement(cue, self._last_cue)
-        reference = self._reference(observation.stamp, motion)
+        reference = self._reference(stamp, motion)
         if reference is None:
             sight = self._engine.look(views, None)
         else:
@@ -280,14 +298,20 @@ class Policy:
 
         result = self._engine.run(decision.mode, prompt, sight.frames, sight.similarity, proprio, since_last)
         if self._frames is not None:
-            self._frames.add(sight.frames, observation.stamp, cue)
-        self._last_stamp, self._last_cue = observation.stamp, cue
+            self._frames.add(sight.frames, stamp, cue)
+        self._last_stamp, self._last_cue = stamp, cue
         actions = self._normalizer.unnormalize_actions(result.actions)
+        if not np.isfinite(actions).all():
+            self.reset()  # scores of this inference are no better
+            raise CheckpointError(
+                "the model predicts NaN or Inf from a good observation: its training diverged, or its numbers overflow "
+                f"in {str(self._model.dtype).removeprefix('torch.')}; use an earlier step, or another dtype"
+            )
         stages = result.stage_seconds
         stages["preprocess"] += looked - begin
         return ActionChunk(
             actions=actions,
-            stamp=observation.stamp,
+            stamp=stamp,
             instruction=observation.instruction,
             unnorm_key=self.unnorm_key,
             pruning=self._report(decision, motion, tuple(observation.views), result),
@@ -296,12 +320,16 @@ class Policy:
         )
 
     def _checked(self, views: Mapping[str, NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+        if not isinstance(views, Mapping):
+            raise ObservationError(f"views is a {type(views).__name__}; give a dict of name -> RGB image")
         if len(views) != self.num_views:
             raise ObservationError(
-                f"the observation has {len(views)} views ({', '.join(views)}); the checkpoint expects {self.num_views}"
+                f"the observation has {len(views)} views ({', '.join(map(str, views))}); the checkpoint expects "
+                f"{self.num_views}: give each of them; a checkpoint trained with another number loads with num_views "
+                "(parameter model.num_views)"
             )
         for name, image in views.items():
-            array = np.asarray(image)
+            array = as_array(image, f"view '{name}'")
             if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
                 raise ObservationError(
                     f"view '{name}' is {array.dtype} of shape {array.shape}; expected RGB uint8 of shape (H, W, 3)"
@@ -309,7 +337,7 @@ class Policy:
         return [np.ascontiguousarray(image) for image in views.values()]
 
     def _tokenized(self, instruction: str) -> Prompt:
-        if self._prompt is None or self._prompt[0] != instruction:
+        if self._prompt is None or not isinstance(instruction, str) or self._prompt[0] != instruction:
             prompt = self._tokenizer(instruction)
             if self._engine.graphs.capture and not self._engine.is_warm(prompt):
                 self._engine.warm_up(prompt)  # every mode now, while the arm waits, not at a change of mode in motion

@@ -1,5 +1,6 @@
 """The loader: files and shards, memory, and every way in which a checkpoint folder can be wrong."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -459,7 +460,7 @@ def test_swapped_towers(tmp_path):
 
 
 def test_too_little_memory(good, monkeypatch):
-    monkeypatch.setattr(loader, "_available_memory", lambda: 100_000)
+    monkeypatch.setattr(loader, "available_bytes", lambda: 100_000)
     message = refused(good)
     assert "GB" in message and "float32" in message and "use bfloat16" in message
 
@@ -482,3 +483,15 @@ def test_gpu_of_too_high_a_number(good, monkeypatch):
 
 def test_unknown_dtype(good):
     assert "dtype 'float16' is not supported; use one of: float32, bfloat16" in refused(good, dtype="float16")
+
+
+@pytest.mark.parametrize("computes_in_bfloat16, expected", [(True, "bfloat16"), (False, "float32")])
+def test_auto_dtype_is_bfloat16_only_where_the_gpu_computes_in_it(monkeypatch, computes_in_bfloat16, expected):
+    def supported(including_emulation=True):
+        return including_emulation or computes_in_bfloat16  # a T4 emulates it, slower than float32
+
+    monkeypatch.setattr(loader, "_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert loader.auto_dtype("cuda:0") == expected
+    assert loader.auto_dtype("cpu") == "float32"

@@ -108,10 +108,10 @@ def test_proprio_that_is_not_finite_is_refused(value):
 
 @pytest.mark.parametrize(
     "value",
-    [None, b"12345678", "12345678", ["1"] * 8, [None] * 8, [True] * 8, [1j] * 8, [[1], 2, 3, 4, 5, 6, 7, 8], {}],
+    [None, b"12345678", "12345678", ["1"] * 8, [None] * 8, [True] * 8, [1j] * 8, {}],
 )
 def test_proprio_that_is_not_numbers_is_refused(value):
-    with pytest.raises(ObservationError, match=r"^proprio is .*expected \(8,\) numbers"):
+    with pytest.raises(ObservationError, match=r"^proprio (is|has) .*expected \(8,\) numbers"):
         normalizer(statistics(), KEY, "quantile").normalize_proprio(value)
 
 

@@ -6,12 +6,14 @@ import torch
 
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.errors import CheckpointError, ConfigError
-from specprune_ros.nodes.parameters.groups import CheckpointConfig
+from specprune_ros.free_memory import available_bytes
+from specprune_ros.nodes.parameters.groups import OF_CHECKPOINT, CheckpointConfig
+from specprune_ros.openvla.checkpoint import auto_dtype
 from specprune_ros.policy import Policy
 from specprune_ros.pruning.config import PruningConfig
 from specprune_ros.sensing.config import InputsConfig
 
-CROP = {"checkpoint": None, "on": True, "off": False}
+CROP = {OF_CHECKPOINT: None, "on": True, "off": False}
 POSE_NUMBERS = 6  # position and axis-angle
 GRIPPER_TOLERANCE = 0.25  # of an action; a proportional gripper need not reach its ends
 
@@ -22,7 +24,7 @@ def load_policy(model: CheckpointConfig, pruning: PruningConfig | None) -> Polic
         raise ConfigError("model.checkpoint is empty; give the folder of an OpenVLA-OFT checkpoint")
     on_gpu = torch.cuda.is_available() if model.device == "auto" else model.device.startswith("cuda")
     device = ("cuda" if on_gpu else "cpu") if model.device == "auto" else model.device
-    dtype = ("bfloat16" if on_gpu else "float32") if model.dtype == "auto" else model.dtype
+    dtype = auto_dtype(device) if model.dtype == "auto" else model.dtype
     try:
         return Policy.from_checkpoint(
             model.checkpoint,
@@ -33,6 +35,10 @@ def load_policy(model: CheckpointConfig, pruning: PruningConfig | None) -> Polic
             chunk_length=model.chunk_length or None,
             num_views=model.num_views or None,
             center_crop=CROP[model.center_crop],
+            proprio_normalization=_stated(model.proprio_normalization),
+            action_space=_stated(model.action_space),
+            action_names=model.action_names or None,
+            action_units=model.action_units or None,
             tile=model.tile,
             precision=model.precision,
         )
@@ -41,6 +47,10 @@ def load_policy(model: CheckpointConfig, pruning: PruningConfig | None) -> Polic
             f"not enough memory on {device} for {model.checkpoint} in {dtype}; free some, or set model.dtype bfloat16 "
             "or a smaller model.precision"
         ) from error
+
+
+def _stated(value: str) -> str | None:
+    return None if value == OF_CHECKPOINT else value
 
 
 def check_fits(policy: Policy, inputs: InputsConfig, controller: ControllerConfig) -> None:
@@ -117,9 +127,7 @@ def memory_mb(device: torch.device) -> dict[str, float]:
 
 def free_memory_mb(device: torch.device) -> dict[str, float]:
     """Memory that is left to this machine and to the policy's GPU, MiB."""
-    with open("/proc/meminfo") as info:
-        available = next(int(line.split()[1]) for line in info if line.startswith("MemAvailable"))
-    free = {"free MiB": available / 1024}
+    free = {"free MiB": available_bytes() / 2**20}
     if device.type == "cuda":
         free["GPU free MiB"] = torch.cuda.mem_get_info(device)[0] / 2**20
     return free

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from specprune_ros.errors import CheckpointError
+from specprune_ros.free_memory import available_bytes
 from specprune_ros.openvla.config import EMPTY_TOKEN_ID
 from specprune_ros.openvla.family import Fact, FamilyConfig, facts, family_config
 from specprune_ros.openvla.files import Fields, read_json
@@ -106,6 +107,17 @@ def _device(name: str) -> torch.device:
     return device
 
 
+def auto_dtype(device: str) -> str:
+    """The fastest format that loses nothing: bfloat16 on a GPU that computes in it, float32 everywhere else.
+
+    Older GPUs (before Ampere) only emulate bfloat16, which is slower than float32.
+    """
+    if not device.startswith("cuda"):
+        return "float32"
+    with torch.cuda.device(_device(device)):
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+
+
 def _dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise CheckpointError(f"dtype '{name}' is not supported; use one of: {', '.join(DTYPES)}")
@@ -131,17 +143,9 @@ def _refuse(variant: Variant, config: Fields) -> None:
 
 def _check_memory(model: OpenVLA, device: torch.device) -> None:
     needed = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _available_memory()
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
     if needed > free:
         raise CheckpointError(
             f"the weights need {needed / 1e9:.1f} GB in {model.dtype} but {device} has {free / 1e9:.1f} GB free; "
             "use bfloat16, another device, or end other programs"
         )
-
-
-def _available_memory() -> int:
-    """Bytes that the host can give without swapping (Linux)."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise CheckpointError("/proc/meminfo has no MemAvailable line; this system is not supported")

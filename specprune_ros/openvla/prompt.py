@@ -53,7 +53,10 @@ class PromptTokenizer:
         """Tokenise an instruction. Raises ObservationError when it is empty or far too long."""
         if not isinstance(instruction, str):
             raise ObservationError(f"the instruction is a {type(instruction).__name__}; give a str in words")
-        words = instruction.strip().lower()
+        try:
+            words = instruction.encode().decode().strip().lower()
+        except UnicodeEncodeError:
+            raise ObservationError("the instruction holds half a character (a surrogate); give plain text") from None
         if not words:
             raise ObservationError(
                 "the instruction is empty; say what the robot should do, for example 'pick up the bowl'"

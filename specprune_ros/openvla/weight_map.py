@@ -1,5 +1,6 @@
 """Where each weight of a release checkpoint goes in our model: renamed, fused, and LayerScale folded."""
 
+import math
 import re
 from typing import NamedTuple
 
@@ -51,6 +52,11 @@ def fill(model: OpenVLA, weights: WeightFiles, head: dict[str, Tensor], proprio:
     missing = {Slot(name, part, _parts(name)) for name in shapes for part in range(_parts(name))}
 
     def place(source: str, slot: Slot, tensor: Tensor) -> None:
+        if not all(math.isfinite(bound.item()) for bound in tensor.aminmax()):
+            raise CheckpointError(
+                f"weight {source} holds NaN or Inf: the training diverged or the file is damaged; use an earlier step, "
+                "or copy the file again"
+            )
         if slot not in missing:
             raise CheckpointError(f"weight {source} has no place in this model; {OTHER_CHECKPOINT}")
         rows, *rest = shapes[slot.name]

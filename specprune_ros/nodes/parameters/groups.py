@@ -9,9 +9,11 @@ from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.control.replan import ReplanConfig
 from specprune_ros.engine.precision import NATIVE, PRECISIONS
 from specprune_ros.errors import ConfigError
+from specprune_ros.openvla.family import ACTION_SPACES, NORMALIZATIONS
 from specprune_ros.parameters import parameter
 from specprune_ros.sensing.config import InputsConfig
 
+OF_CHECKPOINT = "checkpoint"  # leaves a fact to the checkpoint and what is known of its data set
 LONGEST_INSTRUCTION = 1000  # characters; it is repeated in every chunk and in the diagnostics
 
 
@@ -34,7 +36,7 @@ class CheckpointConfig:
     device: str = parameter("auto", "Torch device; auto takes the GPU when there is one.", live=False)
     dtype: str = parameter(
         "auto",
-        "Number format of the weights; auto is bfloat16 on a GPU and float32 on a CPU.",
+        "Number format of the weights; auto is bfloat16 on a GPU that computes in it, and float32 elsewhere.",
         choices=("auto", "float32", "bfloat16"),
         live=False,
     )
@@ -51,10 +53,28 @@ class CheckpointConfig:
     chunk_length: int = parameter(0, "Steps per chunk; 0 takes the checkpoint's.", minimum=0, maximum=1000, live=False)
     num_views: int = parameter(0, "Camera views; 0 takes the checkpoint's.", minimum=0, maximum=16, live=False)
     center_crop: str = parameter(
-        "checkpoint",
+        OF_CHECKPOINT,
         "Crop the centre 90 % of the area, as checkpoints trained with image augmentation need.",
-        choices=("checkpoint", "on", "off"),
+        choices=(OF_CHECKPOINT, "on", "off"),
         live=False,
+    )
+    proprio_normalization: str = parameter(
+        OF_CHECKPOINT,
+        "Statistics that training mapped to [-1, 1], for proprio and actions: quantile is q01, q99, bounds min, max.",
+        choices=(OF_CHECKPOINT, *NORMALIZATIONS),
+        live=False,
+    )
+    action_space: str = parameter(
+        OF_CHECKPOINT,
+        "What the checkpoint's actions are; controller.action_space has to agree.",
+        choices=(OF_CHECKPOINT, *ACTION_SPACES),
+        live=False,
+    )
+    action_names: tuple[str, ...] = parameter(
+        (), "Name of each action dimension; empty takes the checkpoint's.", live=False
+    )
+    action_units: tuple[str, ...] = parameter(
+        (), "Unit of each action dimension; empty takes the checkpoint's.", live=False
     )
     tile: int = parameter(
         0,
