@@ -74,11 +74,15 @@ class Arm:
     @limits.setter
     def limits(self, limits: LimitsConfig) -> None:
         """Takes effect at the next tick. Raises ConfigError when they are for another number of joints."""
+        self.check_limits(limits)
+        self._cartesian.config = self._joints.config = limits
+        self._gripper.seconds = limits.gripper_debounce
+
+    def check_limits(self, limits: LimitsConfig) -> None:
+        """Raises ConfigError when they are for another number of joints. Changes nothing."""
         joints = len(self.space.config.joint_names)
         if not self.space.config.delta and limits.joint_count not in (None, joints):
             raise ConfigError(f"limits of joints have {limits.joint_count} numbers for {joints} controller.joint_names")
-        self._cartesian.config = self._joints.config = limits
-        self._gripper.seconds = limits.gripper_debounce
 
     @property
     def openings(self) -> np.ndarray | None:

@@ -152,7 +152,8 @@ class PolicyNode(LifecycleNode):
         if request.data and self._has_namesake():
             response.success, response.message = False, self._namesake_problem()
             return response
-        response.success, response.message = self.session.enable(request.data)
+        answer = self.session.enable(request.data)
+        response.success, response.message = answer.success, answer.message
         return response
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:

@@ -155,10 +155,10 @@ def _gripper(session: Session, controller: ControllerConfig) -> Check:
 
 
 def _receiver(session: Session) -> Check:
-    topic, count = session.receivers()
-    if count:
-        return Check(topic, PASS, f"{count} subscriber(s)")
-    return Check(topic, FAIL, "nobody listens; start the arm's controller, or remap the topic to its own")
+    receivers = session.receivers()
+    if receivers.count:
+        return Check(receivers.topic, PASS, f"{receivers.count} subscriber(s)")
+    return Check(receivers.topic, FAIL, "nobody listens; start the arm's controller, or remap the topic to its own")
 
 
 def _instruction(node: PolicyNode) -> Check:

@@ -1,6 +1,7 @@
 """Everything between *configure* and *cleanup*: policy, inputs, worker, control loop, publishers."""
 
 import traceback
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,21 +9,21 @@ from rclpy.lifecycle import LifecycleNode
 
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.arm import Arm
-from specprune_ros.control.command import Hold, HoldReason
 from specprune_ros.control.executor import ExecutorConfig
 from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.control.replan import ReplanConfig, Replanner
 from specprune_ros.errors import UserError
 from specprune_ros.nodes.inputs import Inputs
-from specprune_ros.nodes.model import check_fits, doubts, gripper_doubt, load_policy, memory_mb
+from specprune_ros.nodes.model import check_fits, doubts, gripper_doubt, load_policy
 from specprune_ros.nodes.motion_loop import MotionLoop
 from specprune_ros.nodes.outputs.chunks import ChunkPublisher
 from specprune_ros.nodes.parameters.declaration import LiveParameters
 from specprune_ros.nodes.parameters.groups import CheckpointConfig, NodeConfig
 from specprune_ros.nodes.parameters.pruning import PruningSwitch
-from specprune_ros.nodes.reporting.diagnostics import ERROR, OK, WARN, Status
+from specprune_ros.nodes.reporting.diagnostics import Status
 from specprune_ros.nodes.reporting.inference_record import InferenceRecord
 from specprune_ros.nodes.reporting.latency import pauses
+from specprune_ros.nodes.reporting.session_status import Receivers, SessionStatus
 from specprune_ros.nodes.reporting.status_text import StatusText, inference_text
 from specprune_ros.nodes.tf_input import open_transforms
 from specprune_ros.nodes.worker import InferenceWorker
@@ -37,6 +38,14 @@ from specprune_ros.sensing.stamps import NANOSECONDS
 
 INFERENCE = "working inference"  # watched like an input: a long chunk must not hide that its successor cannot come
 RECEIVER = "receiver of the commands"  # watched, so that an arm whose controller is started again starts from rest
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a request, as std_srvs services tell it."""
+
+    success: bool
+    message: str
 
 
 class Session:
@@ -69,7 +78,6 @@ class Session:
         )
         self._warm_up()
         self._record = InferenceRecord(self._chunk_seconds)
-        self._twist_problem = ""
         self._due = True
         self._last_now = self._clock_jumps = 0
         self._open(inputs)
@@ -115,6 +123,18 @@ class Session:
             due=lambda: self._due or self._motion.replanner.config.when == "continuous",
             on_chunk=self._on_chunk,
             on_error=self._on_inference_error,
+        )
+        self._report = SessionStatus(
+            self.policy,
+            self.warm_seconds,
+            self._record,
+            self._worker,
+            self.sensors,
+            self._transforms,
+            self.end_effector,
+            self._motion,
+            receivers=self.receivers,
+            instruction=lambda: parameters.running(NodeConfig).instruction,
         )
         self._timer = node.create_timer(self._controller.period, self._tick)
         self._timer.cancel()
@@ -166,17 +186,19 @@ class Session:
         if self._transforms is not None:
             self._transforms.destroy()
 
-    def enable(self, enable: bool) -> tuple[bool, str]:
-        """Allow or forbid motion; whether that worked, and a message."""
+    def enable(self, enable: bool) -> Answer:
+        """Allow or forbid motion."""
         if not enable:
             self._motion.stop(self._now())
-            return True, "motion is off"
+            return Answer(True, "motion is off")
         if not self._parameters.running(NodeConfig).instruction:
-            return False, "there is no instruction; publish it on ~/instruction or set the parameter instruction"
+            return Answer(
+                False, "there is no instruction; publish it on ~/instruction or set the parameter instruction"
+            )
         self._motion.enable(self._now())
         dry = " (dry run: nothing moves)" if self._motion.dry_run else ""
         waiting = f"; waiting: {self._worker.problem}" if self._worker.problem else ""
-        return True, f"motion is on{dry}{waiting}"
+        return Answer(True, f"motion is on{dry}{waiting}")
 
     def reset(self) -> None:
         """New task or scene: forget history and the running chunk."""
@@ -194,10 +216,14 @@ class Session:
         self.reset()
         self._motion.tick(self._last_now)  # the clock may stand still from now on, and so the timer
 
-    def receivers(self) -> tuple[str, int]:
-        """The topic that moves the arm, and how many listen to it."""
+    def receivers(self) -> Receivers:
+        """Who listens to what moves the arm."""
         publisher = self._motion.publisher or self._publisher.chunks
-        return publisher.topic_name, publisher.get_subscription_count()
+        return Receivers(publisher.topic_name, publisher.get_subscription_count())
+
+    def statuses(self) -> list[Status]:
+        """For /diagnostics, on the executor's thread."""
+        return self._report.statuses(self._now(), active=not self._timer.is_canceled(), clock_jumps=self._clock_jumps)
 
     def gripper_problem(self) -> str:
         """Why the grippers do not obey; "" when that is not known."""
@@ -206,12 +232,11 @@ class Session:
     # Parameters, on the executor's thread
 
     def validate(self, proposed: dict[type, Any]) -> None:
-        """Raises UserError when proposed configurations do not fit the checkpoint."""
+        """Raises UserError when proposed configurations do not fit the checkpoint. Changes nothing."""
         if PruningConfig in proposed:
             self.policy.check_pruning(proposed[PruningConfig])
         if LimitsConfig in proposed:
-            before, self._arm.limits = self._arm.limits, proposed[LimitsConfig]  # raises when they do not fit
-            self._arm.limits = before
+            self._arm.check_limits(proposed[LimitsConfig])
 
     def on_parameters(self, names: set[str]) -> None:
         """Use changed parameters."""
@@ -240,13 +265,13 @@ class Session:
         self._due = False
         ready = self._now()
         self._record.add(chunk, sensed.stamp, ready)
-        self._twist_problem = sensed.twist_problem
+        self._report.twist_problem = sensed.twist_problem
         if not np.isfinite(chunk.actions).all():
             raise UserError("the policy predicted NaN or Inf; check the checkpoint, or set model.dtype float32")
         self._motion.submit(chunk.actions, sensed.stamp, ready)
         self._publisher.publish(sensed, chunk, ready, lambda: self._motion.moves)
         age = (ready - sensed.stamp) / NANOSECONDS
-        self._status_text.publish(lambda: f"{inference_text(chunk, age)}; {self._motion_message()[0]}")
+        self._status_text.publish(lambda: f"{inference_text(chunk, age)}; {self._report.motion_message()}")
 
     def _on_inference_error(self, error: Exception) -> None:
         text = "".join(traceback.format_exception(error))
@@ -261,7 +286,7 @@ class Session:
         self._last_now = now
         if not self._worker.problem:
             self._arm.watchdog.feed(INFERENCE, now / NANOSECONDS)
-        if self._motion.dry_run or self.receivers()[1]:
+        if self._motion.dry_run or self.receivers().count:
             self._arm.watchdog.feed(RECEIVER, now / NANOSECONDS)
         else:
             self._arm.watchdog.lost(RECEIVER)
@@ -272,7 +297,7 @@ class Session:
         problem, told = self._worker.problem, self._told
         self._told = problem
         if problem and problem != told:
-            self._status_text.publish(lambda: f"no inference: {problem}; {self._motion_message()[0]}")
+            self._status_text.publish(lambda: f"no inference: {problem}; {self._report.motion_message()}")
 
     def _on_due(self) -> None:
         if not self._due:
@@ -294,83 +319,3 @@ class Session:
 
     def _now(self) -> int:
         return self._node.get_clock().now().nanoseconds
-
-    # Diagnostics, on the executor's thread
-
-    def statuses(self) -> list[Status]:
-        active = not self._timer.is_canceled()
-        return [
-            self._inference_status(active),
-            self._inputs_status(active),
-            self._motion_status(),
-            self._memory_status(),
-        ]
-
-    def _inference_status(self, active: bool) -> Status:
-        values = {
-            "instruction": self._parameters.running(NodeConfig).instruction,
-            **self._record.values(),
-            "late chunks": self._motion.late,
-            "errors": self._worker.errors,
-            **{f"warm-up {mode} ms": seconds * 1e3 for mode, seconds in self.warm_seconds.items()},
-        }
-        problem = self._worker.problem if active else ""
-        if problem:
-            return Status("inference", problem, ERROR, values)
-        slower = self.policy.graph_problem
-        return Status("inference", slower or ("running" if active else "stopped"), WARN if slower else OK, values)
-
-    def _inputs_status(self, active: bool) -> Status:
-        values: dict[str, object] = {f"{topic} Hz": rate for topic, rate in self.sensors.rates().items()}
-        values["images dropped (twice or out of order)"] = self.sensors.dropped()
-        if self._clock_jumps:
-            values["clock jumps"] = self._clock_jumps
-        message, level = self.sensors.problem(self._now()), ERROR
-        if not message and self._twist_problem:
-            message, level = f"end-effector velocity is unknown: {self._twist_problem}", WARN
-        if not message:
-            message, level = self.sensors.oddity(), WARN
-        if self._transforms is not None:
-            values["transforms refused"] = self._transforms.refused
-            values["last refused transform"] = self._transforms.last_refusal
-            values["TF"] = "known" if self.end_effector and self.end_effector.newest() else "unknown"
-            values["TF Hz (at most controller.rate)"] = self.end_effector.rate() if self.end_effector else 0.0
-        return Status("inputs", message or "complete", level if message and active else OK, values)
-
-    def _motion_status(self) -> Status:
-        result = self._motion.result
-        topic, receivers = self.receivers()
-        values: dict[str, object] = {
-            f"receivers of {topic}": receivers,
-            "enabled": self._motion.enabled,
-            "dry run": self._motion.dry_run,
-            "pauses between chunks": self._motion.pauses,
-            **{f"holds {reason}": count for reason, count in self._motion.holds.items()},
-            **{f"limit {name}": count for name, count in self._motion.limits_hit.items()},
-        }
-        if not isinstance(result, Hold):
-            values["deviation m"], values["deviation rad"] = result.deviation, result.deviation_angle
-        message, level = self._motion_message()
-        return Status("motion", message, level, values)
-
-    def _motion_message(self) -> tuple[str, bytes]:
-        """What the arm does and whether that is well, from any thread."""
-        result = self._motion.result
-        dry = " (dry run)" if self._motion.dry_run else ""
-        if not isinstance(result, Hold):
-            hit = f"; limited by {', '.join(result.limits_hit)}" if result.limits_hit else ""
-            gripper = self.gripper_problem()
-            trouble = f"; {gripper}" if gripper else ""
-            return f"moving{dry}{hit}{trouble}", WARN if hit or gripper else OK
-        if not self._motion.enabled:
-            return "motion is off; call ~/enable", OK
-        topic, receivers = self.receivers()
-        if not receivers:
-            message = f"holding, nobody listens to {topic}; start the arm's controller, or remap the topic to its own"
-            return message, ERROR
-        detail = f": {result.detail}" if result.detail else ""
-        level = WARN if result.reason in (HoldReason.NO_CHUNK, HoldReason.CHUNK_NOT_STARTED) else ERROR
-        return f"holding, {result.reason}{detail}", level
-
-    def _memory_status(self) -> Status:
-        return Status("memory", "in use", OK, dict(memory_mb(self.policy.device)))

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a configured node says in /diagnostics and ~/status about its inferences, inputs, motion and memory."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from specprune_ros.control.command import Hold, HoldReason
+from specprune_ros.nodes.model import memory_mb
+from specprune_ros.nodes.motion_loop import MotionLoop
+from specprune_ros.nodes.reporting.diagnostics import ERROR, OK, WARN, Status
+from specprune_ros.nodes.reporting.inference_record import InferenceRecord
+from specprune_ros.nodes.worker import InferenceWorker
+from specprune_ros.policy import Policy
+from specprune_ros.sensing.assembler import ObservationAssembler
+from specprune_ros.sensing.end_effector import EndEffector, Transforms
+
+WAITING = (HoldReason.NO_CHUNK, HoldReason.CHUNK_NOT_STARTED)  # holds that end by themselves
+
+
+@dataclass(frozen=True)
+class Receivers:
+    """How many listen to the topic that moves the arm."""
+
+    topic: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Told:
+    """A message and how bad it is."""
+
+    message: str
+    level: bytes
+
+
+class SessionStatus:
+    """Reads the parts of a session; changes none. `twist_problem`: why the last observation had no twist."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        warm_seconds: Mapping[str, float],
+        record: InferenceRecord,
+        worker: InferenceWorker,
+        sensors: ObservationAssembler,
+        transforms: Transforms | None,
+        end_effector: EndEffector | None,
+        motion: MotionLoop,
+        *,
+        receivers: Callable[[], Receivers],
+        instruction: Callable[[], str],
+    ) -> None:
+        self._policy, self._warm_seconds = policy, warm_seconds
+        self._record, self._worker, self._sensors = record, worker, sensors
+        self._transforms, self._end_effector, self._motion = transforms, end_effector, motion
+        self._receivers, self._instruction = receivers, instruction
+        self.twist_problem = ""
+
+    def statuses(self, now: int, *, active: bool, clock_jumps: int) -> list[Status]:
+        """`now`: nanoseconds. `active`: whether the node is. On the executor's thread."""
+        return [
+            self._inference(active),
+            self._inputs(now, active, clock_jumps),
+            self._motion_status(),
+            Status("memory", "in use", OK, dict(memory_mb(self._policy.device))),
+        ]
+
+    def motion_message(self) -> str:
+        """What the arm does, from any thread."""
+        return self._told_of_motion().message
+
+    def _inference(self, active: bool) -> Status:
+        values = {
+            "instruction": self._instruction(),
+            **self._record.values(),
+            "late chunks": self._motion.late,
+            "errors": self._worker.errors,
+            **{f"warm-up {mode} ms": seconds * 1e3 for mode, seconds in self._warm_seconds.items()},
+        }
+        problem = self._worker.problem if active else ""
+        if problem:
+            return Status("inference", problem, ERROR, values)
+        slower = self._policy.graph_problem
+        return Status("inference", slower or ("running" if active else "stopped"), WARN if slower else OK, values)
+
+    def _inputs(self, now: int, active: bool, clock_jumps: int) -> Status:
+        values: dict[str, object] = {f"{topic} Hz": rate for topic, rate in self._sensors.rates().items()}
+        values["images dropped (twice or out of order)"] = self._sensors.dropped()
+        if clock_jumps:
+            values["clock jumps"] = clock_jumps
+        message, level = self._sensors.problem(now), ERROR
+        if not message and self.twist_problem:
+            message, level = f"end-effector velocity is unknown: {self.twist_problem}", WARN
+        if not message:
+            message, level = self._sensors.oddity(), WARN
+        if self._transforms is not None:
+            values["transforms refused"] = self._transforms.refused
+            values["last refused transform"] = self._transforms.last_refusal
+            values["TF"] = "known" if self._end_effector and self._end_effector.newest() else "unknown"
+            values["TF Hz (at most controller.rate)"] = self._end_effector.rate() if self._end_effector else 0.0
+        return Status("inputs", message or "complete", level if message and active else OK, values)
+
+    def _motion_status(self) -> Status:
+        motion, receivers, told = self._motion, self._receivers(), self._told_of_motion()
+        values: dict[str, object] = {
+            f"receivers of {receivers.topic}": receivers.count,
+            "enabled": motion.enabled,
+            "dry run": motion.dry_run,
+            "pauses between chunks": motion.pauses,
+            **{f"holds {reason}": count for reason, count in motion.holds.items()},
+            **{f"limit {name}": count for name, count in motion.limits_hit.items()},
+        }
+        if not isinstance(motion.result, Hold):
+            values["deviation m"], values["deviation rad"] = motion.result.deviation, motion.result.deviation_angle
+        return Status("motion", told.message, told.level, values)
+
+    def _told_of_motion(self) -> Told:
+        result = self._motion.result
+        if not isinstance(result, Hold):
+            dry = " (dry run)" if self._motion.dry_run else ""
+            hit = f"; limited by {', '.join(result.limits_hit)}" if result.limits_hit else ""
+            gripper = self._motion.gripper_problem
+            trouble = f"; {gripper}" if gripper else ""
+            return Told(f"moving{dry}{hit}{trouble}", WARN if hit or gripper else OK)
+        if not self._motion.enabled:
+            return Told("motion is off; call ~/enable", OK)
+        receivers = self._receivers()
+        if not receivers.count:
+            return Told(
+                f"holding, nobody listens to {receivers.topic}; start the arm's controller, or remap the topic to its "
+                "own",
+                ERROR,
+            )
+        detail = f": {result.detail}" if result.detail else ""
+        return Told(f"holding, {result.reason}{detail}", WARN if result.reason in WAITING else ERROR)
