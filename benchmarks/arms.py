@@ -1,9 +1,11 @@
 """The arms of an evaluation: ways to run one and the same checkpoint."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor
@@ -11,8 +13,10 @@ from torch import Tensor
 from specprune_ros.engine.forward_pass import ForwardPass
 from specprune_ros.engine.pruning_run import PruningRun
 from specprune_ros.errors import ConfigError
+from specprune_ros.openvla.preprocessing import CROP_AREA
 from specprune_ros.policy import Policy
 from specprune_ros.pruning.config import PRESETS, PruningConfig
+from specprune_ros.pruning.scores import patch_scores, text_attention
 from specprune_ros.pruning.static_selection import Evidence
 
 # Selection by one criterion alone, once. Over all layers, 72 of 256 patches a view are as many tokens as `paper` has,
@@ -57,7 +61,53 @@ class InverseRun(PruningRun):
         return 1.0 / (super()._scores(attention) + 1e-9)
 
 
-RUN_TYPES = {"random": RandomRun, "inverse": InverseRun}
+class ActionHistoryRun(PruningRun):
+    """The history remembers what the action tokens attended to, not the instruction (VLA-Pruner, arXiv 2511.16449)."""
+
+    def after_layer(self, number: int, q: Tensor, k: Tensor) -> None:
+        history, alive, layers = self._history, self.alive, self._schedule.global_layers
+        super().after_layer(number, q, k)
+        if number in layers:
+            attention = text_attention(q, k, self._layout.action_rows(len(alive)))[:, :, 1 : 1 + len(alive)]
+            self._history = history.index_add(0, alive, patch_scores(attention) / len(layers))
+
+
+class GripperRun(PruningRun):
+    """In place of the patches that changed, those nearest to the gripper."""
+
+    places = np.full((2, 2), np.nan)  # (V, 2) x, y of the gripper, 0 to 1 over what the towers see; nan out of view
+
+    def _evidence(self) -> Evidence:
+        method = super()._evidence()
+        side = math.isqrt(method.similarity.shape[1])
+        middle = (torch.arange(side) + 0.5) / side
+        row, column = torch.meshgrid(middle, middle, indexing="ij")
+        x, y = torch.from_numpy(self.places).float().T[..., None]
+        far = ((column.flatten() - x) ** 2 + (row.flatten() - y) ** 2) / 4  # below 1, and so "changed"; nan is not
+        return Evidence(method.history, torch.where(far.isnan(), 1.0, far), method.local)
+
+
+def as_seen(places: np.ndarray, center_crop: bool) -> np.ndarray:
+    """Places (V, 2), 0 to 1 over the whole view, over what the towers see of it; nan where they do not see it."""
+    side = CROP_AREA**0.5 if center_crop else 1.0
+    seen = 0.5 + (places - 0.5) / side
+    inside = ((seen >= 0) & (seen <= 1)).all(axis=-1, keepdims=True)
+    return np.where(inside, seen, np.nan)
+
+
+class WristRun(PruningRun):
+    """Only the last view is pruned."""
+
+    def _select_static(self) -> Tensor:
+        kept = super()._select_static()
+        others = (self._views[0] - 1) * self._views[1]
+        kept = torch.cat([torch.arange(others), kept[kept >= others]])
+        self._entering = self._schedule.alive_per_layer(static=len(kept))
+        return kept
+
+
+RUN_TYPES: dict[str, type[PruningRun]] = {"random": RandomRun, "inverse": InverseRun}
+WAYS: dict[str, type[PruningRun]] = {"action": ActionHistoryRun, "gripper": GripperRun, "wrist": WristRun}
 
 
 @dataclass(frozen=True)
@@ -80,19 +130,23 @@ class Arm:
 
 
 def arm(name: str) -> Arm:
-    """An arm by name, or `ARM:NAME=VALUE,NAME=VALUE` for any constant of the method.
+    """An arm by name, `ARM:NAME=VALUE,NAME=VALUE` for any constant of the method, `WAY/ARM` for a way to choose.
 
     `fastv` keeps what layer 2 attends to most, `last_kept` what the last inference attended to most, `random` anything,
-    `inverse` what the method attends to least; all about as many tokens as `paper`.
+    `inverse` what the method attends to least; all about as many tokens as `paper`. Ways: `action` remembers the
+    attention of the action tokens, `gripper` takes patches around it for those that changed, `wrist` prunes that view
+    alone, and not between layers.
     Raises ConfigError that lists the known names.
     """
-    base, separator, changes = name.partition(":")
+    *ways, rest = name.split("/")
+    base, separator, changes = rest.partition(":")
     if name in UNPRUNED:
         return Arm(name, blind=name == "blind", expert=name == "expert")
-    if base not in (*PRESETS, *NAMED):
+    if base not in (*PRESETS, *NAMED) or not set(ways) <= set(WAYS):
         known = ", ".join((*UNPRUNED, *PRESETS, *NAMED))
         raise ConfigError(
-            f"arm '{name}' is not known; use one of: {known}; or a change of a pruned one: paper:alpha=0.5"
+            f"arm '{name}' is not known; use one of: {known}; or a change of a pruned one: paper:alpha=0.5; "
+            f"or one with a way to choose ({', '.join(WAYS)}): gripper/paper"
         )
     values: dict[str, Any] = {}
     for change in BETWEEN_CHANGES.split(changes) if separator else ():
@@ -101,5 +155,9 @@ def arm(name: str) -> Arm:
             raise ConfigError(f"arm '{name}': '{change}' is not NAME=VALUE")
         values[constant] = yaml.safe_load(value)
     preset, constants = NAMED.get(base, (base, {}))
+    if "wrist" in ways:
+        constants = constants | {"prune_layers": [0]}
     pruning = PruningConfig.from_preset(preset).changed(constants | values)
-    return Arm(name, pruning, run_type=RUN_TYPES.get(base, PruningRun))
+    bases = (*(WAYS[way] for way in ways), RUN_TYPES.get(base, PruningRun))
+    run_type = bases[0] if len(bases) == 1 or bases[1:] == (PruningRun,) else type(name, bases, {})
+    return Arm(name, pruning, run_type=run_type)

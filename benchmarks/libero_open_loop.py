@@ -8,15 +8,19 @@ compared with the first, on the same inferences. Beside FILE a plot of the error
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+sys.path.sort(key=lambda folder: folder == str(Path(__file__).parent))  # last, or `import libero` finds libero.py
 
 import machine
 import numpy as np
 import torch
-from arms import Arm, arm
+from arms import Arm, GripperRun, arm, as_seen
 from libero_results import look
 from scipy.spatial.transform import Rotation
 from significance import grouped_mean
@@ -24,10 +28,14 @@ from tqdm import tqdm
 
 from specprune_ros.errors import UserError
 from specprune_ros.policy import ActionChunk, Observation, Policy
+from specprune_ros.pose import Pose
+from specprune_ros.pruning.config import PruningConfig
+from specprune_ros.pruning.scene_motion import Camera
 from specprune_ros.sensing.twist_estimator import TwistEstimator
-from specprune_ros.sim.libero_env import CONTROL_RATE
+from specprune_ros.sim.libero_env import CONTROL_RATE, LiberoEnv
 from training.episodes import Episode, episode_paths, read_episode
 from training.expert import METRES_PER_UNIT, RADIANS_PER_UNIT
+from training.policy_driver import matrix, mirrored_camera
 
 MEASURES = ("centimetres", "degrees", "gripper_flips")
 
@@ -37,8 +45,10 @@ def main(arguments: list[str]) -> None:
     arms = [arm(name) for name in given.arms]
     paths = recordings(given)
     policy = Policy.from_checkpoint(given.checkpoint, given.device, given.dtype)
-    summary = measure(policy, arms, paths)
+    rows = measure(policy, arms, paths, given.json.with_suffix(".rows.json"))
+    summary = {name: summarize(of_arm, rows[arms[0].name]) for name, of_arm in rows.items()}
     content = {"run": machine.describe(torch.device(given.device)), "episodes": len(paths), "arms": summary}
+    content["pairs"] = [_pair(first, second, rows) for first, second in zip(*[iter(given.pairs)] * 2, strict=True)]
     given.json.write_text(json.dumps(content, indent=1))
     _plot(summary, given.json.with_suffix(".png"))
     for name, row in summary.items():
@@ -53,36 +63,83 @@ def recordings(given: argparse.Namespace) -> list[Path]:
     return paths
 
 
-def measure(policy: Policy, arms: list[Arm], paths: list[Path]) -> dict[str, dict[str, float]]:
-    """Arm -> means over all inferences of the recorded episodes: errors, tokens, FLOPs, and how much farther from
-    dense than the first arm (`more_centimetres`)."""
-    errors: dict[str, list[list[dict[str, float]]]] = {chosen.name: [] for chosen in arms}
+def measure(
+    policy: Policy, arms: list[Arm], paths: list[Path], store: Path | None = None
+) -> dict[str, list[list[dict[str, float]]]]:
+    """Arm -> episode -> inference -> error, tokens and FLOPs. `store`: a file to go on from and to write to."""
+    known: dict[str, dict[str, list[dict[str, float]]]] = {}  # by episode, by arm
+    if store is not None and store.exists():
+        known = json.loads(store.read_text())
+    cameras = Cameras() if any(needs_cameras(chosen) for chosen in arms) else None
     for number, path in enumerate(tqdm(paths, unit="episode")):
-        observations = list(_observations(read_episode(path), policy.chunk_length))
-        dense = _replay(policy, Arm("dense"), observations)
-        for chosen in arms:
+        rows = known.setdefault(f"{path.parent.name}/{path.name}", {})
+        missing = [chosen for chosen in arms if chosen.name not in rows]
+        if not missing:
+            continue
+        steps = list(_steps(read_episode(path), policy, cameras))
+        dense = _replay(policy, Arm("dense"), steps)
+        for chosen in missing:
             torch.manual_seed(number)  # of the arms that draw patches
-            chunks = _replay(policy, chosen, observations)
+            chunks = _replay(policy, chosen, steps)
             # The first inference of every episode is dense, whatever the arm.
-            errors[chosen.name].append([_error(*pair) for pair in zip(chunks[1:], dense[1:], strict=True)])
-    first = errors[arms[0].name]
-    return {name: _summarize(episodes, first) for name, episodes in errors.items()}
+            rows[chosen.name] = [_error(*pair) for pair in zip(chunks[1:], dense[1:], strict=True)]
+            if store is not None:
+                store.write_text(json.dumps(known))
+    return {chosen.name: [rows[chosen.name] for rows in known.values()] for chosen in arms}
 
 
-def _observations(episode: Episode, stride: int) -> Iterator[Observation]:
-    """Every `stride`-th step of a recording, with the velocity that its poses show."""
-    motion = TwistEstimator()
+def needs_cameras(chosen: Arm) -> bool:
+    return isinstance(chosen.pruning, PruningConfig) and chosen.pruning.history_motion == "tf"
+
+
+class Cameras:
+    """The cameras of a recording, which holds the end effector's pose alone: one is fixed, one is on the hand."""
+
+    def __init__(self) -> None:
+        env = LiberoEnv(shadows=False, anti_aliasing=False)
+        self._fixed, wrist = mirrored_camera(env, "primary"), mirrored_camera(env, "wrist")
+        self._base = env.base_pose.inverse()
+        self._intrinsics = wrist.intrinsics
+        self._mount = np.linalg.inv(matrix(self._base @ env.eef_pose)) @ wrist.pose
+        env.close()
+
+    def at(self, hand: Pose) -> dict[str, Camera]:
+        """`hand`: the end effector in the world."""
+        return {"primary": self._fixed, "wrist": Camera(self._intrinsics, matrix(self._base @ hand) @ self._mount)}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Step:
+    """An observation, and where the gripper is in its views (V, 2); see `GripperRun.places`."""
+
+    observation: Observation
+    gripper: np.ndarray
+
+
+def _steps(episode: Episode, policy: Policy, cameras: Cameras | None) -> Iterator[Step]:
+    """Every observation of a recording that begins a chunk, with the velocity that its poses show."""
+    stride, motion = policy.chunk_length, TwistEstimator()
+    gripper = episode.points[:, :, episode.facts["points"].index("gripper")]
     for step, proprio in enumerate(episode.proprio.astype(np.float64)):
-        motion.add(step / CONTROL_RATE, proprio[:3], Rotation.from_rotvec(proprio[3:6]).as_quat())
+        hand = Pose(proprio[:3], Rotation.from_rotvec(proprio[3:6]).as_quat())
+        motion.add(step / CONTROL_RATE, hand.position, hand.quaternion)
         if step % stride == 0:
             now = step / CONTROL_RATE
             views = {view: frames[step] for view, frames in episode.frames.items()}
-            yield Observation(views, proprio, episode.facts["instruction"], now, motion.twist(now))
+            seen = cameras.at(hand) if cameras else {}
+            yield Step(
+                Observation(views, proprio, episode.facts["instruction"], now, motion.twist(now), seen),
+                as_seen(gripper[step], policy.center_crop),
+            )
 
 
-def _replay(policy: Policy, chosen: Arm, observations: list[Observation]) -> list[ActionChunk]:
+def _replay(policy: Policy, chosen: Arm, steps: list[Step]) -> list[ActionChunk]:
     chosen.apply(policy)
-    return [policy.act(observation) for observation in observations]
+    chunks = []
+    for step in steps:
+        GripperRun.places = step.gripper
+        chunks.append(policy.act(step.observation))
+    return chunks
 
 
 def _error(chunk: ActionChunk, dense: ActionChunk) -> dict[str, float]:
@@ -93,12 +150,25 @@ def _error(chunk: ActionChunk, dense: ActionChunk) -> dict[str, float]:
         "centimetres": 100 * METRES_PER_UNIT * float(np.linalg.norm(apart[:3])),
         "degrees": float(np.degrees(RADIANS_PER_UNIT * np.linalg.norm(apart[3:]))),
         "gripper_flips": float(flips.mean()),
+        "kept": sum(map(len, chunk.pruning.kept_static)),
         "tokens": float(np.mean(chunk.pruning.tokens_per_layer)),
         "flop_share": chunk.pruning.flop_share,
     }
 
 
-def _summarize(episodes: list[list[dict[str, float]]], first: list[list[dict[str, float]]]) -> dict[str, float]:
+def _pair(first: str, second: str, rows: dict[str, list[list[dict[str, float]]]]) -> dict[str, Any]:
+    """How much nearer to dense the first arm is than the second, on the same inferences, in every measure."""
+    result: dict[str, Any] = {"first": first, "second": second}
+    for measure_ in MEASURES:
+        nearer = [
+            np.array([b[measure_] - a[measure_] for a, b in zip(*episodes, strict=True)])
+            for episodes in zip(rows[first], rows[second], strict=True)
+        ]
+        result[measure_], result[f"{measure_}_standard_error"] = grouped_mean(nearer)
+    return result
+
+
+def summarize(episodes: list[list[dict[str, float]]], first: list[list[dict[str, float]]]) -> dict[str, float]:
     """Means; for the errors their 95th percentile too, and the mean's standard error, inferences of an episode being
     alike."""
 
@@ -135,6 +205,7 @@ def _plot(summary: dict[str, dict[str, float]], path: Path) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = recording_parser("Action error against dense on recorded observations.")
     parser.add_argument("--arms", nargs="+", default=["paper", "careful", "fast"], help="see benchmarks/arms.py")
+    parser.add_argument("--pairs", nargs="*", default=[], metavar="ARM", help="arms to compare: first second ...")
     return parser
 
 

@@ -20,7 +20,7 @@ from specprune_ros.pruning.config import PRESETS, PruningConfig
 from specprune_ros.pruning.controller import ActionAwareController, Speed
 from specprune_ros.pruning.frames import FrameHistory, patch_similarity, reference_delay
 from specprune_ros.pruning.ranking import ranks, top_indices, top_mask
-from specprune_ros.pruning.scene_motion import Camera, SceneMotion
+from specprune_ros.pruning.scene_motion import Camera, SceneMotion, plane_displacement
 from specprune_ros.pruning.schedule import ModelShape, SetSizes, make_schedule
 from specprune_ros.pruning.score_history import ScoreHistory, moved
 from specprune_ros.pruning.static_selection import Evidence, PatchSets, choose_sets, select_budget, select_union
@@ -276,6 +276,7 @@ def test_kept_set_is_stable_without_motion(selection: str, preset: str):
 
 SIDE = 4  # patches along a view of PATCHES
 shifts = st.integers(-SIDE, SIDE)
+NO_CAMERAS = (None,) * VIEWS
 
 
 def shifted(pictures: NDArray, right: int, down: int, fill: float = 0) -> NDArray:
@@ -325,7 +326,7 @@ def test_flow_finds_a_shift_of_whole_patches(right: int, down: int):
     before = np.clip(before, 0, 255).astype(np.uint8)
     now = shifted(before, right, down, fill=128)
     motion = SceneMotion(PruningConfig(history_motion="flow"), grid)
-    found = motion.displacement(motion.cue(now, ()), motion.cue(before, ()))
+    found = motion.displacement(motion.cue(now, NO_CAMERAS), motion.cue(before, NO_CAMERAS))
     assert found is not None
     assert found.dtype == np.float32
     inside = shifted(np.ones((1, grid, grid)), right // 14, down // 14)[0].astype(bool)  # patches that were in view
@@ -337,24 +338,36 @@ def test_flow_finds_a_shift_of_whole_patches(right: int, down: int):
 
 
 def test_a_camera_that_slides_over_the_plane_moves_the_view_by_whole_patches():
+    """All but the hand at the view's lower edge, which moves with the camera."""
     grid, height = 8, 0.1
-    intrinsics = np.array([[-1.0, 0, 0.5], [0, 1.0, 0.5], [0, 0, 1]])  # a mirrored view
+    intrinsics = np.array([[-1.0, 0, 0.5], [0, 1.0, 0.5], [0, 0, 1]])  # of a mirrored view
     pose = np.array([[1.0, 0, 0, 0.4], [0, -1, 0, 0], [0, 0, -1, 0.6], [0, 0, 0, 1]])  # 0.5 m above the plane
-    moved_pose = pose.copy()
-    moved_pose[:2, 3] += [2 * 0.5 / grid, 1 * 0.5 / grid]  # two patches along x, one along y of the base
+    slid = pose.copy()
+    slid[:2, 3] += [2 * 0.5 / grid, 1 * 0.5 / grid]  # two patches along x, one along y of the base
+    table = np.random.default_rng(3).integers(0, 256, (1, 112, 112, 3), dtype=np.uint8)
+    views = np.concatenate([table, shifted(table, 28, 14, fill=77)])
+    views[:, -14:] = table[:, :14]  # the hand
     motion = SceneMotion(PruningConfig(history_motion="tf", motion_plane_height=height), grid)
-    before, now = (motion.cue((), (Camera(intrinsics, p), None)) for p in (pose, moved_pose))
+    before, now = (
+        motion.cue([view, view], (Camera(intrinsics, p), None)) for view, p in zip(views, (pose, slid), strict=True)
+    )
     found = motion.displacement(now, before)
     assert found is not None
-    np.testing.assert_array_equal(found[0], np.tile([-2.0, -1.0], (grid * grid, 1)))
+    expected = np.tile(np.array([-2.0, -1.0], np.float32), (grid, grid, 1))
+    in_view = found[0].reshape(grid, grid, 2)[1:, 2:]
+    np.testing.assert_array_equal(in_view[:-1], expected[2:, 2:])
+    np.testing.assert_array_equal(in_view[-1], 0.0)
     np.testing.assert_array_equal(found[1], 0.0)  # a view without a camera stands still
     assert not np.any(motion.displacement(now, now))
-    # Lifted above the plane by as much as it was over it, it sees nothing of the plane.
-    below = pose.copy()
-    below[2, 3] = 0.0
-    lost = motion.displacement(motion.cue((), (Camera(intrinsics, below), None)), before)
-    assert lost is not None
-    assert (np.abs(lost[0]) == 2 * grid).all()
+
+
+def test_a_camera_below_the_plane_sees_nothing_of_it():
+    intrinsics = np.array([[1.0, 0, 0.5], [0, 1.0, 0.5], [0, 0, 1]])
+    above = np.array([[1.0, 0, 0, 0], [0, -1, 0, 0], [0, 0, -1, 0.6], [0, 0, 0, 1]])
+    below = above - np.array([[0.0] * 4, [0] * 4, [0, 0, 0, 0.6], [0] * 4])
+    for pair in ((below, above), (above, below)):
+        now, before = (Camera(intrinsics, pose) for pose in pair)
+        assert (np.abs(plane_displacement(now, before, 0.1, 4)) == 8).all()  # out of view
 
 
 @pytest.mark.parametrize(("right", "down"), [(14, 0), (-28, 14), (0, 0)])

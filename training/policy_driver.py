@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from specprune_ros.policy import Observation, Policy
+from specprune_ros.pose import Pose
+from specprune_ros.pruning.scene_motion import Camera
 from specprune_ros.sim.libero_env import CAMERAS, CONTROL_RATE, LiberoEnv
 from training.expert import Expert, Phase
 
@@ -46,9 +48,25 @@ class PolicyDriver:
 
 
 def observe(env: LiberoEnv, now: float, twist: np.ndarray | None = None) -> Observation:
-    """What the checkpoint sees: mirrored images, LIBERO's proprio."""
+    """What the checkpoint sees: mirrored images, LIBERO's proprio; and the cameras, in the arm's base frame."""
     views = {camera: np.ascontiguousarray(env.image(camera)[:, ::-1]) for camera in CAMERAS}
-    return Observation(views, env.proprio, env.instruction, now, twist)
+    cameras = {camera: mirrored_camera(env, camera) for camera in CAMERAS}
+    return Observation(views, env.proprio, env.instruction, now, twist, cameras)
+
+
+def mirrored_camera(env: LiberoEnv, camera: str) -> Camera:
+    """Of the mirrored view, where it is now."""
+    mirror = np.array([[-1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    in_widths = np.diag([1 / env.image_size, 1 / env.image_size, 1.0])
+    pose = env.base_pose.inverse() @ env.camera_pose(camera)
+    return Camera(mirror @ in_widths @ env.camera_intrinsics(camera), matrix(pose))
+
+
+def matrix(pose: Pose) -> np.ndarray:
+    """(4, 4) homogeneous."""
+    result = np.eye(4)
+    result[:3, :3], result[:3, 3] = pose.rotation.as_matrix(), pose.position
+    return result
 
 
 def weights_digest(checkpoint: Path) -> str:

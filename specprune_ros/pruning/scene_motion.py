@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the scene of each patch was in an earlier frame: by optical flow, or by the camera's motion over a plane.
+"""Where what each patch shows was in an earlier frame: by optical flow, or by the camera's motion over a plane.
 
 Runs on the host, before the forward pass. Displacements are in patches, x right and y down: what patch i shows now was
 at its centre plus displacement[i] then.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,7 +50,7 @@ class Camera:
 
 @dataclass(frozen=True, eq=False)
 class MotionCue:
-    """What is kept of an observation to tell how the scene moved since: grey images (V, s, s) uint8, or cameras."""
+    """What is kept of an observation to tell how the scene moved since: grey images (V, s, s) uint8, and cameras."""
 
     grey: NDArray[np.uint8] | None = None
     cameras: tuple[Camera | None, ...] = ()
@@ -69,22 +70,25 @@ class SceneMotion:
 
     def cue(self, views: Sequence[NDArray[np.uint8]], cameras: Sequence[Camera | None]) -> MotionCue:
         """Of an observation: camera frames, each (H, W, 3) uint8 RGB, and the cameras as far as known."""
-        if self._kind == "flow":
-            return MotionCue(grey=np.stack([_grey(view, self._grid, self._area) for view in views]))
-        if self._kind == "tf":
-            return MotionCue(cameras=tuple(camera and camera.cropped(self._area) for camera in cameras))
-        return MotionCue()
+        if self._kind == "none":
+            return MotionCue()
+        grey = np.stack([_grey(view, self._grid, self._area) for view in views])
+        return MotionCue(grey, tuple(camera and camera.cropped(self._area) for camera in cameras))
 
     def displacement(self, now: MotionCue, before: MotionCue) -> NDArray[np.float32] | None:
         """(V, P, 2) in patches; None when nothing is known of the motion. A view without a camera stands still."""
-        if now.grey is not None and before.grey is not None:
-            views = [flow_displacement(*pair, self._grid) for pair in zip(now.grey, before.grey, strict=True)]
-        elif now.cameras and before.cameras:
-            pairs = zip(now.cameras, before.cameras, strict=True)
-            views = [plane_displacement(*pair, self._height, self._grid) for pair in pairs]
-        else:
+        if now.grey is None or before.grey is None:
             return None
-        return (np.round(STEPS * np.stack(views)) / STEPS).astype(np.float32)
+        views = []
+        for images, cameras in zip(
+            zip(now.grey, before.grey, strict=True), zip(now.cameras, before.cameras, strict=True), strict=True
+        ):
+            if self._kind == "flow":
+                views.append(_in_steps(flow_displacement(*images, self._grid)))
+            else:
+                plane = _in_steps(plane_displacement(*cameras, self._height, self._grid))
+                views.append(plane * moves_as_said(*images, plane)[:, None])
+        return np.stack(views)
 
 
 def flow_displacement(now: NDArray[np.uint8], before: NDArray[np.uint8], grid: int) -> NDArray[np.float64]:
@@ -120,6 +124,34 @@ def plane_displacement(now: Camera | None, before: Camera | None, height: float,
     valid = (distance > 0) & (seen[:, 2] > 0) & np.isfinite(moved).all(axis=1)
     outside = 2.0 * grid
     return np.where(valid[:, None], np.clip(moved, -outside, outside), outside)
+
+
+def moves_as_said(
+    now: NDArray[np.uint8], before: NDArray[np.uint8], displacement: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """(P,) whether a patch looks more like what is displaced from it than like what was at its place.
+
+    On grey images (s, s), by the sum of absolute differences, to whole pixels, the border repeated. The hand's own
+    camera always sees the hand, and what it holds, at the same place.
+    """
+    grid = math.isqrt(len(displacement))
+    patch = len(now) // grid
+    corner = patch * np.stack(np.divmod(np.arange(grid * grid), grid), axis=-1)[:, None]  # rows, columns
+    side = np.arange(patch)
+
+    def patches(image: NDArray[np.uint8], shift: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(P, patch, patch), from (P, 2) pixels down and right of each."""
+        rows, columns = np.moveaxis(np.clip(corner + side[:, None] + shift[:, None], 0, len(image) - 1), -1, 0)
+        return image[rows[:, :, None], columns[:, None, :]].astype(np.int64)
+
+    still = np.zeros((grid * grid, 2), np.int64)
+    moved = np.round(displacement[:, ::-1] * patch).astype(np.int64)
+    errors = [np.abs(patches(now, still) - patches(before, shift)).sum(axis=(1, 2)) for shift in (moved, still)]
+    return errors[0] < errors[1]
+
+
+def _in_steps(displacement: NDArray[np.float64]) -> NDArray[np.float32]:
+    return (np.round(STEPS * displacement) / STEPS).astype(np.float32)
 
 
 def _grey(view: NDArray[np.uint8], grid: int, area: float) -> NDArray[np.uint8]:

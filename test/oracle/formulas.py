@@ -70,16 +70,11 @@ def patch_scores(attention: NDArray, instruction_rows: list[int], patch_columns:
 
 def flow_displacement(image: NDArray[np.uint8], before: NDArray[np.uint8]) -> list[tuple[float, float]]:
     """By OpenCV's dense inverse search, preset medium, on grey images of about 112 pixels: medians of the patches."""
-    grid = image.shape[0] // PATCH
-    cell = 112 // grid
-    size = (grid * cell, grid * cell)
-    grey = [
-        cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
-        for picture in (image, before)
-    ]
-    if np.array_equal(*grey):
+    (now, cell), (then, _) = grey_image(image), grey_image(before)
+    grid = len(now) // cell
+    if np.array_equal(now, then):
         return [(0.0, 0.0)] * (grid * grid)
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(*grey, None)
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(now, then, None)
     displacement = []
     for top in range(0, grid * cell, cell):
         for left in range(0, grid * cell, cell):
@@ -111,6 +106,34 @@ def plane_displacement(now: Camera, before: Camera, height: float, grid: int) ->
 def in_steps(displacement: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """The nearest multiples of a 64th of a patch."""
     return [(round(64 * x) / 64, round(64 * y) / 64) for x, y in displacement]
+
+
+def grey_image(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
+    """About 112 pixels a side, whole pixels per patch, and how many those are."""
+    grid = image.shape[0] // PATCH
+    cell = 112 // grid
+    size = (grid * cell, grid * cell)
+    return cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA), cell
+
+
+def likelier(
+    image: NDArray[np.uint8], before: NDArray[np.uint8], displacement: list[tuple[float, float]]
+) -> list[tuple[float, float]]:
+    """The displacement where the grey patch looks more like what was there than like what was at its own place."""
+    (now, cell), (then, _) = grey_image(image), grey_image(before)
+    grid, last = len(now) // cell, len(now) - 1
+    chosen = []
+    for patch, (dx, dy) in enumerate(displacement):
+        errors = []
+        for right, down in ((round(dx * cell), round(dy * cell)), (0, 0)):
+            error = 0
+            for y in range(patch // grid * cell, (patch // grid + 1) * cell):
+                for x in range(patch % grid * cell, (patch % grid + 1) * cell):
+                    old = then[min(max(y + down, 0), last), min(max(x + right, 0), last)]
+                    error += abs(int(now[y, x]) - int(old))
+            errors.append(error)
+        chosen.append((dx, dy) if errors[0] < errors[1] else (0.0, 0.0))
+    return chosen
 
 
 def moved_scores(scores: list[float], displacement: list[tuple[float, float]]) -> list[float]:

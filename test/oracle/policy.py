@@ -117,7 +117,8 @@ class OraclePolicy:
         if self.config.history_motion == "none" or not (now.cameras[view] and before.cameras[view]):
             return still
         grid, height = math.isqrt(self.patches_per_view), self.config.motion_plane_height
-        return formulas.in_steps(formulas.plane_displacement(now.cameras[view], before.cameras[view], height, grid))
+        plane = formulas.in_steps(formulas.plane_displacement(now.cameras[view], before.cameras[view], height, grid))
+        return formulas.likelier(now.frames[view], before.frames[view], plane)
 
     def _move_history(self, seen: Seen) -> None:
         if self.last_seen is None or self.config.history_motion == "none":
