@@ -7,16 +7,17 @@ arm does not move. Run it instead of the policy node, not beside it.
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 
 import torch
 from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.utilities import try_shutdown
 
+from specprune_ros.checks import FAIL, PASS, WARN, Check, table
 from specprune_ros.control.action_space import ControllerConfig
+from specprune_ros.doctor.fit import doubts, gripper_doubt
 from specprune_ros.errors import ObservationError, UserError
-from specprune_ros.nodes.model import doubts, free_memory_mb, gripper_doubt, memory_mb
+from specprune_ros.nodes.model import free_memory_mb, memory_mb
 from specprune_ros.nodes.parameters.groups import NodeConfig
 from specprune_ros.nodes.policy_node import SUCCESS, Interruption, PolicyNode, init_rclpy
 from specprune_ros.nodes.reporting.latency import pauses
@@ -27,15 +28,6 @@ from specprune_ros.sensing.config import TF, InputsConfig
 LISTENING = 5.0  # seconds; discovery can take 1.5
 SLOWEST_CAMERA = 5.0  # Hz
 LEAST_MEMORY = 512.0  # MiB
-
-PASS, WARN, FAIL = "pass", "warn", "fail"
-
-
-@dataclass(frozen=True)
-class Check:
-    name: str
-    verdict: str
-    detail: str  # what was found, and what to do unless the verdict is pass
 
 
 def checks(session: Session, node: PolicyNode) -> list[Check]:
@@ -174,12 +166,6 @@ def _memory(device: torch.device) -> Check:
     if min(free.values()) >= LEAST_MEMORY:
         return Check("memory", PASS, detail)
     return Check("memory", WARN, f"{detail}: little is left; close other programs, or set model.dtype bfloat16")
-
-
-def table(rows: list[Check]) -> str:
-    """The checks as aligned lines."""
-    width = max(len(row.name) for row in rows)
-    return "\n".join(f"{row.verdict:4}  {row.name:{width}}  {row.detail}" for row in rows)
 
 
 def listen(node: PolicyNode, session: Session, interruption: Interruption) -> None:

@@ -7,18 +7,20 @@ from typing import Any
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
 
+from specprune_ros.checkpoint_config import CheckpointConfig
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.arm import Arm
 from specprune_ros.control.executor import ExecutorConfig
 from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.control.replan import ReplanConfig, Replanner
+from specprune_ros.doctor.fit import check_fits, doubts, gripper_doubt
 from specprune_ros.errors import UserError
 from specprune_ros.nodes.inputs import Inputs
-from specprune_ros.nodes.model import check_fits, doubts, gripper_doubt, load_policy
+from specprune_ros.nodes.model import load_policy
 from specprune_ros.nodes.motion_loop import MotionLoop
 from specprune_ros.nodes.outputs.chunks import ChunkPublisher
 from specprune_ros.nodes.parameters.declaration import LiveParameters
-from specprune_ros.nodes.parameters.groups import CheckpointConfig, NodeConfig
+from specprune_ros.nodes.parameters.groups import NodeConfig
 from specprune_ros.nodes.parameters.pruning import PruningSwitch
 from specprune_ros.nodes.reporting.diagnostics import Status
 from specprune_ros.nodes.reporting.inference_record import InferenceRecord
