@@ -155,10 +155,11 @@ def seen_by(checkpoint: Checkpoint):
     """The vision towers and the projector, which test_openvla_golden.py compares with the reference implementation."""
 
     @torch.inference_mode()
-    def see(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def see(frames: NDArray[np.uint8], token_ids: tuple[int, ...]) -> NDArray[np.float64]:
         model = checkpoint.model
+        text = model.embed_text(torch.tensor(token_ids, device=model.device), checkpoint.tokenizer.eos_id)
         pixels = [normalize(torch.from_numpy(frames).to(model.device)) for normalize in model.normalizations()]
-        return model.projector(model.see(pixels)).double().cpu().numpy()
+        return model.projector(model.see(pixels, model.film(text))).double().cpu().numpy()
 
     return see
 

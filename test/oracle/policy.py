@@ -50,7 +50,7 @@ class Seen:
 
 
 class OraclePolicy:
-    """`see`: frames (V, S, S, 3) uint8, as the towers see them -> (V * P, hidden) patch embeddings."""
+    """`see`: frames (V, S, S, 3) uint8 as the towers see them, and the prompt's ids -> (V * P, hidden) patches."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class OraclePolicy:
         tokenizer: PromptTokenizer,
         normalizer: Normalizer,
         config: PruningConfig,
-        see: Callable[[NDArray[np.uint8]], Array],
+        see: Callable[[NDArray[np.uint8], tuple[int, ...]], Array],
         tile: int = 1,
     ):
         self.model = EagerModel(model)
@@ -148,7 +148,7 @@ class OraclePolicy:
         words = self._instruction_tokens(instruction)
         placeholder = np.zeros(self.model.config.decoder.hidden_size)
         tokens = [Token(self.model.embed(token_ids[0]))]
-        tokens += [Token(vector, patch=patch) for patch, vector in enumerate(self.see(frames))]
+        tokens += [Token(vector, patch=patch) for patch, vector in enumerate(self.see(frames, token_ids))]
         tokens += [Token(self.model.project_proprio(proprio))]
         tokens += [Token(self.model.embed(token_ids[j]), is_instruction=j in words) for j in range(1, len(token_ids))]
         tokens += [Token(placeholder) for _ in range(self.model.config.num_actions)]
