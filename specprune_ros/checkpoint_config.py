@@ -31,6 +31,11 @@ class CheckpointConfig:
         choices=PRECISIONS,
         live=False,
     )
+    base_checkpoint: str = parameter(
+        "",
+        "Folder of the checkpoint that an un-merged LoRA adapter was trained from; empty for merged checkpoints.",
+        live=False,
+    )
     unnorm_key: str = parameter(
         "", "Data set whose statistics scale the actions; empty takes the only one.", live=False
     )
@@ -60,6 +65,16 @@ class CheckpointConfig:
     action_units: tuple[str, ...] = parameter(
         (), "Unit of each action dimension; empty takes the checkpoint's.", live=False
     )
+    num_diffusion_steps: int = parameter(
+        0, "Denoising steps of a diffusion head; 0 takes the checkpoint's, 50.", minimum=0, maximum=1000, live=False
+    )
+    num_diffusion_steps_train: int = parameter(
+        0,
+        "Steps that the diffusion head was trained with; 0 takes the checkpoint's, 50.",
+        minimum=0,
+        maximum=1000,
+        live=False,
+    )
     tile: int = parameter(
         0,
         "Sequence lengths of pruned inferences are multiples of this; 0 measures what suits the device.",
@@ -78,6 +93,8 @@ class CheckpointConfig:
             "action_space": _stated(self.action_space),
             "action_names": self.action_names or None,
             "action_units": self.action_units or None,
+            "num_diffusion_steps": self.num_diffusion_steps or None,
+            "num_diffusion_steps_train": self.num_diffusion_steps_train or None,
         }
 
 

@@ -26,6 +26,7 @@ def load_policy(model: CheckpointConfig, pruning: PruningConfig | None) -> Polic
             pruning if pruning is not None else "off",
             tile=model.tile,
             precision=model.precision,
+            base_checkpoint=model.base_checkpoint or None,
             **model.facts(),
         )
     except (MemoryError, torch.OutOfMemoryError) as error:

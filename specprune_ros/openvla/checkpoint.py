@@ -9,20 +9,12 @@ import torch
 
 from specprune_ros.errors import CheckpointError
 from specprune_ros.free_memory import available_bytes
-from specprune_ros.openvla.config import DIFFUSION, EMPTY_TOKEN_ID, DiffusionSteps, diffusion_steps
-from specprune_ros.openvla.family import Fact, FamilyConfig, facts, family_config
-from specprune_ros.openvla.files import Fields, read_json
-from specprune_ros.openvla.film_towers import TOWERS, FilmTowers
-from specprune_ros.openvla.image_config import image_size, pixel_scales
-from specprune_ros.openvla.lora import LoraWeights
+from specprune_ros.openvla.contents import read_contents
+from specprune_ros.openvla.family import Fact, FamilyConfig
 from specprune_ros.openvla.model import OpenVLA
-from specprune_ros.openvla.model_sizes import model_config
 from specprune_ros.openvla.prompt import PromptTokenizer
-from specprune_ros.openvla.statistics import Normalizer, choose_key, normalizer, read_statistics
-from specprune_ros.openvla.variant import Variant, identify
-from specprune_ros.openvla.weight_containers import read_state
-from specprune_ros.openvla.weight_files import WeightFiles, Weights
-from specprune_ros.openvla.weight_map import COMPONENTS, fill
+from specprune_ros.openvla.statistics import Normalizer
+from specprune_ros.openvla.weight_map import fill
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -54,44 +46,22 @@ def load(
     config.json and `families.yaml`. `base_checkpoint`: the folder that an un-merged LoRA adapter was trained from.
     `prepare` may change the model while it is on the meta device: put in layers that keep their weights in another
     format.
-    Raises CheckpointError, one line that says what is wrong and how to mend it.
+    Raises CheckpointError, one line that says what is wrong and how to fix it.
     """
     folder = Path(folder).expanduser()
     target, torch_dtype = _device(device), _dtype(dtype)
-    variant = identify(folder, Path(base_checkpoint).expanduser() if base_checkpoint else None)
-    raw = read_json(variant.weights / "config.json")
-    fields = Fields(raw, f"{variant.weights}/config.json")
-    _refuse(fields)
-
-    given = overrides or {}
-
-    statistics = read_statistics(folder, raw)
-    key = choose_key(statistics, unnorm_key)
-    found = facts(key, raw, given)
-    family = family_config(key, raw, given)
-    norm = normalizer(statistics, key, family.proprio_normalization, variant.proprio)
-    tokenizer = PromptTokenizer(folder, fields.count("empty_token_id", EMPTY_TOKEN_ID, least=0))
-
-    weights = _weights(variant)
-    components = {name: read_state(variant.components[name]) for name in COMPONENTS if name in variant.components}
-    shapes = {name: {key: tuple(t.shape) for key, t in state.items()} for name, state in components.items()}
-    pixels = pixel_scales(folder, image_size(fields))
-    steps = _diffusion_steps(variant, raw, given)
-    config = model_config(fields, pixels, weights.shapes, shapes, variant, norm, family, steps)
-    if tokenizer.max_token_id >= config.decoder.vocab_size:
-        raise CheckpointError(
-            f"{folder}: the tokenizer has token {tokenizer.max_token_id} but vocab_size is "
-            f"{config.decoder.vocab_size}; copy this checkpoint's tokenizer.json or set empty_token_id in config.json"
-        )
-
+    base = Path(base_checkpoint).expanduser() if base_checkpoint else None
+    contents = read_contents(folder, unnorm_key, overrides or {}, base)
     with torch.device("meta"):
-        model = OpenVLA(config).to(torch_dtype)
+        model = OpenVLA(contents.config).to(torch_dtype)
         if prepare:
             prepare(model)
     _check_memory(model, target)
     model = model.to_empty(device=target).eval().requires_grad_(False)
-    fill(model, weights, components)
-    return Checkpoint(model, tokenizer, norm, family, found, key)
+    fill(model, contents.weights, contents.components)
+    return Checkpoint(
+        model, contents.tokenizer, contents.normalizer, contents.family, contents.facts, contents.unnorm_key
+    )
 
 
 def _device(name: str) -> torch.device:
@@ -128,43 +98,6 @@ def _dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise CheckpointError(f"dtype '{name}' is not supported; use one of: {', '.join(DTYPES)}")
     return DTYPES[name]
-
-
-def _refuse(config: Fields) -> None:
-    """Raise CheckpointError for another model."""
-    if config.text("model_type", "") != "openvla":
-        raise config.refuse("model_type", 'give the folder of an OpenVLA-OFT checkpoint, whose model_type is "openvla"')
-    if not config.flag("use_fused_vision_backbone", True):
-        raise config.refuse(
-            "use_fused_vision_backbone", "a single vision tower is not supported, only DINOv2 and SigLIP together"
-        )
-    config.only("timm_override_act_layers", ([None, None],))
-    if config.has("quantization_config"):
-        raise config.refuse(
-            "quantization_config", "only plain weights load; use the checkpoint from before quantisation"
-        )
-
-
-def _weights(variant: Variant) -> Weights:
-    """The model's weights: those of the folder, with an un-merged adapter, with the towers of OFT+."""
-    weights: Weights = WeightFiles(variant.weights)
-    if variant.adapter:
-        weights = LoraWeights(weights, variant.adapter, skip=TOWERS if variant.film else "")
-    if variant.film:
-        adapter = variant.adapter or variant.leftover_adapter
-        weights = FilmTowers(weights, variant.components["vision_backbone"], adapter)
-    return weights
-
-
-def _diffusion_steps(variant: Variant, raw: dict[str, Any], given: dict[str, Any]) -> DiffusionSteps:
-    if variant.head == DIFFUSION:
-        return diffusion_steps(raw, given)
-    for name in ("num_diffusion_steps", "num_diffusion_steps_train"):
-        if given.get(name) is not None:
-            raise CheckpointError(
-                f"{name} is {given[name]}, but {variant.folder} has the {variant.head} head; leave it out"
-            )
-    return DiffusionSteps()
 
 
 def _check_memory(model: OpenVLA, device: torch.device) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -60,7 +60,7 @@ def fill(model: OpenVLA, weights: Weights, components: dict[str, dict[str, Tenso
     missing = {Slot(name, part, _parts(name)) for name in shapes for part in range(_parts(name))}
 
     def place(source: str, slot: Slot, tensor: Tensor) -> None:
-        if not all(math.isfinite(bound.item()) for bound in tensor.aminmax()):
+        if not tensor.is_meta and not all(math.isfinite(bound.item()) for bound in tensor.aminmax()):
             raise CheckpointError(
                 f"weight {source} holds NaN or Inf: the training diverged or the file is damaged; use an earlier step, "
                 "or copy the file again"
@@ -79,7 +79,10 @@ def fill(model: OpenVLA, weights: Weights, components: dict[str, dict[str, Tenso
 
     wanted = {source for source in weights.shapes if not _is_unused(source, model)}
     tensors = weights.tensors(wanted)
-    for source, tensor in tqdm(tensors, "loading weights", total=len(wanted), unit="tensor", mininterval=0.5):
+    silent = model.device.type == "meta"
+    for source, tensor in tqdm(
+        tensors, "loading weights", total=len(wanted), unit="tensor", mininterval=0.5, disable=silent
+    ):
         place(source, _slot(source), tensor)
     for component, state in components.items():
         for source, tensor in state.items():
@@ -93,6 +96,22 @@ def fill(model: OpenVLA, weights: Weights, components: dict[str, dict[str, Tenso
             f"{len(missing)} weights are missing, the first for {min(missing).name}; copy the whole checkpoint folder"
         )
     _fold(scales, targets, stored)
+
+
+class _Outlines:
+    """The names and shapes of weights without their numbers."""
+
+    def __init__(self, weights: Weights):
+        self.shapes = weights.shapes
+
+    def tensors(self, wanted: set[str]) -> Iterator[tuple[str, Tensor]]:
+        return ((name, torch.empty(self.shapes[name], device="meta")) for name in wanted)
+
+
+def check_places(model: OpenVLA, weights: Weights, components: dict[str, dict[str, Tensor]]) -> None:
+    """As `fill`, for a model on the meta device: no number is read. Raises CheckpointError."""
+    outlines = {name: {key: value.to("meta") for key, value in state.items()} for name, state in components.items()}
+    fill(model, _Outlines(weights), outlines)
 
 
 def _layer_scales(model: OpenVLA) -> dict[str, Tensor]:
