@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "specprune_ros"
 WIDTH, HEIGHT, FLOOR = 2.5, 0.7, 1.35  # of a box, and between floors
 SIZE = (11.0, 9.5)  # inches
-GROUND = ("pose", "parameters", "parameter_file", "checked_values", "checks", "free_memory", "errors")  # everyone stands on it: no arrows
+# Everyone stands on these: no arrows.
+GROUND = ("pose", "parameters", "parameter_file", "checked_values", "checks", "free_memory", "errors")
 
 
 def floors() -> list[list[str]]:
