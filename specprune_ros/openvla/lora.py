@@ -16,7 +16,7 @@ from specprune_ros.openvla.weight_files import Weights
 
 ALPHA = 16  # in the reference's training, lora_alpha is the rank, but at most this
 FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.(?:\w+\.)?weight")
-COPY = re.compile(r"base_model\.model\..+\.base_layer\.weight")  # of the base's lm_head, which peft adds
+COPY = re.compile(r"base_model\.model\.(?P<module>.+)\.base_layer\.weight")  # of the base's lm_head, which peft adds
 PLAIN = {"use_dora": False, "bias": "none", "rank_pattern": {}, "alpha_pattern": {}, "modules_to_save": None}
 
 
@@ -61,8 +61,12 @@ class LoraWeights:
         self._path = adapter / "adapter_model.safetensors"
         self._factors: dict[str, dict[str, str]] = {}  # weight of the model -> A and B -> name in the adapter
         with open_safetensors(self._path) as file:
-            names = [name for name in list(file.keys()) if not COPY.fullmatch(name)]
+            names = list(file.keys())
+        copies = {f"{match['module']}.weight": name for name in names if (match := COPY.fullmatch(name))}
+        self._check_base(copies)
         for name in names:
+            if name in copies.values():
+                continue
             match = FACTOR.fullmatch(name)
             weight = f"{match['module']}.weight" if match else ""
             if match and skip and weight.startswith(skip):
@@ -78,6 +82,18 @@ class LoraWeights:
 
     def __str__(self) -> str:
         return f"{self._base} with {self._path}"
+
+    def _check_base(self, copies: dict[str, str]) -> None:
+        """peft keeps a copy of the base's lm_head, which tells whether this is the base; a merged one differs too."""
+        known = {weight: name for weight, name in copies.items() if weight in self.shapes}
+        with open_safetensors(self._path) as file:
+            for weight, tensor in self._base.tensors(set(known)):
+                copy = file.get_tensor(known[weight])
+                if not torch.equal(tensor.to(copy.dtype), copy):
+                    raise CheckpointError(
+                        f"{self._base} is not the checkpoint that {self._path} was trained from: {weight} differs from "
+                        "the adapter's copy of it; give the base itself, not one with the adapter merged"
+                    )
 
     def tensors(self, wanted: set[str]) -> Iterator[tuple[str, Tensor]]:
         with open_safetensors(self._path) as file:
