@@ -46,6 +46,7 @@ def checks(session: Session, node: PolicyNode) -> list[Check]:
             f"{', '.join(map(inputs.transform_of, inputs.cameras))}; compare ~/overlay with training",
         ),
         _velocity(session, node),
+        _arm(session, node),
         _gripper(session, controller),
         _receiver(session),
         _instruction(node),
@@ -127,10 +128,18 @@ def _velocity(session: Session, node: PolicyNode) -> Check:
         return Check("velocity", WARN, "no inputs.base_frame and ee_frame: the pruning stays in fine mode")
     config = session.sensors.config
     now = node.get_clock().now().nanoseconds
-    twist, problem = session.end_effector.twist(now, round(config.max_age_of(TF) * 1e9))
-    if twist is None:
-        return Check("velocity", WARN, problem or "TF is too slow; 20 Hz or more are needed")
+    measured = session.end_effector.twist(now, round(config.max_age_of(TF) * 1e9))
+    if measured.twist is None:
+        return Check("velocity", WARN, measured.problem or "TF is too slow; 20 Hz or more are needed")
     return Check("velocity", PASS, f"{config.base_frame} -> {config.ee_frame} is known")
+
+
+def _arm(session: Session, node: PolicyNode) -> Check:
+    """Whether commands could be made from what is measured of the arm."""
+    problem = session.measured_problem(node.get_clock().now().nanoseconds)
+    if problem:
+        return Check("arm", FAIL, problem)
+    return Check("arm", PASS, "what is measured of it does not contradict itself")
 
 
 def _gripper(session: Session, controller: ControllerConfig) -> Check:
@@ -172,7 +181,7 @@ def listen(node: PolicyNode, session: Session, interruption: Interruption) -> No
     """Receive inputs for a while, and look at every set of images."""
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    until, seen = time.monotonic() + LISTENING, -1
+    until, seen = time.monotonic() + LISTENING, None
     while time.monotonic() < until and not interruption.requested:
         executor.spin_once(timeout_sec=0.1)
         with suppress(ObservationError):  # what lasts is told in the table
