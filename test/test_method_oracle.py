@@ -3,14 +3,12 @@
 import dataclasses
 from collections.abc import Iterator
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from oracle.policy import OraclePolicy
 from random_model import model_config, random_checkpoint
-from scipy.spatial.transform import Rotation
 
 from specprune_ros.openvla.checkpoint import Checkpoint
 from specprune_ros.openvla.config import ModelConfig
@@ -208,6 +206,8 @@ class World:
         size, views = self._config.image_size, self._config.num_views
         if not self._panning:
             return self._random.integers(0, 256, (views, size, size, 3), dtype=np.uint8)
+        import cv2  # as in oracle/formulas.py
+
         coarse = self._random.integers(0, 200, (views, size // 7, size // 7, 3), dtype=np.uint8)
         fine = self._random.integers(0, 56, (views, size, size, 3), dtype=np.uint8)
         return np.stack([cv2.resize(view, (size, size)) for view in coarse]) + fine
@@ -216,6 +216,8 @@ class World:
         """Up to two pixels to the right and down in every view, and small motion of the cameras."""
         for view, pose in zip(self._views, self._poses, strict=True):
             view[:] = np.roll(view, self._random.integers(0, 3, 2), axis=(0, 1))
+            from scipy.spatial.transform import Rotation  # as in oracle/formulas.py
+
             pose[:3, :3] @= Rotation.from_rotvec(self._random.normal(0, 0.02, 3)).as_matrix()
             pose[:3, 3] += self._random.normal(0, 0.01, 3)
 
