@@ -11,7 +11,7 @@ from oracle.policy import OraclePolicy
 from random_model import model_config, random_checkpoint
 
 from specprune_ros.openvla.checkpoint import Checkpoint
-from specprune_ros.openvla.config import ModelConfig
+from specprune_ros.openvla.config import DIFFUSION, DISCRETE, ModelConfig
 from specprune_ros.policy import Observation, Policy
 from specprune_ros.pruning.config import PruningConfig
 from specprune_ros.pruning.scene_motion import Camera
@@ -102,6 +102,28 @@ def test_episode_agrees_with_the_oracle(geometry: dict, tile: int, constants: di
     compare_episode(checkpoint, config, tile, seed, actions_within=1e-5)
 
 
+# Variants of the model; a sampler of random weights multiplies rounding errors of its float32 constants in every step.
+SAMPLER = {"head": DIFFUSION, "diffusion_steps": 3, "diffusion_steps_train": 6}
+VARIANTS = (
+    ("no_proprio_tile", {"num_views": 1, "grid": 8, "proprio_dim": 0}, 16, {}),
+    ("film_of_three_views", {"num_views": 3, "film": True, "chunk_length": 5, "action_dim": 6}, 1, {}),
+    ("discrete", {"head": DISCRETE, "proprio_dim": 0}, 1, {"selection": "union"}),
+    ("discrete_with_proprio_and_film", {"head": DISCRETE, "film": True}, 16, {}),
+    ("diffusion_with_film", SAMPLER | {"film": True}, 1, {}),
+    ("diffusion_union_of_three_views", SAMPLER | {"num_views": 3}, 1, {"selection": "union"}),
+    ("diffusion_tile", SAMPLER | {"num_views": 1, "grid": 6, "proprio_dim": 0}, 16, {"history_length": 2}),
+    ("diffusion_reselect", SAMPLER, 1, {"reselect": True}),
+    ("diffusion_reselect_union", SAMPLER | {"num_views": 1}, 1, {"reselect": True, "selection": "union"}),
+)
+
+
+@pytest.mark.parametrize(("geometry", "tile", "constants"), [v[1:] for v in VARIANTS], ids=[v[0] for v in VARIANTS])
+def test_variants_agree_with_the_oracle(geometry: dict, tile: int, constants: dict):
+    checkpoint = random_checkpoint(model_config(**geometry), 70)
+    within = 1e-3 if geometry.get("head") == DIFFUSION else 1e-5
+    compare_episode(checkpoint, PruningConfig().changed(constants), tile, 70, within, EPISODE[:6])
+
+
 def test_float32_model_agrees_with_the_oracle():
     checkpoint = random_checkpoint(model_config(grid=6), 50, torch.float32)
     compare_episode(checkpoint, PruningConfig(), 1, 50, actions_within=1e-4)
@@ -115,7 +137,14 @@ def test_gpu_agrees_with_the_oracle(selection: str):
     compare_episode(checkpoint, PruningConfig(selection=selection), 16, 60, actions_within=1e-5)
 
 
-def compare_episode(checkpoint: Checkpoint, config: PruningConfig, tile: int, seed: int, actions_within: float) -> None:
+def compare_episode(
+    checkpoint: Checkpoint,
+    config: PruningConfig,
+    tile: int,
+    seed: int,
+    actions_within: float,
+    episode: tuple[Step, ...] = EPISODE,
+) -> None:
     """Run an episode through both; every mode, kept set, count and action must be the same."""
     fast = Policy(checkpoint, config, tile)
     slow = OraclePolicy(
@@ -123,7 +152,7 @@ def compare_episode(checkpoint: Checkpoint, config: PruningConfig, tile: int, se
     )
     world = World(checkpoint.model.config, seed, panning=config.history_motion != "none")
     modes = []
-    for number, step in enumerate(EPISODE):
+    for number, step in enumerate(episode):
         if step.event == "reset":
             fast.reset()
             slow.reset()
@@ -131,7 +160,8 @@ def compare_episode(checkpoint: Checkpoint, config: PruningConfig, tile: int, se
             fast.observe(views, stamp, cameras)
             slow.observe(np.stack(list(views.values())), stamp, [cameras.get(view) for view in views])
         observation = world.observation(step)
-        chunk, outcome = fast.act(observation), slow.act(observation)
+        noise = world.noise()
+        chunk, outcome = fast.act(observation, noise), slow.act(observation, noise)
 
         where = f"inference {number}"
         report = chunk.pruning
@@ -200,6 +230,13 @@ class World:
         proprio = self._random.uniform(-1.5, 1.5, self._config.proprio_dim)
         cameras = self._cameras()
         return Observation(self._named(), proprio, step.instruction, self._stamp, step.twist, cameras)
+
+    def noise(self) -> NDArray[np.float32] | None:
+        """Where a diffusion head starts."""
+        size = self._config
+        if size.head != DIFFUSION:
+            return None
+        return self._random.standard_normal((size.chunk_length, size.action_dim)).astype(np.float32)
 
     def _new_scene(self) -> NDArray[np.uint8]:
         """Random texture; for a panning camera a coarse one, which a flow can follow, under a fine one."""

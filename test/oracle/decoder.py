@@ -49,9 +49,21 @@ class EagerModel:
         inner = gate / (1 + np.exp(-gate)) * (normed @ up_matrix.T)
         return x + inner @ self._weights[name + "down_proj.weight"].T, np.stack(attention)
 
-    def actions(self, hidden: Array) -> Array:
-        """Hidden states (C * A, hidden) of the action rows -> (C, A) normalised actions."""
-        x = self._rms_norm("decoder.norm", hidden).reshape(self.config.chunk_length, -1)
+    def final_norm(self, hidden: Array) -> Array:
+        return self._rms_norm("decoder.norm", hidden)
+
+    def logits(self, hidden: Array) -> Array:
+        """(n, hidden) -> (n, vocabulary) of the discrete head."""
+        return hidden @ self._weights["action_head.lm_head.weight"].T
+
+    def noisy_token(self, value: float) -> Array:
+        """One number of a noisy chunk -> (hidden,)."""
+        name = "action_head.noisy_action_projector."
+        return self._linear(name + "fc2", gelu(self._linear(name + "fc1", np.array([value]))))
+
+    def mlp(self, hidden: Array) -> Array:
+        """Final hidden states (C * A, hidden) of the action rows -> (C, A), by the continuous heads' net."""
+        x = hidden.reshape(self.config.chunk_length, -1)
         x = np.maximum(self._linear("action_head.fc1", self._layer_norm("action_head.norm1", x)), 0)
         for block in range(self.config.num_head_blocks):
             name = f"action_head.blocks.{block}."
