@@ -150,14 +150,14 @@ def reference_run(model: OpenVLA) -> Callable[[], tuple[dict[str, float], tuple[
     views = camera_frames(model.config.num_views, 1)
     layout = SequenceLayout.of(model.config, LIBERO_PROMPT)
     token_ids = torch.tensor(LIBERO_PROMPT.token_ids, device=model.device)
-    bos, tail = model.embed_text(token_ids, EOS_ID)
+    text = model.embed_text(token_ids, EOS_ID)
     proprio = torch.zeros(model.config.proprio_dim, device=model.device)
     normalizations = model.normalizations()
     tokens = (layout.length,) * model.config.decoder.num_layers
 
     def run() -> tuple[dict[str, float], tuple[int, ...], float]:
         frames = engine.prepare(views)
-        actions, _attentions = reference_dense(model, normalizations, layout, frames, proprio, bos, tail)
+        actions, _attentions = reference_dense(model, normalizations, layout, frames, proprio, text)
         actions.cpu()
         return {}, tokens, 1.0
 

@@ -20,20 +20,26 @@ def reference_dense(
     layout: SequenceLayout,
     frames: Tensor,
     proprio: Tensor,
-    bos: Tensor,
-    tail: Tensor,
+    text: Tensor,
 ) -> tuple[Tensor, list[Tensor]]:
     """(V, S, S, 3) uint8 frames -> normalised actions (C, A) and the attention maps of all layers."""
+    film = model.film(text)
     patches = torch.cat(
-        [model.projector(model.see([normalize(view[None]) for normalize in normalizations])) for view in frames]
+        [model.projector(model.see([normalize(view[None]) for normalize in normalizations], film)) for view in frames]
     )
-    x = model.assemble(bos, patches, proprio, tail)
     rope = model.decoder.rope(layout.length)
     attentions = []
-    for layer in model.decoder.layers:
-        x, attention = eager_layer(layer, x, rope)
-        attentions.append(attention)
-    return model.act(x[layout.action_rows(layout.num_patches)]), attentions
+
+    def decode(own: Tensor | None = None, actions: Tensor | None = None) -> Tensor:
+        state = [model.embed_proprio(proprio)] + ([] if own is None else [own])
+        x = model.assemble(text, patches, state, actions)
+        for layer in model.decoder.layers:
+            x, attention = eager_layer(layer, x, rope)
+            attentions.append(attention)
+        return model.decoder.norm(x[layout.action_rows(layout.num_patches)])
+
+    noise = torch.zeros(model.config.chunk_length, model.config.action_dim, device=text.device)
+    return model.action_head.predict(decode, noise), attentions
 
 
 def eager_layer(layer: DecoderLayer, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:

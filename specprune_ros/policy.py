@@ -17,6 +17,7 @@ from specprune_ros.engine.engine import Engine, Result
 from specprune_ros.engine.precision import NATIVE, check_precision, pack, store_linears
 from specprune_ros.errors import CheckpointError, ObservationError
 from specprune_ros.openvla import checkpoint as release
+from specprune_ros.openvla.config import DIFFUSION
 from specprune_ros.openvla.model import OpenVLA
 from specprune_ros.openvla.preprocessing import CROP_AREA
 from specprune_ros.openvla.prompt import Prompt
@@ -26,6 +27,7 @@ from specprune_ros.pruning.frames import FrameHistory, StampedFrames, reference_
 from specprune_ros.pruning.scene_motion import Camera, MotionCue, SceneMotion
 from specprune_ros.pruning.schedule import MODES, Mode, ModelShape, make_schedule
 
+NOISE_SEED = 0
 WARM_UP_INSTRUCTION = "pick up the object and place it on the plate"
 
 
@@ -34,13 +36,13 @@ class Observation:
     """What the robot sees and feels at one stamp.
 
     `views`: name -> (H, W, 3) uint8 RGB, oriented as in training, in the order of the checkpoint's views.
-    `proprio`: (P,) in the checkpoint's units. `stamp`: seconds. `twist`: (6,) of the end effector in the base frame,
-    m/s and rad/s (REP 103), None when unknown. `cameras`: of the views by name, as far as known; `history_motion: tf`
-    asks for them.
+    `proprio`: (P,) in the checkpoint's units; a checkpoint without proprio reads nothing of it, None will do. `stamp`:
+    seconds. `twist`: (6,) of the end effector in the base frame, m/s and rad/s (REP 103), None when unknown. `cameras`:
+    of the views by name, as far as known; `history_motion: tf` asks for them.
     """
 
     views: Mapping[str, NDArray[np.uint8]]
-    proprio: NDArray[np.float64]
+    proprio: NDArray[np.float64] | None
     instruction: str
     stamp: float = 0.0
     twist: NDArray[np.float64] | None = None
@@ -118,6 +120,9 @@ class Policy:
         action_units: Sequence[str] | None = None,
         tile: int = 0,
         precision: str = NATIVE,
+        base_checkpoint: str | Path | None = None,
+        num_diffusion_steps: int | None = None,
+        num_diffusion_steps_train: int | None = None,
     ) -> "Policy":
         """Load a checkpoint folder in the release format.
 
@@ -125,7 +130,9 @@ class Policy:
         PruningConfig. `chunk_length` to `action_units` override what config.json says and what is known of the
         data set (`family.py` says which values they have).
         `tile`: 0 measures the device's best tile. `precision`: number format of the matrix products, one of
-        `engine.precision.PRECISIONS`; weights go straight into it.
+        `engine.precision.PRECISIONS`; weights go straight into it. `base_checkpoint`: folder of the model that an
+        un-merged LoRA adapter was trained from. `num_diffusion_steps`, `num_diffusion_steps_train`: denoising steps of
+        a diffusion head in inference and in training; 50 by default, as in the reference.
         Raises CheckpointError or ConfigError, one line each.
         """
         overrides = {
@@ -136,13 +143,15 @@ class Policy:
             "action_space": action_space,
             "action_names": action_names,
             "action_units": action_units,
+            "num_diffusion_steps": num_diffusion_steps,
+            "num_diffusion_steps_train": num_diffusion_steps_train,
         }
 
         def prepare(model: OpenVLA) -> None:
             check_precision(precision, torch.device(device))
             store_linears(model, precision, torch.device(device))
 
-        loaded = release.load(path, device, dtype, unnorm_key, overrides, prepare=prepare)
+        loaded = release.load(path, device, dtype, unnorm_key, overrides, base_checkpoint, prepare)
         pack(loaded.model)
         return cls(loaded, pruning, tile)
 
@@ -254,6 +263,7 @@ class Policy:
             self._frames.reset()
         if self._controller:
             self._controller.reset()
+        self._random = np.random.default_rng(NOISE_SEED)
         self._last_stamp = -math.inf
         self._last_cue = MotionCue()
 
@@ -267,10 +277,12 @@ class Policy:
             cue = self._cue(checked, tuple(views), cameras or {})
             self._frames.add(self._engine.prepare(checked), stamp, cue)
 
-    def act(self, observation: Observation) -> ActionChunk:
+    def act(self, observation: Observation, noise: NDArray[np.float32] | None = None) -> ActionChunk:
         """Predict the next chunk. A new instruction, or a stamp before the last one, resets the history.
 
-        Raises ObservationError, one line, when views, proprio, twist or instruction do not fit; the history stays.
+        `noise`: (C, A) standard normal numbers, where a diffusion head starts; by default drawn from a generator that
+        `reset` seeds anew, so that an episode repeats exactly.
+        Raises ObservationError, one line, when an input does not fit; the history stays.
         """
         begin = time.perf_counter()
         if not isinstance(observation, Observation):
@@ -279,6 +291,7 @@ class Policy:
         views = self._checked(observation.views)
         proprio = self._normalizer.normalize_proprio(observation.proprio)
         motion = Speed.of(observation.twist)
+        start = self._checked_noise(noise)
         prompt = self._tokenized(observation.instruction)
         if stamp < self._last_stamp:
             self.reset()
@@ -296,7 +309,9 @@ class Policy:
         else:
             decision = Decision(Mode.OFF, Reason.PRUNING_OFF)
 
-        result = self._engine.run(decision.mode, prompt, sight.frames, sight.similarity, proprio, since_last)
+        result = self._engine.run(
+            decision.mode, prompt, sight.frames, sight.similarity, proprio, since_last, self._noise(start)
+        )
         if self._frames is not None:
             self._frames.add(sight.frames, stamp, cue)
         self._last_stamp, self._last_cue = stamp, cue
@@ -335,6 +350,26 @@ class Policy:
                     f"view '{name}' is {array.dtype} of shape {array.shape}; expected RGB uint8 of shape (H, W, 3)"
                 )
         return [np.ascontiguousarray(image) for image in views.values()]
+
+    def _checked_noise(self, noise: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+        if noise is None:
+            return None
+        array, size = np.asarray(noise), self._model.config
+        if size.head != DIFFUSION:
+            raise ObservationError(f"noise was given, but the checkpoint's {size.head} head takes none")
+        shape = size.chunk_length, size.action_dim
+        if array.shape != shape or array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise ObservationError(
+                f"noise is {array.dtype} of shape {array.shape}; expected finite floats of shape {shape}"
+            )
+        return array.astype(np.float32)
+
+    def _noise(self, given: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """(C, A); only a diffusion head reads it."""
+        size = self._model.config
+        if given is not None:
+            return given
+        return self._random.standard_normal((size.chunk_length, size.action_dim), np.float32)
 
     def _tokenized(self, instruction: str) -> Prompt:
         if self._prompt is None or not isinstance(instruction, str) or self._prompt[0] != instruction:

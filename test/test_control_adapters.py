@@ -4,6 +4,7 @@ from scipy.spatial.transform import Rotation
 
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.adapters import TargetPose, gripper_commands, gripper_point, joint_hold, joint_point
+from specprune_ros.control.joint_limiter import JointStop
 from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.pose import IDENTITY, Pose
 
@@ -49,6 +50,8 @@ def test_target_pose_holds_where_the_arm_was_and_starts_again_from_where_it_is()
     assert target.hold(here) is here
     assert target.hold(later) is here
     assert target.hold(None) is here
+    target.advance(np.array([0.4, 0, 0, 0, 0, 0]), later)
+    assert target.hold(None) is later  # the last one that was known
     np.testing.assert_allclose(target.advance(np.array([0.4, 0, 0, 0, 0, 0]), later).position, [0.027, 0, 0])
 
 
@@ -66,10 +69,10 @@ def test_joint_point_stays_inside_the_joint_ranges():
 
 
 def test_joint_hold():
-    measured = np.array([0.1, 0.2])
-    point = joint_hold(measured, ARM)
-    np.testing.assert_array_equal(point.positions, measured)
-    assert point.positions is not measured and point.names == ("a", "b")
+    point = joint_hold(JointStop(np.array([0.1, 0.2]), 0.03), ARM)
+    np.testing.assert_array_equal(point.positions, [0.1, 0.2])
+    assert point.names == ("a", "b") and point.time_from_start == 0.1
+    assert joint_hold(JointStop(np.array([0.1, 0.2]), 0.3), ARM).time_from_start == 0.3
 
 
 def test_gripper_command_by_hand():

@@ -39,7 +39,7 @@ def test_acceleration_by_hand():
 def test_starts_from_the_measured_joints_and_again_after_a_reset():
     limiter = JointLimiter(LimitsConfig(), PERIOD)
     limiter.apply(np.array([1.0, 1.0]), np.array([0.9, 0.5]))
-    limiter.reset()
+    limiter.forget()
     assert limiter.velocity is None
     np.testing.assert_allclose(limiter.apply(np.array([1.0, 1.0]), np.array([1.0, 1.0])).value, [1.0, 1.0])
 

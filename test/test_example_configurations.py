@@ -12,7 +12,7 @@ from rclpy.parameter import Parameter
 
 from specprune_ros.control.action_space import ActionSpace, ControllerConfig
 from specprune_ros.control.limits import LimitsConfig
-from specprune_ros.nodes.model import doubts
+from specprune_ros.doctor.fit import doubts
 from specprune_ros.nodes.policy_node import PolicyNode
 from specprune_ros.pruning.config import PruningConfig
 

@@ -90,7 +90,7 @@ def test_target_pose(hear):
     moved = latest(lambda output: output.move(forward, here, HEADER))
     assert moved.header.frame_id == "base" and (moved.header.stamp.sec, moved.header.stamp.nanosec) == (1, 500_000_000)
     assert moved.pose.position.x == pytest.approx(0.405) and abs(moved.pose.orientation.x) == pytest.approx(1.0)
-    held = latest(lambda output: output.hold(here, None, HEADER, True))
+    held = latest(lambda output: output.hold(here, HEADER, True))
     assert held.pose.position.x == pytest.approx(0.4)
 
 
@@ -103,9 +103,11 @@ def test_joint_trajectory(hear):
     assert moved.header.stamp.sec == moved.header.stamp.nanosec == 0  # start now
     assert list(moved.points[0].positions) == pytest.approx([0.5 + 1.0 * (0.1 - 0.05), -0.5])
     assert moved.points[0].time_from_start.nanosec == 100_000_000
-    held = latest(lambda output: output.hold(None, np.array([0.1, 0.2]), HEADER, True))
+    assert latest(lambda output: output.hold(None, HEADER, True)) is None  # nothing is known of the arm yet
+    arm.hold(np.array([0.1, 0.2]))
+    held = latest(lambda output: output.hold(None, HEADER, True))
     assert list(held.points[0].positions) == [0.1, 0.2]
-    assert latest(lambda output: output.hold(None, np.array([0.1, 0.2]), HEADER, False)) is None
+    assert latest(lambda output: output.hold(None, HEADER, False)) is None
 
 
 def test_gripper_command_is_sent_when_it_changes(hear):

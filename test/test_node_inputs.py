@@ -13,8 +13,9 @@ from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from specprune_ros.errors import ConfigError, ObservationError
+from specprune_ros.pose import Pose
 from specprune_ros.sensing.config import InputsConfig
-from specprune_ros.sensing.end_effector import EndEffector
+from specprune_ros.sensing.end_effector import EndEffector, StampedPose
 from specprune_ros.sensing.history import History
 from specprune_ros.sensing.images import to_rgb, transformed
 from specprune_ros.sensing.joints import JointInput
@@ -161,7 +162,7 @@ def test_joints_come_by_name_from_several_publishers():
     joints.add(joint_state("xa", (9.0, 1.0)), SECOND, 0.0)
     joints.add(joint_state("b", (2.0,)), SECOND + 10, 0.0)
     joints.add(JointState(name=["a"], velocity=[5.0]), SECOND + 20, 0.0)
-    assert joints.positions(("b", "a"), SECOND, 100).tolist() == [2.0, 1.0]
+    assert joints.positions(("b", "a"), SECOND, 100, 0.0).tolist() == [2.0, 1.0]
 
 
 def test_joint_problems_are_named():
@@ -169,7 +170,7 @@ def test_joint_problems_are_named():
 
     def problem(stamp=SECOND):
         with pytest.raises(ObservationError) as error:
-            joints.positions(("a", "b"), stamp, 100)
+            joints.positions(("a", "b"), stamp, 100, 0.0)
         return str(error.value)
 
     assert "no joint positions on /joint_states yet" in problem()
@@ -181,7 +182,7 @@ def test_joint_problems_are_named():
     assert "joint b on /joint_states is nan" in problem(SECOND + 1)
     assert "2.000 s away from what it is used with" in problem(3 * SECOND)
     joints.add(joint_state("ab", (1.0, 2.0)), SECOND + 2, 0.0)
-    assert joints.positions(("a", "b"), SECOND + 2, 100).tolist() == [1.0, 2.0]
+    assert joints.positions(("a", "b"), SECOND + 2, 100, 0.0).tolist() == [1.0, 2.0]
 
 
 def test_axis_angle_takes_the_turn_that_the_checkpoint_saw():
@@ -210,18 +211,18 @@ class Screw:
         stamp = self.newest if stamp is None else stamp
         if not self.oldest <= stamp <= self.newest:
             raise ObservationError("extrapolation")
-        return np.array([0.2 * stamp / SECOND, 0, 0]), np.array([0, 0, 0, 1.0]), stamp
+        return StampedPose(Pose(np.array([0.2 * stamp / SECOND, 0, 0]), np.array([0, 0, 0, 1.0])), stamp)
 
 
 def test_end_effector_waits_at_most_the_skew_for_tf():
     end_effector = EndEffector(Screw(0, 10 * SECOND), "base", "hand")
-    assert end_effector.pose(5 * SECOND, SECOND)[0][0] == pytest.approx(1.0)
-    assert end_effector.pose(10 * SECOND + 1000, SECOND)[0][0] == pytest.approx(2.0)
-    assert end_effector.twist(5 * SECOND, SECOND)[0] == pytest.approx([0.2, 0, 0, 0, 0, 0])
+    assert end_effector.pose(5 * SECOND, SECOND).position[0] == pytest.approx(1.0)
+    assert end_effector.pose(10 * SECOND + 1000, SECOND).position[0] == pytest.approx(2.0)
+    assert end_effector.twist(5 * SECOND, SECOND).twist == pytest.approx([0.2, 0, 0, 0, 0, 0])
     with pytest.raises(ObservationError, match=r"TF base -> hand is 2\.00 s older than the images"):
         end_effector.pose(12 * SECOND, SECOND)
-    twist, why = EndEffector(Screw(10 * SECOND - 1, 10 * SECOND), "base", "hand").twist(10 * SECOND, SECOND)
-    assert twist is None and "extrapolation" in why
+    unknown = EndEffector(Screw(10 * SECOND - 1, 10 * SECOND), "base", "hand").twist(10 * SECOND, SECOND)
+    assert unknown.twist is None and "extrapolation" in unknown.problem
 
 
 def test_the_rate_of_tf_counts_new_poses_alone(monkeypatch):
@@ -231,7 +232,7 @@ def test_the_rate_of_tf_counts_new_poses_alone(monkeypatch):
     end_effector = EndEffector(transforms, "base", "hand")
     assert end_effector.rate() == 0.0
     for tick in range(41):  # the loop looks at 20 Hz, a new pose comes at 10 Hz
-        end_effector.newest_stamp()
+        end_effector.newest()
         now[0] += 0.05
         transforms.newest += SECOND // 10 if tick % 2 else 0
     assert end_effector.rate() == pytest.approx(10.0, rel=0.05)

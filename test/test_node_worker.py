@@ -47,10 +47,10 @@ class Frames:
     stamp = 1_000_000_000
     problem = ""
 
-    def assemble(self, now, newer_than=-1):
+    def assemble(self, now, newer_than=None):
         if self.problem:
             raise ObservationError(self.problem)
-        return Sensed(self.stamp, {}, np.zeros(0), None, "") if self.stamp > newer_than else None
+        return Sensed(self.stamp, {}, np.zeros(0), None, "") if newer_than is None or self.stamp > newer_than else None
 
 
 @pytest.fixture

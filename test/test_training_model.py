@@ -71,10 +71,11 @@ def test_dropped_patches_and_scores_are_those_of_one_sample_alone(checkpoint, sh
     assert [layer.values.shape[2] for layer in scores] == [per_view, kept]
 
     for i, prompt in enumerate(prompts):
-        bos, tail = model.embed_text(torch.tensor(prompt.token_ids), eos_id)
-        x = model.assemble(bos, model.projector(features[i].flatten(0, 1)), proprio[i], tail)
+        text = model.embed_text(torch.tensor(prompt.token_ids), eos_id)
+        patches = model.projector(features[i].flatten(0, 1))
+        x = model.assemble(text, patches, [model.embed_proprio(proprio[i])], None)
         cos, sin = model.decoder.rope(len(x))
-        behind = len(x) - len(tail) - 1  # the proprio token
+        behind = 1 + config.num_patches  # the proprio token
         alive = torch.arange(len(x))
         early = torch.zeros(config.num_views, per_view, dtype=torch.float64)
         for number, layer in enumerate(model.decoder.layers, start=1):

@@ -33,7 +33,7 @@ class Prompts:
         config = model.config
         layouts = [SequenceLayout.of(config, prompt) for prompt in prompts]
         longest = max(layout.length for layout in layouts)
-        before_tail = 1 + config.num_patches + 1  # BOS, patches, proprio
+        before_tail = 1 + config.num_patches + config.num_state_tokens  # BOS, patches, proprio
         tail = torch.full((len(prompts), longest - before_tail), eos_id)
         is_text = torch.zeros(tail.shape, dtype=torch.bool)
         is_alive = torch.zeros(len(prompts), longest, dtype=torch.bool)

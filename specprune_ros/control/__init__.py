@@ -1,4 +1,4 @@
-"""Chunk execution, limits and end-effector motion. No ROS, no clock of its own: every call gets the time in seconds.
+"""Chunk execution, limits and hold. No ROS, no clock of its own: every call gets the time in seconds.
 
 A node builds one `Arm`, gives it chunks (`arm.executor.submit`), reports fresh inputs (`arm.watchdog.feed`), calls
 `arm.tick` at the control rate, and turns the answer into messages with `adapters`.
@@ -14,7 +14,4 @@ limits             LimitsConfig (group limits); enforced by cartesian_limiter, j
 adapters           TargetPose, joint_point, joint_hold, gripper_commands, gripper_point, STOP: numbers for messages
 replan             ReplanConfig (group replan), Replanner: `due(motion, mode, latency)` -> ReplanReason or None
 deviation          PoseDeviation: how far the arm has left the plan
-pose               Pose: position (3,) m and quaternion (4,) xyzw; `a @ b`, `inverse()`
-motion             TwistEstimator: `add(stamp, position, quaternion)`, `twist(at)` -> (6,) or None
-transform_buffer   TransformBuffer: `set_transform`, `lookup(target, source, stamp)` -> Transform; TransformError
 """

@@ -68,6 +68,12 @@ class ControllerConfig:
     joint_names: tuple[str, ...] = parameter(
         (), "Joints of an absolute_joint action, in its order, grippers left out.", live=False
     )
+    continuous_joints: tuple[str, ...] = parameter(
+        (),
+        "Joints of joint_names that turn without end, so that their angles are compared on the circle; those that the "
+        "URDF on robot_description calls continuous are known without.",
+        live=False,
+    )
     trajectory_time: float = parameter(
         0.1,
         "joint_trajectory: time in which the arm should reach the point that is sent every tick; at least a control "
@@ -80,7 +86,16 @@ class ControllerConfig:
         0.1, "pose: the target runs at most this far ahead of the arm.", minimum=0.001, maximum=1.0, unit="m"
     )
     max_lead_angle: float = parameter(
-        0.5, "pose: the target turns at most this far ahead of the arm.", minimum=0.01, maximum=3.0, unit="rad"
+        0.5,
+        "pose and joint_trajectory: the target, or a joint's, turns at most this far ahead of the arm.",
+        minimum=0.01,
+        maximum=3.0,
+        unit="rad",
+    )
+    on_no_effect: str = parameter(
+        "warn",
+        "When the arm does not move as commanded for 2 s: warn in diagnostics, or hold until ~/enable is called again.",
+        choices=("warn", "hold"),
     )
     gripper_dimensions: tuple[int, ...] = parameter(
         (6,), "Which numbers of an action are grippers. LIBERO and Bridge 6, ALOHA 6 and 13.", minimum=0, live=False
@@ -132,6 +147,9 @@ class ControllerConfig:
                 f"controller.trajectory_time {self.trajectory_time:g} s is shorter than a control period of "
                 f"{1 / self.rate:g} s; the arm would stop between points"
             )
+        strangers = [name for name in self.continuous_joints if name not in self.joint_names]
+        if strangers:
+            raise ConfigError(f"controller.continuous_joints: {strangers[0]} is not in controller.joint_names")
         if self.gripper_output == "action" and len(self.gripper_dimensions) > 1:
             raise ConfigError(
                 f"controller.gripper_output action drives one gripper, and there are {len(self.gripper_dimensions)}; "

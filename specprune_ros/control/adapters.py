@@ -7,6 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.deviation import integrate
+from specprune_ros.control.joint_limiter import JointStop
 from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.pose import Pose
 
@@ -36,18 +37,22 @@ class TargetPose:
     def __init__(self, config: ControllerConfig) -> None:
         self.config = config
         self._target: Pose | None = None
+        self._measured: Pose | None = None  # when it was advanced last
         self._held = False
 
     def advance(self, twist: np.ndarray, measured: Pose) -> Pose:
         """The target after one period of `twist` (6,), at most the maximum lead away from the `measured` pose."""
         start = measured if self._target is None or self._held else self._target
         self._target, self._held = self._leashed(integrate(start, twist, self.config.period), measured), False
+        self._measured = measured
         return self._target
 
     def hold(self, measured: Pose | None) -> Pose | None:
-        """The pose to stay at: where the arm was when the hold began. None when that is not known."""
-        if not self._held and measured is not None:
-            self._target, self._held = measured, True
+        """The pose to stay at: where the arm was when the hold began. None when that was never known."""
+        if not self._held:
+            here = measured or self._measured
+            if here is not None:
+                self._target, self._held = here, True
         return self._target
 
     def _leashed(self, target: Pose, measured: Pose) -> Pose:
@@ -59,21 +64,26 @@ class TargetPose:
 
 
 def joint_point(
-    joints: np.ndarray, velocities: np.ndarray, controller: ControllerConfig, limits: LimitsConfig
+    joints: np.ndarray,
+    velocities: np.ndarray,
+    controller: ControllerConfig,
+    limits: LimitsConfig,
+    continuous: np.ndarray | bool = False,
 ) -> TrajectoryPoint:
     """A point that passes `joints` (J,) at the end of this control period and goes on with `velocities` (J,) rad/s.
 
     It lies `trajectory_time` ahead, so that the arm does not stop when the next point is late, and inside the joint
-    ranges. It has no velocities: joint_trajectory_controller refuses a last point that still moves.
+    ranges, which `continuous` (J,) ones don't have. It has no velocities: joint_trajectory_controller refuses a last
+    point that still moves.
     """
     beyond = joints + velocities * (controller.trajectory_time - controller.period)
-    inside = np.clip(beyond, limits.joint_min, limits.joint_max)
+    inside = np.where(continuous, beyond, np.clip(beyond, limits.joint_min, limits.joint_max))
     return TrajectoryPoint(controller.joint_names, inside, controller.trajectory_time)
 
 
-def joint_hold(measured: np.ndarray, controller: ControllerConfig) -> TrajectoryPoint:
-    """Stop where the joints are, `measured` (J,) rad."""
-    return TrajectoryPoint(controller.joint_names, measured.copy(), controller.trajectory_time)
+def joint_hold(stop: JointStop, controller: ControllerConfig) -> TrajectoryPoint:
+    """Come to rest."""
+    return TrajectoryPoint(controller.joint_names, stop.positions, max(stop.seconds, controller.trajectory_time))
 
 
 def gripper_commands(openings: np.ndarray, controller: ControllerConfig) -> list[GripperGoal]:

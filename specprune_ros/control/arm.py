@@ -1,17 +1,20 @@
 """One control tick: from the running chunk to motion within the limits."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from specprune_ros.angles import FULL_TURN, beside
 from specprune_ros.control.action_space import ActionSpace, ControllerConfig
 from specprune_ros.control.cartesian_limiter import CartesianLimiter, Limited
 from specprune_ros.control.command import Command, Hold, HoldReason
 from specprune_ros.control.deviation import PoseDeviation
+from specprune_ros.control.effect import MotionEffect
 from specprune_ros.control.executor import ChunkExecutor, ExecutorConfig
 from specprune_ros.control.gripper import GripperDebounce
-from specprune_ros.control.joint_limiter import JointLimiter
+from specprune_ros.control.joint_limiter import JointLimiter, JointStop
 from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.control.watchdog import Watchdog
 from specprune_ros.errors import ConfigError
@@ -62,7 +65,10 @@ class Arm:
         )
         self._period = controller.period
         self._cartesian = CartesianLimiter(limits, controller.period)
-        self._joints = JointLimiter(limits, controller.period)
+        self._joints = JointLimiter(limits, controller.period, controller.max_lead_angle)
+        self._stop: JointStop | None = None
+        self._effect = MotionEffect()
+        self.drives = True  # whether the motion is sent to the arm, so that it should be seen; may be replaced
         self._gripper = GripperDebounce(limits.gripper_debounce, controller.gripper_binary)
         self._deviation = PoseDeviation()
         self.limits = limits
@@ -85,51 +91,122 @@ class Arm:
             raise ConfigError(f"limits of joints have {limits.joint_count} numbers for {joints} controller.joint_names")
 
     @property
+    def continuous(self) -> np.ndarray:
+        """(J,) which of the controlled joints turn without end and are allowed to."""
+        return np.broadcast_to(self._joints.continuous, len(self.space.config.joint_names))
+
+    def set_continuous(self, names: Collection[str]) -> None:
+        """Joints that turn without end, so that their angles are compared on the circle.
+
+        One whose limits span less than a turn does not turn without end here. Takes effect at the next tick.
+        """
+        span = np.broadcast_to(
+            np.array(self.limits.joint_max) - np.array(self.limits.joint_min), len(self.space.config.joint_names)
+        )
+        endless = [
+            name in names and turn >= FULL_TURN for name, turn in zip(self.space.config.joint_names, span, strict=True)
+        ]
+        self._joints.continuous = np.array(endless, dtype=bool)
+        self.executor.circular = [dimension for dimension, turns in zip(self.space.arm, endless, strict=False) if turns]
+
+    def configure(self, controller: ControllerConfig) -> None:
+        """Use the live fields of a changed configuration."""
+        self.space.config = controller
+        self._joints.max_lead = controller.max_lead_angle
+
+    def enable(self, since: float = -math.inf) -> None:
+        """Allow motion from where the arm is, by chunks whose observation is not older than `since`."""
+        self.forget()
+        self._effect.clear()
+        self.executor.enable(since)
+
+    def forget(self) -> None:
+        """Nothing commands the arm: it may be anywhere, and the next motion starts from where it is."""
+        self._cartesian.reset()
+        self._joints.forget()
+        self._stop = None
+
+    def hold(self, joints: np.ndarray | None = None) -> None:
+        """Start from rest at the next motion; `joints` (J,) rad: where they are measured, None when that is unknown."""
+        self._cartesian.reset()
+        self._stop = self._joints.hold(joints)
+        self._gripper.interrupt()
+        self._deviation.clear()
+
+    @property
+    def stop(self) -> JointStop | None:
+        """Where the joints come to rest since the last hold began; None for end-effector policies, or when unknown."""
+        return self._stop
+
+    @property
+    def effect(self) -> str:
+        """What the arm does not do although it is told to, in one line; "" when it obeys."""
+        return self._effect.problem
+
+    @property
     def openings(self) -> np.ndarray | None:
         """(G,) the openings commanded last, which a hold keeps; None before the first."""
         return self._gripper.state
 
-    def tick(self, now: float, pose: Pose | None = None, joints: np.ndarray | None = None) -> Motion | Hold:
+    def tick(
+        self, now: float, pose: Pose | None = None, joints: np.ndarray | None = None, problem: str = ""
+    ) -> Motion | Hold:
         """What to do in [now, now + period].
 
         `pose`: of the end effector in the base frame, needed by end-effector policies. `joints`: (J,) measured
-        positions, rad, in the order of `controller.joint_names`, needed by joint-space policies.
+        positions, rad, in the order of `controller.joint_names`, needed by joint-space policies. `problem`: why the
+        one that is needed is None.
         """
+        if joints is not None and (len(joints) != len(self.space.config.joint_names) or not np.isfinite(joints).all()):
+            joints, problem = None, "a joint's position is not finite"
+        if pose is not None and not np.isfinite([*pose.position, *pose.quaternion]).all():
+            pose, problem = None, "the end effector's pose is not finite"
+        result = self._result(now, pose, joints, problem)
+        if isinstance(result, Hold):
+            self.hold(joints)
+        return result
+
+    def _result(self, now: float, pose: Pose | None, joints: np.ndarray | None, problem: str) -> Motion | Hold:
         command = self.executor.step(now)
         if isinstance(command, Hold):
-            return self._hold(command)
+            return command
+        if self._effect.problem and self.drives and self.space.config.on_no_effect == "hold":
+            return Hold(HoldReason.NO_EFFECT, f"{self._effect.problem}; then call ~/enable")
         if self.space.config.delta:
+            if pose is None:
+                return Hold(HoldReason.POSE_UNKNOWN, problem or "the end effector's pose is missing")
             return self._cartesian_motion(command, now, pose)
+        if joints is None:
+            return Hold(HoldReason.JOINTS_UNKNOWN, problem or "a joint's position is missing")
         return self._joint_motion(command, now, joints)
 
-    def _cartesian_motion(self, command: Command, now: float, pose: Pose | None) -> Motion | Hold:
-        if pose is None or not np.isfinite([*pose.position, *pose.quaternion]).all():
-            return self._hold(Hold(HoldReason.POSE_UNKNOWN, "the end effector's pose is missing or not finite"))
+    def _cartesian_motion(self, command: Command, now: float, pose: Pose) -> Motion | Hold:
         wanted = self.space.twist(command.action, command.dt, pose.rotation)
         deviation, angle = self._deviation.update(command.stamp, wanted, pose, self._period)
         limited = self._cartesian.apply(wanted, pose.position)
         if limited.hold:
-            return self._violated(limited)
+            return _violated(limited)
+        if self.drives:
+            self._effect.of_twist(now, limited.value * self._period, pose)
         openings = self._gripper.update(self.space.openings(command.action), now)
         return Motion(limited.value, None, None, openings, limited.hit, deviation, angle, command)
 
-    def _joint_motion(self, command: Command, now: float, joints: np.ndarray | None) -> Motion | Hold:
+    def _joint_motion(self, command: Command, now: float, joints: np.ndarray) -> Motion | Hold:
         wanted = self.space.joints(command.action)
-        if joints is None or joints.shape != wanted.shape or not np.isfinite(joints).all():
-            return self._hold(Hold(HoldReason.JOINTS_UNKNOWN, "a joint's position is missing or not finite"))
+        doubt = self._joints.doubt(wanted, joints)
+        if doubt is not None:
+            return Hold(HoldReason.ARM_MOVED, f"joint {self.space.config.joint_names[doubt.joint]} {doubt.reason}")
         limited = self._joints.apply(wanted, joints)
         if limited.hold:
-            return self._violated(limited)
-        angle = float(np.abs(wanted - joints).max())
+            return _violated(limited)
+        angle = float(np.abs(beside(wanted, joints, self._joints.continuous) - joints).max())
+        velocity = self._joints.velocity
+        assert velocity is not None
+        if self.drives:
+            self._effect.of_joints(now, velocity * self._period, joints, self.space.config.joint_names)
         openings = self._gripper.update(self.space.openings(command.action), now)
-        return Motion(None, limited.value, self._joints.velocity, openings, limited.hit, 0.0, angle, command)
+        return Motion(None, limited.value, velocity, openings, limited.hit, 0.0, angle, command)
 
-    def _violated(self, limited: Limited) -> Hold:
-        return self._hold(Hold(HoldReason.LIMIT, ", ".join(limited.hit)))
 
-    def _hold(self, hold: Hold) -> Hold:
-        self._cartesian.reset()
-        self._joints.reset()
-        self._gripper.interrupt()
-        self._deviation.clear()
-        return hold
+def _violated(limited: Limited) -> Hold:
+    return Hold(HoldReason.LIMIT, ", ".join(limited.hit))

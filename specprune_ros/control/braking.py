@@ -2,6 +2,8 @@
 
 import numpy as np
 
+FAR = 1e9  # m, rad or their derivatives; stands for no bound at all
+
 
 def braking_speed(distance: np.ndarray | float, deceleration: np.ndarray | float, period: float) -> np.ndarray:
     """Largest speed from which a stop within `distance` needs no more than `deceleration`, at one change per `period`.
@@ -9,6 +11,11 @@ def braking_speed(distance: np.ndarray | float, deceleration: np.ndarray | float
     Travelling a tick at speed v and then braking takes less than v^2 / 2a + v T. Zero for distances below zero.
     Works one order up as well: distance as a speed to gain, deceleration as jerk, the result an acceleration.
     """
-    distance = np.maximum(distance, 0.0)
+    distance = np.clip(distance, 0.0, FAR)
     tick = deceleration * period
     return 2 * deceleration * distance / (tick + np.sqrt(tick**2 + 2 * deceleration * distance))
+
+
+def braking_distance(speed: np.ndarray | float, deceleration: np.ndarray | float, period: float) -> np.ndarray:
+    """What is travelled while stopping from `speed` with `deceleration`, a tick of `period` seconds late."""
+    return np.asarray(speed**2 / (2 * deceleration) + speed * period)

@@ -17,6 +17,8 @@ class HoldReason(StrEnum):
     CHUNK_FINISHED = "chunk_finished"  # the last step is over and no newer chunk has arrived
     POSE_UNKNOWN = "pose_unknown"  # limits of the end effector cannot be checked
     JOINTS_UNKNOWN = "joints_unknown"  # limits of the joints cannot be checked
+    ARM_MOVED = "arm_moved"  # the arm is not where it was told to be, or the target is a turn away from it
+    NO_EFFECT = "no_effect"  # the arm does not do what it is told, and `controller.on_no_effect` is hold
     LIMIT = "limit"  # the action violates a limit, and `limits.on_violation` is hold
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from specprune_ros.angles import FULL_TURN
 from specprune_ros.control.command import Command, Hold, HoldReason, Receipt, Refusal
 from specprune_ros.control.plan import Plan
 from specprune_ros.control.watchdog import CLOCK_TOLERANCE, Watchdog
@@ -73,6 +74,7 @@ class ChunkExecutor:
         self._period = period
         self._delta = delta
         self._discrete = list(discrete)
+        self.circular: list[int] = []  # dimensions that are angles of joints that turn without end; may be replaced
         self._watchdog = watchdog or Watchdog({})
         self._lock = threading.Lock()
         self._enabled = False
@@ -115,7 +117,7 @@ class ChunkExecutor:
             refused = self._refuse(actions, stamp, dt, now)
             if refused is not None:
                 return refused
-            new = Plan(actions, stamp, dt)
+            new = Plan(self._unwound(actions, now), stamp, dt)
             first = max(new.index(now), 0)
             old = self._plan if self._plan is not None and self._plan.covers(now) else None
             self._chunks = [new, *(chunk for chunk in self._chunks if chunk.end > now)][:MAX_ENSEMBLE]
@@ -181,6 +183,16 @@ class ChunkExecutor:
         if Plan(actions, stamp, dt).index(now) >= len(actions):
             return Receipt(Refusal.EXPIRED, f"ended {now - stamp - len(actions) * dt:.3f} s ago")
         return None
+
+    def _unwound(self, actions: np.ndarray, now: float) -> np.ndarray:
+        """`actions` with circular angles that go the short way, step by step and from the running plan on."""
+        for dimension in self.circular:
+            angles = np.unwrap(actions[:, dimension])
+            if self._plan is not None:
+                running = self._plan.interpolate(now)[dimension]
+                angles += FULL_TURN * round((running - angles[0]) / FULL_TURN)
+            actions[:, dimension] = angles
+        return actions
 
     def _blend(self, old: Plan | None, new: Plan, first: int) -> Plan:
         """`new`, with its steps `first` .. `first + blend_steps - 1` mixed with what `old` would do at those times."""

@@ -1,44 +1,128 @@
 """Keeps joint targets inside position, speed and acceleration limits."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from specprune_ros.control.braking import braking_speed
+from specprune_ros.angles import FULL_TURN, beside
+from specprune_ros.control.braking import braking_distance, braking_speed
 from specprune_ros.control.cartesian_limiter import TOLERANCE, Limited
 from specprune_ros.control.limits import LimitsConfig
 
+MEASURED_LAG = 0.05  # seconds that a measurement may be behind the arm
+NEARLY_A_TURN = 0.5  # rad; a gap this close to a full turn is a joint that turns without end, and nobody said so
+
+
+@dataclass(frozen=True, eq=False)
+class JointStop:
+    """Where joints come to rest."""
+
+    positions: np.ndarray  # (J,) rad
+    seconds: float  # that it takes from the last target, within the speeds allowed
+
+
+@dataclass(frozen=True)
+class JointDoubt:
+    """Why a joint must not move."""
+
+    joint: int
+    reason: str
+
 
 class JointLimiter:
-    """Remembers the last target sent and its velocity. Positions come first, then speed, then acceleration."""
+    """Remembers the last target sent and its velocity. Positions come first, then speed, then acceleration.
 
-    def __init__(self, config: LimitsConfig, period: float) -> None:
-        """`period`: seconds between calls."""
+    A target runs at most `max_lead` ahead of the arm. Where the arm holds, it is remembered where it was told to stay.
+    """
+
+    def __init__(self, config: LimitsConfig, period: float, max_lead: float = np.inf) -> None:
+        """`period`: seconds between calls. `max_lead`: rad."""
         self.config = config
+        self.max_lead = max_lead
+        self.continuous: np.ndarray | bool = False  # (J,) which joints turn without end: they have no range
         self._period = period
-        self.reset()
+        self._held: np.ndarray | None = None
+        self.rest()
 
     @property
     def velocity(self) -> np.ndarray | None:
         """(J,) rad/s of the last target sent; None while the arm holds."""
         return self._velocity
 
-    def reset(self) -> None:
+    def rest(self) -> None:
         """The arm stands still; the next target starts from where it is measured."""
         self._sent: np.ndarray | None = None
         self._wanted: np.ndarray | None = None
         self._velocity: np.ndarray | None = None
+        self._measured = np.zeros(0)  # at the last target
+
+    def forget(self) -> None:
+        """Nothing commands the arm any more, and it may be anywhere."""
+        self._held = None
+        self.rest()
+
+    def hold(self, measured: np.ndarray | None) -> JointStop | None:
+        """Rest where the arm is `measured` (J,) rad, within braking distance of the last target.
+
+        `measured` None: where it was at that target. Answers None when it was never known.
+        """
+        seconds = 0.0
+        if self._sent is not None:
+            near = self._braking_distance(len(self._sent))
+            here = beside(self._measured if measured is None else measured, self._sent, self.continuous)
+            self._held = np.clip(here, self._sent - near, self._sent + near)
+            seconds = float(np.max(np.abs(self._held - self._sent) / self.config.max_joint_speed))
+        elif self._held is None and measured is not None:
+            self._held = measured.copy()
+        self.rest()
+        return None if self._held is None else JointStop(self._held.copy(), seconds)
+
+    def doubt(self, target: np.ndarray, measured: np.ndarray) -> JointDoubt | None:
+        """A joint that must not move: the arm is not where it was told to be, or the target is a turn away.
+
+        `target`, `measured`: (J,) rad.
+        """
+        told = self._held if self._sent is None else self._sent
+        if told is not None:
+            allowed = self._braking_distance(len(told)) + (0.0 if self._sent is None else self.max_lead)
+            apart = np.abs(beside(measured, told, self.continuous) - told)
+            joint = int(np.argmax(apart - allowed))
+            if apart[joint] > allowed[joint]:
+                reason = (
+                    f"is measured at {measured[joint]:.3f} rad, {apart[joint]:.3f} rad from where it was told to be, "
+                    f"{told[joint]:.3f}; call ~/enable if the arm really is there"
+                )
+                return JointDoubt(joint, reason)
+        gap = np.where(self.continuous, 0.0, np.abs(target - measured))
+        joint = int(np.argmin(np.abs(gap - FULL_TURN)))
+        if abs(gap[joint] - FULL_TURN) < NEARLY_A_TURN:
+            reason = (
+                f"is measured at {measured[joint]:.3f} rad and the policy asks for {target[joint]:.3f}, nearly a full "
+                "turn away; if it turns without end, name it in controller.continuous_joints"
+            )
+            return JointDoubt(joint, reason)
+        return None
+
+    def _braking_distance(self, joints: int) -> np.ndarray:
+        """(J,) rad in which the arm stops from its highest speed, and what its measurement lags behind."""
+        speed, acceleration = np.array(self.config.max_joint_speed), np.array(self.config.max_joint_acceleration)
+        return np.broadcast_to(braking_distance(speed, acceleration, self._period), (joints,)) + MEASURED_LAG * speed
 
     def apply(self, target: np.ndarray, measured: np.ndarray) -> Limited:
         """The joint positions to reach after one period, (J,) rad.
 
-        `target` (J,): asked for; `measured` (J,): where the joints are, used after a reset.
+        `target` (J,): asked for; `measured` (J,): where the joints are.
         """
         config, period = self.config, self._period
-        low, high = np.array(config.joint_min), np.array(config.joint_max)
+        low = np.where(self.continuous, -np.inf, config.joint_min)
+        high = np.where(self.continuous, np.inf, config.joint_max)
         max_speed, max_acceleration = np.array(config.max_joint_speed), np.array(config.max_joint_acceleration)
         if self._sent is None or self._wanted is None or self._velocity is None:
-            self._sent, self._wanted, self._velocity = measured.copy(), measured.copy(), np.zeros(len(measured))
+            start = measured if self._held is None else beside(measured, self._held, self.continuous)
+            self._sent, self._wanted, self._velocity = start.copy(), start.copy(), np.zeros(len(start))
 
         hit: list[str] = []
+        target = beside(target, self._wanted, self.continuous)
         wanted = np.clip(target, low, high)
         if (wanted != target).any():
             hit.append("joint_position")
@@ -49,19 +133,28 @@ class JointLimiter:
         if (np.abs(speed) > max_speed * (1 + TOLERANCE)).any():
             hit.append("joint_speed")
         if hit and config.on_violation == "hold":
-            self.reset()
             return Limited(measured.copy(), tuple(hit), hold=True)
         speed = np.clip(speed, -max_speed, max_speed)
         allowed = np.clip(speed, self._velocity - max_acceleration * period, self._velocity + max_acceleration * period)
         if (np.abs(allowed - speed) > TOLERANCE * max_speed).any():
             hit.append("joint_acceleration")
-        up = braking_speed(high - self._sent, max_acceleration, period)
-        down = braking_speed(self._sent - low, max_acceleration, period)
-        inside = np.clip(allowed, -down, up)
+        inside = self._inside(allowed, low, high, max_acceleration)
         if (inside != allowed).any():
             hit.append("joint_position")
+        arm = beside(measured, self._sent, self.continuous)
+        self._measured = measured.copy()
+        leashed = self._inside(inside, arm - self.max_lead, arm + self.max_lead, max_acceleration)
+        if (leashed != inside).any():
+            hit.append("joint_lead")
 
-        self._velocity = inside
-        self._sent = self._sent + inside * period
+        self._velocity = leashed
+        self._sent = self._sent + leashed * period
         self._wanted = wanted
         return Limited(self._sent.copy(), tuple(dict.fromkeys(hit)), hold=False)
+
+    def _inside(self, velocity: np.ndarray, low: np.ndarray, high: np.ndarray, deceleration: np.ndarray) -> np.ndarray:
+        """`velocity` (J,), slow enough to stop before `low` and `high`."""
+        assert self._sent is not None
+        up = braking_speed(high - self._sent, deceleration, self._period)
+        down = braking_speed(self._sent - low, deceleration, self._period)
+        return np.clip(velocity, -down, up)

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from specprune_ros.engine.cuda_graph import Graphs
+from specprune_ros.engine.decoding import PassLengths, Pruning
 from specprune_ros.engine.device_scope import device_scope, on_model_device
 from specprune_ros.engine.flops import decoder_flops, scoring_flops
-from specprune_ros.engine.forward_pass import ForwardPass, Inputs, Outputs, Pruning
+from specprune_ros.engine.forward_pass import ForwardPass, Inputs, Outputs
 from specprune_ros.engine.frame_pass import FrameInputs, FramePass, Seen
 from specprune_ros.engine.pruning_run import PruningState
-from specprune_ros.engine.stage_clock import StageClock
 from specprune_ros.openvla.model import OpenVLA, SequenceLayout
 from specprune_ros.openvla.preprocessing import CenterCrop, resize
 from specprune_ros.openvla.prompt import Prompt
@@ -37,10 +37,10 @@ class Sight:
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """A forward pass, captured or not, and the clock that measures its stages."""
+    """A forward pass, and the same captured, where it can be."""
 
     run: Callable[[Inputs], Outputs]
-    clock: StageClock
+    forward: ForwardPass
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class Result:
     kept_static: tuple[NDArray[np.int64], ...]  # per view, indices in the view
     kept_final: tuple[NDArray[np.int64], ...]
     set_sizes: NDArray[np.int64]  # (3, V): global, dynamic, local
-    tokens_per_layer: tuple[int, ...]
+    tokens_per_layer: tuple[int, ...]  # in the decoder's first pass; only a diffusion head asks for more
     flop_share: float
     stage_seconds: dict[str, float]
 
@@ -133,27 +133,30 @@ class Engine:
         similarity: Tensor,
         proprio: NDArray[np.float64],
         displacement: NDArray[np.float32] | None = None,
+        noise: NDArray[np.float32] | None = None,
     ) -> Result:
         """One inference. `proprio`: (P,) normalised. `displacement`: (V, P, 2) patches, back to where the scene was in
-        the last inference; None when it stood still."""
-        bos, tail = self._embed(prompt)
-        proprio_tensor = torch.from_numpy(proprio).to(self.model.device, torch.float32)
-        inputs = Inputs(frames, similarity, self._on_device(displacement), proprio_tensor, bos, tail)
+        the last inference; None when it stood still. `noise`: (C, A), where a diffusion head starts; else zeros."""
+        size = self.model.config
+        if noise is None:
+            noise = np.zeros((size.chunk_length, size.action_dim), np.float32)
+        text, film = self._embed(prompt)
+        moved = self._on_device(displacement)
+        proprio_tensor, start = (torch.from_numpy(x).to(self.model.device, torch.float32) for x in (proprio, noise))
+        inputs = Inputs(frames, similarity, moved, proprio_tensor, text, film, start)
         layout, plan = self._plan(mode, prompt)
-        forward = self._pass(mode, prompt, layout, plan, inputs)
-        outputs = forward.run(inputs)
+        found = self._pass(mode, prompt, layout, plan, inputs)
+        outputs = found.run(inputs)
         actions = outputs.actions.cpu().numpy().copy()  # waits for the device
 
-        kept_static = outputs.kept_static.cpu().numpy()
-        tokens = self._tokens_per_layer(plan, layout, len(kept_static))
         return Result(
             actions=actions,
-            kept_static=self._per_view(kept_static),
+            kept_static=self._per_view(outputs.kept_static.cpu().numpy()),
             kept_final=self._per_view(outputs.kept_final.cpu().numpy()),
             set_sizes=outputs.set_sizes.cpu().numpy().copy(),
-            tokens_per_layer=tokens,
-            flop_share=self._flop_share(plan, layout, tokens),
-            stage_seconds=forward.clock.seconds(),
+            tokens_per_layer=found.forward.lengths[0].per_layer,
+            flop_share=self._flop_share(layout, found.forward.lengths),
+            stage_seconds=found.forward.clock.seconds(),
         )
 
     def warm_up(self, prompt: Prompt, runs: int = 3) -> dict[str, float]:
@@ -187,17 +190,18 @@ class Engine:
         return torch.from_numpy(displacement).to(self.model.device)
 
     def _embed(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
-        """Embeddings of the prompt; kept for the last prompt, because it seldom changes."""
+        """Embedded text and FiLM's modulations of it; kept for the last prompt, because it seldom changes."""
         if prompt.token_ids not in self._embedded:
             token_ids = torch.tensor(prompt.token_ids, device=self.model.device)
-            self._embedded = {prompt.token_ids: self.model.embed_text(token_ids, self._eos_id)}
+            text = self.model.embed_text(token_ids, self._eos_id)
+            self._embedded = {prompt.token_ids: (text, self.model.film(text))}
         return self._embedded[prompt.token_ids]
 
     def _plan(self, mode: str, prompt: Prompt) -> tuple[SequenceLayout, Schedule | None]:
         layout = SequenceLayout.of(self.model.config, prompt)
         if self.config is None:
             return layout, None
-        return layout, make_schedule(self.config, self._shape, 1 + layout.tail_length, mode, self.tile)
+        return layout, make_schedule(self.config, self._shape, layout.fixed_tokens, mode, self.tile)
 
     def _pass(self, mode: str, prompt: Prompt, layout: SequenceLayout, plan: Schedule | None, example: Inputs) -> Pass:
         key = (mode, prompt.shape)
@@ -208,7 +212,7 @@ class Engine:
             forward = ForwardPass(self.model, layout, pruning)
             fixed_shapes = self.config is None or self.config.selection == "budget" or mode == Mode.DENSE
             run = self._captured(forward, example) if fixed_shapes else forward
-            self._passes[key] = Pass(run, forward.clock)
+            self._passes[key] = Pass(run, forward)
         return self._passes[key]
 
     def _captured(self, forward: ForwardPass, example: Inputs) -> Callable[[Inputs], Outputs]:
@@ -219,20 +223,16 @@ class Engine:
             self._state.restore(before)
         return run
 
-    def _tokens_per_layer(self, plan: Schedule | None, layout: SequenceLayout, static: int) -> tuple[int, ...]:
-        if plan is None:
-            return (layout.length,) * self._shape.num_layers
-        assert self.config is not None
-        return plan.tokens_per_layer(static if self.config.selection == "union" else None)
-
-    def _flop_share(self, plan: Schedule | None, layout: SequenceLayout, tokens: tuple[int, ...]) -> float:
-        """Decoder operations, scoring included, over those of a dense pass."""
+    def _flop_share(self, layout: SequenceLayout, passes: tuple[PassLengths, ...]) -> float:
+        """Decoder operations of all passes, scoring included, over those of dense passes."""
         decoder, num_actions = self.model.config.decoder, layout.num_actions
-        spent = decoder_flops(decoder, tokens, num_actions)
-        if plan:
-            text_rows = layout.instruction.stop - layout.instruction.start
-            spent += scoring_flops(decoder, [tokens[layer - 1] for layer in plan.scored_layers], text_rows)
-        return spent / decoder_flops(decoder, (layout.length,) * len(tokens), num_actions)
+        words = layout.instruction.stop - layout.instruction.start
+        spent = sum(
+            decoder_flops(decoder, lengths.per_layer, num_actions) + scoring_flops(decoder, lengths.scored, words)
+            for lengths in passes
+        )
+        dense = decoder_flops(decoder, (layout.length,) * decoder.num_layers, num_actions)
+        return spent / (len(passes) * dense)
 
     def _per_view(self, kept: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
         per_view = self._shape.patches_per_view

@@ -1,5 +1,7 @@
 """Floating-point operations, counted from shapes (a multiply-add is two)."""
 
+from collections.abc import Sequence
+
 from specprune_ros.openvla.config import DecoderConfig, ModelConfig
 
 
@@ -18,7 +20,7 @@ def decoder_flops(config: DecoderConfig, tokens_per_layer: tuple[int, ...], num_
     return sum(layer_flops(config, length, length) for length in inner) + layer_flops(config, last, num_actions)
 
 
-def scoring_flops(config: DecoderConfig, lengths: list[int], text_rows: int) -> int:
+def scoring_flops(config: DecoderConfig, lengths: Sequence[int], text_rows: int) -> int:
     """The extra q_text . K^T product of each scored layer, of the given sequence lengths."""
     return sum(2 * text_rows * length * config.hidden_size for length in lengths)
 

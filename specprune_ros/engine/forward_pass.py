@@ -1,19 +1,17 @@
 """One forward pass of one mode: the model and the method, read from top to bottom.
 
 In `budget` selection every shape is fixed by the schedule and nothing is read back to the host, so the same code runs
-eagerly on a CPU and captured in a CUDA graph.
+eagerly on a CPU and captured in a CUDA graph. A diffusion head's whole sampler is one forward pass.
 """
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from specprune_ros.engine.pruning_run import PruningRun, PruningState
+from specprune_ros.engine.decoding import DenseDecoding, Embedded, PassLengths, PrunedDecoding, Pruning
+from specprune_ros.engine.pruning_run import PruningRun
 from specprune_ros.engine.stage_clock import StageClock
 from specprune_ros.openvla.model import OpenVLA, SequenceLayout
-from specprune_ros.pruning.config import PruningConfig
-from specprune_ros.pruning.schedule import Schedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,9 +21,10 @@ class Inputs:
     frames: Tensor  # (V, S, S, 3) uint8, cropped
     similarity: Tensor  # (V, P) float32, cosine similarity with the reference frame
     displacement: Tensor  # (V, P, 2) float32, patches: back to where the scene was in the last inference
-    proprio: Tensor  # (P,) float32, normalised
-    bos: Tensor  # (1, hidden)
-    tail: Tensor  # (tail - 1, hidden): prompt, zeros for the actions, </s>
+    proprio: Tensor  # (P,) float32, normalised; (0,) without proprio
+    text: Tensor  # (n + 1, hidden): prompt and </s>
+    film: Tensor  # what `OpenVLA.film` makes of the text; (0,) without FiLM
+    noise: Tensor  # (C, A) float32, where a diffusion head starts
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,22 +37,17 @@ class Outputs:
     set_sizes: Tensor  # (3, V): global, dynamic, local; zero where nothing was selected
 
 
-@dataclass(frozen=True, eq=False)
-class Pruning:
-    """What a pass needs in order to prune (or, in dense mode, to fill the history)."""
-
-    config: PruningConfig
-    schedule: Schedule
-    state: PruningState
-
-
 class ForwardPass:
-    """A mode's forward pass for one sequence layout. Without `pruning` it is dense and scores nothing."""
+    """A mode's forward pass for one sequence layout. Without `pruning` it is dense and scores nothing.
+
+    `lengths`: sequence lengths in the last call's passes of the decoder: one, or one for every denoising step.
+    """
 
     run_type: type[PruningRun] = PruningRun  # a comparison may choose patches in another way
 
     def __init__(self, model: OpenVLA, layout: SequenceLayout, pruning: Pruning | None):
         self.clock = StageClock(model.device)
+        self.lengths: tuple[PassLengths, ...] = ()
         self._model = model
         self._layout = layout
         self._pruning = pruning
@@ -66,43 +60,19 @@ class ForwardPass:
         clock.mark("preprocess")
         pixels = [normalize(inputs.frames) for normalize in self._normalizations]
         clock.mark("vision")
-        features = model.see(pixels)
+        features = model.see(pixels, inputs.film)
         clock.mark("projector")
-        patches = model.projector(features)
-        clock.mark("decoder")
-        x = model.assemble(inputs.bos, patches, inputs.proprio, inputs.tail)
-        if self._pruning:
-            run = self._decode(x, inputs, self._pruning)
-            hidden, kept_static, kept_final, set_sizes = run.x, run.kept_static, run.alive, run.set_sizes
-        else:
-            hidden = self._decode_dense(x)
-            kept_static = kept_final = torch.arange(self._layout.num_patches, device=x.device)
-            set_sizes = kept_final.new_zeros(3, model.config.num_views)
+        embedded = Embedded(inputs.text, model.projector(features), model.embed_proprio(inputs.proprio))
         clock.mark("head")
-        actions = model.act(hidden)
+        decoding = self._decoding(embedded, inputs)
+        actions = model.action_head.predict(decoding, inputs.noise)
+        selection = decoding.finish()
         clock.stop()
-        return Outputs(actions, kept_static, kept_final, set_sizes)
+        self.lengths = tuple(decoding.lengths)
+        return Outputs(actions, selection.kept_static, selection.kept_final, selection.set_sizes)
 
-    def _decode(self, x: Tensor, inputs: Inputs, pruning: Pruning) -> PruningRun:
-        """All layers, with scoring and pruning between them; ends with the hidden states of the action rows."""
-        schedule = pruning.schedule
-        if pruning.config.history_motion != "none":
-            pruning.state.history.move(inputs.displacement)
-        run = self.run_type(pruning.config, schedule, pruning.state, self._layout, inputs.similarity, x, self._rope)
-        for number, layer in enumerate(self._model.decoder.layers, start=1):
-            last = number == schedule.shape.num_layers
-            rows = self._layout.action_rows(len(run.alive)) if last else slice(None)
-            run.x, q, k = layer(run.x, run.rope, rows)
-            if number in schedule.scored_layers:
-                self.clock.mark("selection")
-                run.after_layer(number, q, k)
-                self.clock.mark("decoder")
-        self.clock.mark("selection")
-        run.finish()
-        return run
-
-    def _decode_dense(self, x: Tensor) -> Tensor:
-        *layers, last = self._model.decoder.layers
-        for layer in layers:
-            x, _, _ = layer(x, self._rope)
-        return last(x, self._rope, self._layout.action_rows(self._layout.num_patches))[0]
+    def _decoding(self, embedded: Embedded, inputs: Inputs) -> DenseDecoding:
+        parts = self._model, self._layout, self._rope, self.clock, embedded
+        if self._pruning is None:
+            return DenseDecoding(*parts)
+        return PrunedDecoding(*parts, self._pruning, inputs.similarity, inputs.displacement, self.run_type)

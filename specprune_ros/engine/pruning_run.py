@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from specprune_ros.openvla.decoder import Rope
 from specprune_ros.openvla.model import SequenceLayout
 from specprune_ros.pruning.config import PruningConfig
 from specprune_ros.pruning.dynamic_pruning import layer_importance, update_importance
@@ -38,7 +39,8 @@ class PruningRun:
     """Which tokens are alive on their way through the decoder, and what the scored layers said of them.
 
     `x`: (L, hidden) and `rope`: cosine and sine (L, head_dim) of the tokens alive. `alive`: ascending indices over all
-    views' patches. Kept tokens keep the positions that they had.
+    views' patches. Kept tokens keep the positions that they had. For repeating what was dropped: `static_rope`, the
+    rope of what the static selection kept, and `dropped`, by layer, the positions kept after it and their rope.
     """
 
     def __init__(
@@ -49,9 +51,10 @@ class PruningRun:
         layout: SequenceLayout,
         similarity: Tensor,
         x: Tensor,
-        rope: tuple[Tensor, Tensor],
+        rope: Rope,
     ):
-        self.x, self.rope = x, rope
+        self.x, self.rope, self.static_rope = x, rope, rope
+        self.dropped: dict[int, tuple[Tensor, Rope]] = {}
         self.alive = self.kept_static = torch.arange(layout.num_patches, device=x.device)
         self.set_sizes = self.alive.new_zeros(3, schedule.shape.num_views)
         self._config, self._schedule, self._state, self._layout = config, schedule, state, layout
@@ -77,9 +80,11 @@ class PruningRun:
             self._local.append(scores.view(self._views))
         if number == schedule.static_layer:
             self._keep(self._select_static())
-            self.kept_static = self.alive
+            self.kept_static, self.static_rope = self.alive, self.rope
         elif number in schedule.prune_layers and self._entering[number] < count:
-            self._keep(top_indices(self._importance, self._entering[number]))
+            kept = top_indices(self._importance, self._entering[number])
+            self._keep(kept)
+            self.dropped[number] = kept, self.rope
 
     def finish(self) -> None:
         """Hand the scores of this inference to the next ones."""

@@ -9,7 +9,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 
-from specprune_ros.nodes.subscribing import subscribe
+from specprune_ros.nodes.subscribing import publishers_of, subscribe
 from specprune_ros.sensing.assembler import ObservationAssembler
 from specprune_ros.sensing.camera_check import info_topic
 from specprune_ros.sensing.config import InputsConfig, image_input
@@ -36,7 +36,13 @@ class Inputs:
         topics = {camera: self._subscribe_camera(camera, config) for camera in config.cameras}
         joints_topic = node.resolve_topic_name("joint_states")
         self.assembler = ObservationAssembler(
-            config, topics, joints_topic, end_effector, controlled_joints, axis_angle_near
+            config,
+            topics,
+            joints_topic,
+            end_effector,
+            controlled_joints,
+            axis_angle_near,
+            joint_publishers=lambda: publishers_of(node, joints_topic),
         )
         for camera, topic in topics.items():
             store = partial(self.assembler.add_camera_info, camera)

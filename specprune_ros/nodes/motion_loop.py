@@ -4,7 +4,8 @@ It never waits for an inference; chunks come in from the worker's thread through
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
@@ -13,16 +14,27 @@ from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.arm import Arm, Motion
 from specprune_ros.control.command import Hold, HoldReason, Receipt, Refusal
 from specprune_ros.control.replan import Replanner
+from specprune_ros.errors import ObservationError
 from specprune_ros.nodes.outputs.commands import header_of, open_commands
 from specprune_ros.nodes.outputs.gripper import open_gripper
 from specprune_ros.pose import Pose
 from specprune_ros.sensing.assembler import ObservationAssembler
 from specprune_ros.sensing.config import TF
-from specprune_ros.sensing.end_effector import EndEffector
+from specprune_ros.sensing.end_effector import EndEffector, PoseMotion
+from specprune_ros.sensing.joints import JointMotion
 from specprune_ros.sensing.stamps import NANOSECONDS
 
 # Holds that end a plan by themselves, so that whoever executes the published chunks needs no word of them.
 NATURAL_HOLDS = (HoldReason.DISABLED, HoldReason.NO_CHUNK, HoldReason.CHUNK_FINISHED, HoldReason.CHUNK_NOT_STARTED)
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Where the arm is, fit to make a command from."""
+
+    pose: Pose | None = None  # of the end effector in the base frame
+    joints: np.ndarray | None = None  # (J,) rad
+    problem: str = ""  # why neither is known
 
 
 class MotionLoop:
@@ -65,7 +77,8 @@ class MotionLoop:
 
     def configure(self, controller: ControllerConfig) -> None:
         """Use the live fields of a changed configuration."""
-        self._config = self.arm.space.config = controller
+        self._config = controller
+        self.arm.configure(controller)
         if self._commands is not None:
             self._commands.configure(controller)
         if self._gripper is not None:
@@ -82,6 +95,11 @@ class MotionLoop:
         return self._gripper.problem() if self._gripper is not None else ""
 
     @property
+    def effect_problem(self) -> str:
+        """What the arm does not do although it is commanded; "" when it obeys."""
+        return self.arm.effect if self.arm.drives else ""
+
+    @property
     def enabled(self) -> bool:
         return self.arm.executor.enabled
 
@@ -94,7 +112,12 @@ class MotionLoop:
         """Allow motion, by chunks whose observation is newer than `now`, nanoseconds."""
         if self._gripper:
             self._gripper.forget()
-        self.arm.executor.enable(since=now / NANOSECONDS)
+        if self._commands is not None:
+            self._commands.forget()
+        self._sensors.vouch()
+        if self._end_effector is not None:
+            self._end_effector.vouch()
+        self.arm.enable(since=now / NANOSECONDS)
 
     def stop(self, now: int) -> None:
         """Forbid motion and hold at once."""
@@ -106,11 +129,15 @@ class MotionLoop:
 
     def set_dry_run(self, dry_run: bool, now: int) -> None:
         """In a dry run everything is computed and published, and nothing moves."""
-        moved, self.dry_run = self.moves, dry_run
+        changed, moved, self.dry_run = dry_run != self.dry_run, self.moves, dry_run
         if moved and dry_run:
             if self._commands is not None:
-                self._commands.hold(self._pose(), self._joints(now), self._header(now), first=True)
+                measured = self._measure(now)
+                self.arm.hold(measured.joints)
+                self._commands.hold(measured.pose, self._header(now), first=True)
             self._on_stop()
+        if changed:
+            self.arm.forget()  # what a dry run computed is not where the arm is
 
     def submit(self, actions: np.ndarray, stamp: int, now: int) -> Receipt:
         """Offer a chunk (C, A), from the worker's thread. Nanoseconds."""
@@ -124,34 +151,61 @@ class MotionLoop:
     def tick(self, now: int) -> None:
         """One control period, at `now` nanoseconds."""
         self._feed_watchdog(now)
-        pose, joints = self._pose(), self._joints(now)
+        measured = self._measure(now)
         before = self.result
-        self.result = self.arm.tick(now / NANOSECONDS, pose, joints)
+        self.arm.drives = self._commands is not None and not self.dry_run
+        self.result = self.arm.tick(now / NANOSECONDS, measured.pose, measured.joints, measured.problem)
         if isinstance(self.result, Hold):
-            self._hold(self.result, before, pose, joints, now)
+            self._hold(self.result, before, measured.pose, now)
         else:
-            self._move(self.result, pose, now)
+            self._move(self.result, measured.pose, now)
         motion = None if isinstance(self.result, Hold) else self.result
         if self.replanner.due(motion, self._mode(), self.latency):
             self._on_due()
 
-    def _pose(self) -> Pose | None:
-        return self._end_effector.newest() if self._end_effector is not None and self._config.delta else None
+    def _measure(self, now: int) -> Measured:
+        """Where the arm is, as far as a command may be made from it."""
+        try:
+            if not self._config.delta:
+                self._sensors.set_adopting(not self.moves)
+                return Measured(joints=self._sensors.measured_joints(now))
+            if self._end_effector is not None:
+                self._end_effector.set_adopting(not self.moves)
+                return Measured(pose=self._end_effector.settled())
+        except ObservationError as error:
+            return Measured(problem=str(error))
+        return Measured()
 
-    def _joints(self, now: int) -> np.ndarray | None:
-        return None if self._config.delta else self._sensors.measured_joints(now)
+    def measured_problem(self, now: int) -> str:
+        """Why no command can be made from what is measured of the arm; "" when one can. `now`: nanoseconds."""
+        return self._measure(now).problem if self._commands is not None else ""
+
+    def set_motions(self, continuous: Collection[str]) -> None:
+        """What of the measured motion is believed, by the limits, and by which joints are `continuous`."""
+        self.arm.set_continuous(continuous)
+        if self._commands is None:
+            return
+        limits, names = self.arm.limits, self._config.joint_names
+        speeds = np.broadcast_to(limits.max_joint_speed, len(names))
+        self._sensors.set_joint_motions(
+            {name: JointMotion(float(speed), name in continuous) for name, speed in zip(names, speeds, strict=True)}
+        )
+        if self._end_effector is not None:
+            self._end_effector.set_motion(PoseMotion(limits.max_speed, limits.max_angular_speed))
 
     def _feed_watchdog(self, now: int) -> None:
         stamps = self._sensors.newest_stamps()
         if self._end_effector is not None:
-            newest = self._end_effector.newest_stamp()  # counted for its rate although nothing may depend on it
-            if self._watch_tf:
-                stamps[TF] = newest
+            newest = self._end_effector.newest()  # counted for its rate although nothing may depend on it
+            if self._watch_tf and newest is not None:
+                stamps[TF] = now if newest.stamp is None else newest.stamp  # static transforms never get old
+            elif self._watch_tf:
+                stamps[TF] = None
         for name, stamp in stamps.items():
             if stamp is None:
                 self.arm.watchdog.lost(name)
             else:
-                self.arm.watchdog.feed(name, (stamp or now) / NANOSECONDS)  # 0: static transforms never get old
+                self.arm.watchdog.feed(name, stamp / NANOSECONDS)
 
     def _move(self, motion: Motion, pose: Pose | None, now: int) -> None:
         self.limits_hit.update(motion.limits_hit)
@@ -162,7 +216,7 @@ class MotionLoop:
         if self._gripper:
             self._gripper.move(motion.openings, header)
 
-    def _hold(self, hold: Hold, before: Motion | Hold, pose: Pose | None, joints: np.ndarray | None, now: int) -> None:
+    def _hold(self, hold: Hold, before: Motion | Hold, pose: Pose | None, now: int) -> None:
         first = not isinstance(before, Hold)
         another = not isinstance(before, Hold) or before.reason != hold.reason
         if first and hold.reason == HoldReason.CHUNK_FINISHED:
@@ -172,7 +226,9 @@ class MotionLoop:
         if first and hold.reason not in NATURAL_HOLDS:
             self._on_stop()
         if self._commands is not None and not self.dry_run and (first or self.enabled):
-            self._commands.hold(pose, joints, self._header(now), first)
+            self._commands.hold(pose, self._header(now), first)
+        if self.dry_run:
+            self.arm.forget()  # others move the arm
 
     def _header(self, now: int):
         frame = self._end_effector.base_frame if self._end_effector else ""

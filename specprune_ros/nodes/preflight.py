@@ -7,16 +7,17 @@ arm does not move. Run it instead of the policy node, not beside it.
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 
 import torch
 from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.utilities import try_shutdown
 
+from specprune_ros.checks import FAIL, PASS, WARN, Check, table
 from specprune_ros.control.action_space import ControllerConfig
+from specprune_ros.doctor.fit import doubts, gripper_doubt
 from specprune_ros.errors import ObservationError, UserError
-from specprune_ros.nodes.model import doubts, free_memory_mb, gripper_doubt, memory_mb
+from specprune_ros.nodes.model import free_memory_mb, memory_mb
 from specprune_ros.nodes.parameters.groups import NodeConfig
 from specprune_ros.nodes.policy_node import SUCCESS, Interruption, PolicyNode, init_rclpy
 from specprune_ros.nodes.reporting.latency import pauses
@@ -27,15 +28,6 @@ from specprune_ros.sensing.config import TF, InputsConfig
 LISTENING = 5.0  # seconds; discovery can take 1.5
 SLOWEST_CAMERA = 5.0  # Hz
 LEAST_MEMORY = 512.0  # MiB
-
-PASS, WARN, FAIL = "pass", "warn", "fail"
-
-
-@dataclass(frozen=True)
-class Check:
-    name: str
-    verdict: str
-    detail: str  # what was found, and what to do unless the verdict is pass
 
 
 def checks(session: Session, node: PolicyNode) -> list[Check]:
@@ -54,6 +46,7 @@ def checks(session: Session, node: PolicyNode) -> list[Check]:
             f"{', '.join(map(inputs.transform_of, inputs.cameras))}; compare ~/overlay with training",
         ),
         _velocity(session, node),
+        _arm(session, node),
         _gripper(session, controller),
         _receiver(session),
         _instruction(node),
@@ -135,10 +128,18 @@ def _velocity(session: Session, node: PolicyNode) -> Check:
         return Check("velocity", WARN, "no inputs.base_frame and ee_frame: the pruning stays in fine mode")
     config = session.sensors.config
     now = node.get_clock().now().nanoseconds
-    twist, problem = session.end_effector.twist(now, round(config.max_age_of(TF) * 1e9))
-    if twist is None:
-        return Check("velocity", WARN, problem or "TF is too slow; 20 Hz or more are needed")
+    measured = session.end_effector.twist(now, round(config.max_age_of(TF) * 1e9))
+    if measured.twist is None:
+        return Check("velocity", WARN, measured.problem or "TF is too slow; 20 Hz or more are needed")
     return Check("velocity", PASS, f"{config.base_frame} -> {config.ee_frame} is known")
+
+
+def _arm(session: Session, node: PolicyNode) -> Check:
+    """Whether commands could be made from what is measured of the arm."""
+    problem = session.measured_problem(node.get_clock().now().nanoseconds)
+    if problem:
+        return Check("arm", FAIL, problem)
+    return Check("arm", PASS, "what is measured of it does not contradict itself")
 
 
 def _gripper(session: Session, controller: ControllerConfig) -> Check:
@@ -176,17 +177,11 @@ def _memory(device: torch.device) -> Check:
     return Check("memory", WARN, f"{detail}: little is left; close other programs, or set model.dtype bfloat16")
 
 
-def table(rows: list[Check]) -> str:
-    """The checks as aligned lines."""
-    width = max(len(row.name) for row in rows)
-    return "\n".join(f"{row.verdict:4}  {row.name:{width}}  {row.detail}" for row in rows)
-
-
 def listen(node: PolicyNode, session: Session, interruption: Interruption) -> None:
     """Receive inputs for a while, and look at every set of images."""
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    until, seen = time.monotonic() + LISTENING, -1
+    until, seen = time.monotonic() + LISTENING, None
     while time.monotonic() < until and not interruption.requested:
         executor.spin_once(timeout_sec=0.1)
         with suppress(ObservationError):  # what lasts is told in the table

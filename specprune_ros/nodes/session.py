@@ -6,25 +6,29 @@ from typing import Any
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
+from std_msgs.msg import String
 
+from specprune_ros.checkpoint_config import CheckpointConfig
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.arm import Arm
 from specprune_ros.control.executor import ExecutorConfig
 from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.control.replan import ReplanConfig, Replanner
+from specprune_ros.doctor.fit import check_fits, doubts, gripper_doubt
 from specprune_ros.errors import UserError
 from specprune_ros.nodes.inputs import Inputs
-from specprune_ros.nodes.model import check_fits, doubts, gripper_doubt, load_policy
+from specprune_ros.nodes.model import load_policy
 from specprune_ros.nodes.motion_loop import MotionLoop
 from specprune_ros.nodes.outputs.chunks import ChunkPublisher
 from specprune_ros.nodes.parameters.declaration import LiveParameters
-from specprune_ros.nodes.parameters.groups import CheckpointConfig, NodeConfig
+from specprune_ros.nodes.parameters.groups import NodeConfig
 from specprune_ros.nodes.parameters.pruning import PruningSwitch
 from specprune_ros.nodes.reporting.diagnostics import Status
 from specprune_ros.nodes.reporting.inference_record import InferenceRecord
 from specprune_ros.nodes.reporting.latency import pauses
 from specprune_ros.nodes.reporting.session_status import Receivers, SessionStatus
 from specprune_ros.nodes.reporting.status_text import StatusText, inference_text
+from specprune_ros.nodes.subscribing import LATCHED
 from specprune_ros.nodes.tf_input import open_transforms
 from specprune_ros.nodes.worker import InferenceWorker
 from specprune_ros.policy import ActionChunk
@@ -34,6 +38,7 @@ from specprune_ros.sensing.assembler import Sensed
 from specprune_ros.sensing.config import JOINT_STATES, TF, InputsConfig, image_input
 from specprune_ros.sensing.end_effector import EndEffector
 from specprune_ros.sensing.proprio import AXIS_ANGLE
+from specprune_ros.sensing.robot_description import continuous_joints
 from specprune_ros.sensing.stamps import NANOSECONDS
 
 INFERENCE = "working inference"  # watched like an input: a long chunk must not hide that its successor cannot come
@@ -114,6 +119,9 @@ class Session:
             on_stop=self._publisher.publish_stop,
             on_due=self._on_due,
         )
+        self._urdf_joints: frozenset[str] = frozenset()
+        self._set_motions()
+        self._description = node.create_subscription(String, "robot_description", self._on_description, LATCHED)
         self._motion.dry_run = parameters.running(NodeConfig).dry_run
         self._worker = InferenceWorker(
             self.policy,
@@ -155,6 +163,21 @@ class Session:
                 "s, with some reserve; use a GPU or pruning.preset fast"
             )
 
+    def _on_description(self, message: String) -> None:
+        try:
+            self._urdf_joints = continuous_joints(message.data)
+        except UserError as error:
+            self._node.get_logger().warning(f"{self._description.topic_name}: {error}")
+            return
+        self._set_motions()
+
+    def _set_motions(self) -> None:
+        self._motion.set_motions(self._urdf_joints | set(self._controller.continuous_joints))
+
+    def measured_problem(self, now: int) -> str:
+        """See `MotionLoop.measured_problem`."""
+        return self._motion.measured_problem(now)
+
     @property
     def _chunk_seconds(self) -> float:
         return self.policy.chunk_length * self._controller.step_duration
@@ -183,6 +206,7 @@ class Session:
         self._inputs.destroy()
         self._publisher.destroy()
         self._status_text.destroy()
+        self._node.destroy_subscription(self._description)
         if self._transforms is not None:
             self._transforms.destroy()
 
@@ -212,6 +236,8 @@ class Session:
         self.sensors.clear()
         if self._transforms is not None:
             self._transforms.clear()
+        if self.end_effector is not None:
+            self.end_effector.clear()
         self._last_now = self._now()
         self.reset()
         self._motion.tick(self._last_now)  # the clock may stand still from now on, and so the timer
@@ -253,6 +279,7 @@ class Session:
         self._arm.executor.config = parameters.running(ExecutorConfig)
         self._motion.replanner.config = parameters.running(ReplanConfig)
         self._motion.configure(parameters.running(ControllerConfig))
+        self._set_motions()
         self._motion.set_dry_run(parameters.running(NodeConfig).dry_run, self._now())
 
     def _wanted_pruning(self) -> PruningConfig | None:
@@ -310,8 +337,8 @@ class Session:
         if self._mode_controller is None or replan.when == "continuous" or self.end_effector is None:
             return ""
         skew = int(self.sensors.config.max_skew_of(TF) * NANOSECONDS)
-        twist, _ = self.end_effector.twist(self._now(), skew)
-        return self._mode_controller.decide(Speed.of(twist), 0.0).mode
+        measured = self.end_effector.twist(self._now(), skew)
+        return self._mode_controller.decide(Speed.of(measured.twist), 0.0).mode
 
     def _new_mode_controller(self) -> ActionAwareController | None:
         config = self._wanted_pruning()

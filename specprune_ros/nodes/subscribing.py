@@ -30,3 +30,9 @@ def subscribe(node: Node, kind: type, topic: str, callback: Callable[[Any], None
             f"qos_overrides.{node.resolve_topic_name(topic)}.subscription: {error}; history is keep_last or keep_all, "
             "depth a number, reliability reliable or best_effort"
         ) from error
+
+
+def publishers_of(node: Node, topic: str) -> str:
+    """The names of the nodes that publish on a topic, with commas."""
+    found = {f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in node.get_publishers_info_by_topic(topic)}
+    return ", ".join(sorted(found))

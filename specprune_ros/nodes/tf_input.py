@@ -1,17 +1,19 @@
 """Transforms from /tf and /tf_static: tf2_ros where it is installed, otherwise a buffer of our own with its results."""
 
 import importlib.util
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-import numpy as np
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.time import Time
 from tf2_msgs.msg import TFMessage
 
-from specprune_ros.sensing.end_effector import Transforms
-from specprune_ros.sensing.stamps import from_stamp
+from specprune_ros.nodes.stamps import to_stamp
+from specprune_ros.pose import Pose
+from specprune_ros.sensing.end_effector import StampedPose, Transforms
+from specprune_ros.sensing.stamps import from_stamp, stamp_or_arrival
 from specprune_ros.sensing.transforms import BufferedTransforms, LoopGuard, arrays
 
 TF_QOS = QoSProfile(depth=100)
@@ -29,39 +31,67 @@ def open_transforms(node: Node) -> TransformSource:
     return Tf2Transforms(node) if importlib.util.find_spec("tf2_ros") else SubscribedTransforms(node)
 
 
-class SubscribedTransforms(BufferedTransforms):
-    """Our own buffer, filled on the executor's thread."""
+class TransformSubscriptions:
+    """/tf and /tf_static of a node."""
 
-    def __init__(self, node: Node) -> None:
-        super().__init__()
-        self._node = node
+    def __init__(self, node: Node, add: Callable[[TFMessage, bool, int], None]) -> None:
+        """`add(message, static, now)` is called on the executor's thread; `now`: nanoseconds."""
+        self._node, self._add = node, add
         self._subscriptions = [
             node.create_subscription(TFMessage, "/tf", partial(self._on_tf, False), TF_QOS),
             node.create_subscription(TFMessage, "/tf_static", partial(self._on_tf, True), TF_STATIC_QOS),
         ]
 
     def _on_tf(self, static: bool, message: TFMessage) -> None:
-        self.add(message, static, self._node.get_clock().now().nanoseconds)
+        self._add(message, static, self._node.get_clock().now().nanoseconds)
 
     def destroy(self) -> None:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
 
 
+class SubscribedTransforms(BufferedTransforms):
+    """Our own buffer."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__()
+        self._subscriptions = TransformSubscriptions(node, self.add)
+
+    def destroy(self) -> None:
+        self._subscriptions.destroy()
+
+
 class Tf2Transforms:
-    """The buffer of tf2_ros."""
+    """The buffer of tf2_ros, fed by ourselves: its listener would keep transforms without a stamp at time zero."""
 
     def __init__(self, node: Node) -> None:
         import tf2_ros
 
         self._error = tf2_ros.TransformException
         self._buffer = tf2_ros.Buffer()
-        self._listener = tf2_ros.TransformListener(self._buffer, node)
         self._loop_guard = LoopGuard()
-        self.refused = 0  # tf2 logs what it refuses itself
+        self._static: set[str] = set()  # frames that came on /tf_static
+        self.refused = 0  # beside what tf2 refuses and logs itself
         self.last_refusal = ""
+        self._subscriptions = TransformSubscriptions(node, self.add)
 
-    def lookup(self, target: str, source: str, stamp: int | None) -> tuple[np.ndarray, np.ndarray, int]:
+    def add(self, message: TFMessage, static: bool, now: int) -> None:
+        """See `BufferedTransforms.add`."""
+        for transform in message.transforms:
+            child = transform.child_frame_id
+            if static:
+                self._static.add(child)
+                self._buffer.set_transform_static(transform, "/tf_static")
+                continue
+            if child in self._static:
+                self.refused += 1
+                self.last_refusal = f"TF: {child} is on /tf and on /tf_static; leave one of its publishers"
+                self._loop_guard.block(self.last_refusal)  # tf2 would keep the static one, which never gets old
+                continue
+            transform.header.stamp = to_stamp(stamp_or_arrival(transform.header.stamp, now))
+            self._buffer.set_transform(transform, "/tf")
+
+    def lookup(self, target: str, source: str, stamp: int | None) -> StampedPose:
         """See `end_effector.Transforms.lookup`."""
         self._loop_guard.check()
         try:
@@ -69,10 +99,11 @@ class Tf2Transforms:
         except self._error as error:
             reason = str(error).splitlines()[0]
             self._loop_guard.fail(self, f"TF: {reason}; check the publishers and names of TF", error)
-        return *arrays(found), from_stamp(found.header.stamp)
+        # Zero is tf2's answer for a chain of static transforms; none that came on /tf has it here.
+        return StampedPose(Pose(*arrays(found)), from_stamp(found.header.stamp) or None)
 
     def clear(self) -> None:
         self._buffer.clear()
 
     def destroy(self) -> None:
-        self._listener.unregister()
+        self._subscriptions.destroy()

@@ -15,7 +15,7 @@ POLL = 0.1  # seconds; how often missing and stale inputs are noticed when no im
 class Sensors(Protocol):
     """What the worker needs of an ObservationAssembler."""
 
-    def assemble(self, now: int, newer_than: int = -1) -> Sensed | None: ...
+    def assemble(self, now: int, newer_than: int | None = None) -> Sensed | None: ...
 
 
 class InferenceWorker:
@@ -50,7 +50,8 @@ class InferenceWorker:
         self._generation = 0  # a result of an older generation is dropped
         self._reset = False
         self._pruning: Any = None  # to be set before the next inference
-        self._last_inferred = self._last_seen = -1
+        self._last_inferred: int | None = None  # stamps, nanoseconds
+        self._last_seen: int | None = None
         self.problem = ""
         self.errors = 0
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
@@ -103,7 +104,7 @@ class InferenceWorker:
         try:
             self._infer(self._prepare())
         except UserError as error:
-            self.problem = str(error)
+            self.problem = str(error) or type(error).__name__  # "" would mean that all is well
         except Exception as error:  # the node must outlive whatever an inference does
             self.errors += 1
             self.problem = describe(error)
@@ -120,7 +121,7 @@ class InferenceWorker:
             self._policy.set_pruning(pruning)
         if reset:
             self._policy.reset()
-            self._last_inferred = self._last_seen = -1
+            self._last_inferred = self._last_seen = None
         return generation
 
     def _infer(self, generation: int) -> None:

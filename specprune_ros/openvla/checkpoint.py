@@ -9,17 +9,11 @@ import torch
 
 from specprune_ros.errors import CheckpointError
 from specprune_ros.free_memory import available_bytes
-from specprune_ros.openvla.config import EMPTY_TOKEN_ID
-from specprune_ros.openvla.family import Fact, FamilyConfig, facts, family_config
-from specprune_ros.openvla.files import Fields, read_json
-from specprune_ros.openvla.image_config import image_size, pixel_scales
+from specprune_ros.openvla.contents import read_contents
+from specprune_ros.openvla.family import Fact, FamilyConfig
 from specprune_ros.openvla.model import OpenVLA
-from specprune_ros.openvla.model_sizes import model_config, shapes_of
 from specprune_ros.openvla.prompt import PromptTokenizer
-from specprune_ros.openvla.statistics import Normalizer, choose_key, normalizer, read_statistics
-from specprune_ros.openvla.variant import L1, Variant, identify
-from specprune_ros.openvla.weight_containers import read_state
-from specprune_ros.openvla.weight_files import WeightFiles
+from specprune_ros.openvla.statistics import Normalizer
 from specprune_ros.openvla.weight_map import fill
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -48,44 +42,26 @@ def load(
 ) -> Checkpoint:
     """Load a checkpoint folder straight to `device` in `dtype`.
 
-    `overrides` are values of `FamilyConfig` that win over config.json and `families.yaml`. `prepare` may change the
-    model while it is on the meta device: put in layers that keep their weights in another format.
-    Raises CheckpointError, one line that says what is wrong and how to mend it.
+    `overrides` are values of `FamilyConfig`, and `num_diffusion_steps` and `num_diffusion_steps_train`, that win over
+    config.json and `families.yaml`. `base_checkpoint`: the folder that an un-merged LoRA adapter was trained from.
+    `prepare` may change the model while it is on the meta device: put in layers that keep their weights in another
+    format.
+    Raises CheckpointError, one line that says what is wrong and how to fix it.
     """
     folder = Path(folder).expanduser()
     target, torch_dtype = _device(device), _dtype(dtype)
-    variant = identify(folder, Path(base_checkpoint).expanduser() if base_checkpoint else None)
-    raw = read_json(variant.weights / "config.json")
-    fields = Fields(raw, f"{variant.weights}/config.json")
-    _refuse(variant, fields)
-
-    statistics = read_statistics(folder, raw)
-    key = choose_key(statistics, unnorm_key)
-    found = facts(key, raw, overrides or {})
-    family = family_config(key, raw, overrides or {})
-    norm = normalizer(statistics, key, family.proprio_normalization)
-    tokenizer = PromptTokenizer(folder, fields.count("empty_token_id", EMPTY_TOKEN_ID, least=0))
-
-    weights = WeightFiles(folder)
-    head = {key.removeprefix("model."): value for key, value in read_state(variant.components["action_head"]).items()}
-    proprio = read_state(variant.components["proprio_projector"])
-    shapes = weights.shapes | shapes_of(head, "action_head.") | shapes_of(proprio, "proprio_projector.")
-    pixels = pixel_scales(folder, image_size(fields))
-    config = model_config(fields, pixels, shapes, norm, family)
-    if tokenizer.max_token_id >= config.decoder.vocab_size:
-        raise CheckpointError(
-            f"{folder}: the tokenizer has token {tokenizer.max_token_id} but vocab_size is "
-            f"{config.decoder.vocab_size}; copy this checkpoint's tokenizer.json or set empty_token_id in config.json"
-        )
-
+    base = Path(base_checkpoint).expanduser() if base_checkpoint else None
+    contents = read_contents(folder, unnorm_key, overrides or {}, base)
     with torch.device("meta"):
-        model = OpenVLA(config).to(torch_dtype)
+        model = OpenVLA(contents.config).to(torch_dtype)
         if prepare:
             prepare(model)
     _check_memory(model, target)
     model = model.to_empty(device=target).eval().requires_grad_(False)
-    fill(model, weights, head, proprio)
-    return Checkpoint(model, tokenizer, norm, family, found, key)
+    fill(model, contents.weights, contents.components)
+    return Checkpoint(
+        model, contents.tokenizer, contents.normalizer, contents.family, contents.facts, contents.unnorm_key
+    )
 
 
 def _device(name: str) -> torch.device:
@@ -122,23 +98,6 @@ def _dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise CheckpointError(f"dtype '{name}' is not supported; use one of: {', '.join(DTYPES)}")
     return DTYPES[name]
-
-
-def _refuse(variant: Variant, config: Fields) -> None:
-    """Raise CheckpointError for another model, and for a variant that the model cannot be."""
-    if config.text("model_type", "") != "openvla":
-        raise config.refuse("model_type", 'give the folder of an OpenVLA-OFT checkpoint, whose model_type is "openvla"')
-    if not config.flag("use_fused_vision_backbone", True):
-        raise config.refuse(
-            "use_fused_vision_backbone", "a single vision tower is not supported, only DINOv2 and SigLIP together"
-        )
-    config.only("timm_override_act_layers", ([None, None],))
-    if config.has("quantization_config"):
-        raise config.refuse(
-            "quantization_config", "only plain weights load; use the checkpoint from before quantisation"
-        )
-    if variant.film or variant.head != L1 or not variant.proprio or variant.adapter:
-        raise CheckpointError(f"{variant.folder} is {variant}; only the L1 head with plain towers is supported")
 
 
 def _check_memory(model: OpenVLA, device: torch.device) -> None:

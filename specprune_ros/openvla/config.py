@@ -1,10 +1,14 @@
 """Sizes of the model, and the decoder's as `config.json` states them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from specprune_ros.errors import CheckpointError
-from specprune_ros.openvla.files import Fields
+from specprune_ros.openvla.files import Fields, shown
 
+L1, DIFFUSION, DISCRETE = "L1 regression", "diffusion", "discrete tokens"  # the heads
+DIFFUSION_STEPS = 50  # the reference's default in training and inference; no file tells
 EMPTY_TOKEN_ID = 29871  # Llama-2's lone "▁"; the prompt of the reference always ends with it
 
 
@@ -37,6 +41,14 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True)
+class DiffusionSteps:
+    """Denoising steps of a diffusion head."""
+
+    inference: int = DIFFUSION_STEPS
+    train: int = DIFFUSION_STEPS
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Everything that fixes the shapes of one forward pass."""
 
@@ -45,11 +57,16 @@ class ModelConfig:
     image_size: int
     projector_width: int
     action_dim: int
-    proprio_dim: int
+    proprio_dim: int  # 0 without proprio
     chunk_length: int
     num_views: int
-    head_width: int
+    head_width: int  # of the continuous heads' residual MLP, as the next one
     num_head_blocks: int
+    film: bool = False
+    head: str = L1
+    diffusion_steps: int = DIFFUSION_STEPS  # decoder passes of the diffusion head
+    diffusion_steps_train: int = DIFFUSION_STEPS
+    action_token_end: int = 32000  # discrete tokens: the id behind the last one that is an action
 
     @property
     def patches_per_view(self) -> int:
@@ -60,9 +77,34 @@ class ModelConfig:
         return self.num_views * self.patches_per_view
 
     @property
+    def num_state_tokens(self) -> int:
+        """Tokens between patches and prompt: proprio, and the diffusion head's timestep."""
+        return (self.proprio_dim > 0) + (self.head == DIFFUSION)
+
+    @property
     def num_actions(self) -> int:
         """Action tokens in the sequence, one per action dimension and step."""
         return self.chunk_length * self.action_dim
+
+
+def diffusion_steps(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> DiffusionSteps:
+    """Steps of inference and training: `overrides` first, then `config.json`, then the reference's defaults.
+
+    Raises CheckpointError when they are no counts, or more in inference than in training.
+    """
+    values = []
+    for name in ("num_diffusion_steps", "num_diffusion_steps_train"):
+        given = [source[name] for source in (overrides, config) if source.get(name) is not None]
+        value = given[0] if given else DIFFUSION_STEPS
+        if type(value) is not int or value < 1:
+            raise CheckpointError(f"{name} is {shown(value)}; it has to be a whole number of at least 1")
+        values.append(value)
+    if values[0] > values[1]:
+        raise CheckpointError(
+            f"num_diffusion_steps is {values[0]}, more than the {values[1]} of training; "
+            "set num_diffusion_steps_train to what the checkpoint was trained with"
+        )
+    return DiffusionSteps(*values)
 
 
 # Values of text_config that another kind of decoder has; anything else than these changes the maths.

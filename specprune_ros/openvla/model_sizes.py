@@ -1,23 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model's sizes, from config.json and the shapes of the weights, and whether they fit the robot's facts."""
 
-from torch import Tensor
-
 from specprune_ros.errors import CheckpointError
-from specprune_ros.openvla.config import ModelConfig, TowerConfig, decoder_config
+from specprune_ros.openvla.config import DiffusionSteps, ModelConfig, TowerConfig, decoder_config
 from specprune_ros.openvla.family import FamilyConfig
 from specprune_ros.openvla.files import Fields
 from specprune_ros.openvla.image_config import PixelScale, image_size
 from specprune_ros.openvla.statistics import Normalizer
-from specprune_ros.openvla.weight_map import TOWERS
+from specprune_ros.openvla.variant import Variant
+from specprune_ros.openvla.weight_map import HEAD_WRAPPER, TOWERS
 
 RELEASE_HEADS = {1024: 16, 1152: 16}  # attention heads by width: DINOv2 ViT-L/14, SigLIP so400m/14
 
+PADDING = 64  # rows of the vocabulary behind the last token
+
 Shapes = dict[str, tuple[int, ...]]
-
-
-def shapes_of(state: dict[str, Tensor], prefix: str) -> Shapes:
-    return {prefix + name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def _size(shapes: Shapes, name: str, axis: int) -> int:
@@ -30,28 +27,55 @@ def _size(shapes: Shapes, name: str, axis: int) -> int:
 
 
 def model_config(
-    fields: Fields, pixels: tuple[PixelScale, PixelScale], shapes: Shapes, norm: Normalizer, family: FamilyConfig
+    fields: Fields,
+    pixels: tuple[PixelScale, PixelScale],
+    shapes: Shapes,
+    components: dict[str, Shapes],
+    variant: Variant,
+    norm: Normalizer,
+    family: FamilyConfig,
+    steps: DiffusionSteps,
 ) -> ModelConfig:
-    """`fields`: of config.json. Raises CheckpointError when it, the weights and the facts do not fit each other."""
+    """`fields`: of config.json. `shapes`, `components`: of the model's weights, and of the components' beside them.
+
+    Raises CheckpointError when they do not fit each other.
+    """
     decoder = decoder_config(fields.object("text_config"))
     first, second = (_tower_config(fields, shapes, index, pixels[index]) for index in range(len(TOWERS)))
+    action_dim, width, num_blocks = _head_sizes(components) if "action_head" in components else (0, 0, 0)
     config = ModelConfig(
         towers=(first, second),
         decoder=decoder,
         image_size=image_size(fields),
         projector_width=_size(shapes, "projector.fc1.weight", 0),
-        action_dim=_size(shapes, "action_head.fc2.weight", 0),
-        proprio_dim=_size(shapes, "proprio_projector.fc1.weight", 1),
+        action_dim=action_dim or len(norm.action.low),
+        proprio_dim=_proprio_dim(components) if variant.proprio else 0,
         chunk_length=family.chunk_length,
         num_views=family.num_views,
-        head_width=_size(shapes, "action_head.fc2.weight", 1),
-        num_head_blocks=len(
-            {name.split(".")[2] for name in shapes if name.startswith("action_head.mlp_resnet_blocks")}
-        ),
+        head_width=width,
+        num_head_blocks=num_blocks,
+        film=variant.film,
+        head=variant.head,
+        diffusion_steps=steps.inference,
+        diffusion_steps_train=steps.train,
+        action_token_end=decoder.vocab_size - fields.count("pad_to_multiple_of", PADDING),
     )
     _check_patches(config)
     _check_dimensions(config, norm, family)
     return config
+
+
+def _head_sizes(components: dict[str, Shapes]) -> tuple[int, int, int]:
+    """Action dimension, width and number of blocks of a continuous head's MLP."""
+    head = "action_head."
+    shapes = {head + HEAD_WRAPPER.sub("", name): shape for name, shape in components["action_head"].items()}
+    blocks = {name.split(".")[2] for name in shapes if name.startswith(head + "mlp_resnet_blocks.")}
+    return _size(shapes, head + "fc2.weight", 0), _size(shapes, head + "fc2.weight", 1), len(blocks)
+
+
+def _proprio_dim(components: dict[str, Shapes]) -> int:
+    shapes = {f"proprio_projector.{name}": shape for name, shape in components["proprio_projector"].items()}
+    return _size(shapes, "proprio_projector.fc1.weight", 1)
 
 
 def _tower_config(fields: Fields, shapes: Shapes, index: int, pixels: PixelScale) -> TowerConfig:

@@ -1,7 +1,5 @@
 """From camera frames to what the vision towers see. Resizing runs on the host, everything else on the device."""
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 CROP_AREA = 0.9  # share of the area that the training crops kept
-TENSORFLOW_ROUNDING = 255.5 / 255  # its conversion of [0, 1] to uint8 scales by 255.5 and truncates
+TENSORFLOW_SCALE = 255.5  # its conversion of [0, 1] to uint8 multiplies by this and truncates
 
 
 def resize(frame: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -20,21 +18,28 @@ def resize(frame: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 class CenterCrop:
-    """Centre crop to `CROP_AREA` of the image and back to full size, as TensorFlow's `crop_and_resize` samples it."""
+    """Centre crop to `CROP_AREA` of the image and back to full size, bit for bit as TensorFlow does it.
+
+    So in float32 throughout, in the order of its `crop_and_resize`: pixels in [0, 1], columns, rows, back to uint8.
+    """
 
     def __init__(self, size: int, device: torch.device):
-        side = math.sqrt(CROP_AREA)
-        position = (1 - side) / 2 * (size - 1) + torch.arange(size) * side
-        low = position.floor()
-        self._low = low.long().to(device)
-        self._high = (low + 1).clamp(max=size - 1).long().to(device)
-        self._weight = (position - low).to(device)
+        side = np.sqrt(np.float32(CROP_AREA))
+        start = (1 - side) / 2
+        step = (start + side - start) * (size - 1) / np.float32(size - 1)
+        position = start * (size - 1) + np.arange(size, dtype=np.float32) * step
+        low = np.floor(position)
+        self._low, self._high = (torch.from_numpy(x.astype(np.int64)).to(device) for x in (low, np.ceil(position)))
+        self._weight = torch.from_numpy(position - low).to(device)
 
     def __call__(self, frames: Tensor) -> Tensor:
         """(V, S, S, 3) uint8 -> (V, S, S, 3) uint8, on the frames' device."""
-        rows = torch.lerp(frames[:, self._low].float(), frames[:, self._high].float(), self._weight[:, None, None])
-        pixels = torch.lerp(rows[:, :, self._low], rows[:, :, self._high], self._weight[:, None])
-        return (pixels * TENSORFLOW_ROUNDING).to(torch.uint8)
+        pixels = frames * (1 / 255)
+        left, right = pixels[:, :, self._low], pixels[:, :, self._high]
+        columns = left + (right - left) * self._weight[:, None]
+        top, bottom = columns[:, self._low], columns[:, self._high]
+        cropped = top + (bottom - top) * self._weight[:, None, None]
+        return (cropped * TENSORFLOW_SCALE).to(torch.uint8)
 
 
 class Normalization:

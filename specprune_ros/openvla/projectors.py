@@ -1,4 +1,4 @@
-"""Into the decoder's embedding space: patch features and proprio."""
+"""Into the decoder's embedding space: patch features, proprio, noisy actions."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,14 +18,25 @@ class PatchProjector(nn.Module):
         return self.fc3(F.gelu(self.fc2(F.gelu(self.fc1(features)))))
 
 
-class ProprioProjector(nn.Module):
-    """fc1 -> GELU -> fc2."""
+class TokenProjector(nn.Module):
+    """fc1 -> GELU -> fc2: some numbers become one token."""
 
-    def __init__(self, proprio_dim: int, hidden_size: int):
+    def __init__(self, inputs: int, hidden_size: int):
         super().__init__()
-        self.fc1 = nn.Linear(proprio_dim, hidden_size)
+        self.fc1 = nn.Linear(inputs, hidden_size)
         self.fc2 = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, proprio: Tensor) -> Tensor:
-        """(P,) normalised proprio -> (hidden,)."""
-        return self.fc2(F.gelu(self.fc1(proprio)))
+    def forward(self, values: Tensor) -> Tensor:
+        """(..., inputs) -> (..., hidden)."""
+        return self.fc2(F.gelu(self.fc1(values)))
+
+
+class NoProprio(nn.Module):
+    """In a checkpoint without proprio: no token."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self._hidden_size = hidden_size
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values.new_empty(0, self._hidden_size)

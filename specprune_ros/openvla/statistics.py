@@ -59,6 +59,9 @@ class Bounds:
         return np.flatnonzero(self.constant & (np.abs(values - self.low) > tolerance)).tolist()
 
 
+NO_BOUNDS = Bounds(np.empty(0), np.empty(0), np.empty(0, bool), np.empty(0, bool), np.empty(0))
+
+
 @dataclass(frozen=True, eq=False)
 class Normalizer:
     """Maps proprio to [-1, 1] and actions back from it."""
@@ -66,8 +69,13 @@ class Normalizer:
     proprio: Bounds  # (P,)
     action: Bounds  # (A,)
 
-    def normalize_proprio(self, proprio: ArrayLike) -> NDArray[np.float64]:
-        """(P,) in the checkpoint's units -> (P,) in [-1, 1], clipped. Raises ObservationError on kind, shape, NaN."""
+    def normalize_proprio(self, proprio: ArrayLike | None) -> NDArray[np.float64]:
+        """(P,) in the checkpoint's units -> (P,) in [-1, 1], clipped. Raises ObservationError on kind, shape, NaN.
+
+        A checkpoint without proprio takes anything, and reads nothing of it.
+        """
+        if not len(self.proprio.low):
+            return self.proprio.low
         values = as_numbers(proprio, "proprio", (len(self.proprio.low),))
         if not np.isfinite(values).all():
             raise ObservationError(
@@ -103,13 +111,15 @@ def choose_key(statistics: dict[str, Any], unnorm_key: str | None) -> str:
     return unnorm_key
 
 
-def normalizer(statistics: dict[str, Any], unnorm_key: str, normalization: str) -> Normalizer:
+def normalizer(statistics: dict[str, Any], unnorm_key: str, normalization: str, proprio: bool = True) -> Normalizer:
     """The normaliser of one key. `normalization`: 'quantile' (q01, q99) or 'bounds' (min, max).
 
+    `proprio`: whether the checkpoint takes proprio; statistics may have it all the same.
     Raises CheckpointError when statistics are missing, are not lists of numbers, or contradict each other.
     """
     entry = statistics[unnorm_key]
-    return Normalizer(*(bounds(entry, unnorm_key, group, normalization) for group in ("proprio", "action")))
+    of_proprio = bounds(entry, unnorm_key, "proprio", normalization) if proprio else NO_BOUNDS
+    return Normalizer(of_proprio, bounds(entry, unnorm_key, "action", normalization))
 
 
 def bounds(entry: dict[str, Any], unnorm_key: str, group: str, normalization: str) -> Bounds:

@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from specprune_ros.errors import CheckpointError
+from specprune_ros.openvla.config import DIFFUSION, DISCRETE, L1
 from specprune_ros.openvla.files import check_folder, exists
 from specprune_ros.openvla.weight_containers import read_state
 from specprune_ros.openvla.weight_files import has_weights
 
-L1, DIFFUSION, DISCRETE = "L1 regression", "diffusion", "discrete tokens"
 COMPONENTS = ("vision_backbone", "proprio_projector", "action_head", "noisy_action_projector")
 ADAPTER = "lora_adapter"
 L1_WEIGHTS = "model.", "layer_norm1.", "fc1."  # how names start, with or without the reference's wrapper

@@ -25,14 +25,14 @@ class VisionTower(nn.Module):
             self.reg_token = nn.Parameter(torch.empty(1, config.num_registers, config.width))
         self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.depth))
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """(V, 3, S, S) normalised pixels -> (V, patches, width)."""
+    def forward(self, pixels: Tensor, film: Tensor | None = None) -> Tensor:
+        """(V, 3, S, S) normalised pixels -> (V, patches, width). `film`: (depth, 2, width), see film.py."""
         x = self.patch_embed(pixels).flatten(2).transpose(1, 2) + self.pos_embed
         if self.num_prefix:
             prefix = torch.cat([self.cls_token, self.reg_token], dim=1)
             x = torch.cat([prefix.expand(x.shape[0], -1, -1), x], dim=1)
-        for block in self.blocks:
-            x = block(x)
+        for number, block in enumerate(self.blocks):
+            x = block(x, None if film is None else film[number])
         return x[:, self.num_prefix :]
 
 
@@ -48,8 +48,11 @@ class VisionBlock(nn.Module):
         self.fc1 = nn.Linear(width, config.mlp_width)
         self.fc2 = nn.Linear(config.mlp_width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, film: Tensor | None = None) -> Tensor:
         x = x + self.attend(self.norm1(x))
+        if film is not None:
+            factor, offset = film
+            x = torch.addcmul(offset, x, factor)
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
 
     def attend(self, x: Tensor) -> Tensor:

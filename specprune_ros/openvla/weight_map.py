@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -9,13 +10,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from specprune_ros.errors import CheckpointError
+from specprune_ros.openvla.config import DISCRETE
 from specprune_ros.openvla.model import OpenVLA
 from specprune_ros.openvla.stored_linear import StoredLinear
-from specprune_ros.openvla.weight_files import WeightFiles
+from specprune_ros.openvla.weight_files import Weights
 
 TOWERS = ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer.")
 DECODER = "language_model.model."
-UNUSED = re.compile(r"language_model\.lm_head\.|\.attn_pool\.|featurizer\.norm\.|rotary_emb\.inv_freq")
+LM_HEAD = "language_model.lm_head."
+UNUSED = re.compile(r"\.attn_pool\.|featurizer\.norm\.|rotary_emb\.inv_freq")
+FILM = re.compile(r"blocks\.\d+\.(scale|shift)\.")
+HEAD_WRAPPER = re.compile(r"^(model|noise_predictor\.mlp_resnet)\.")
 LAYER_SCALES = {".ls1.scale_factor": ".proj", ".ls2.scale_factor": ".fc2"}  # and the linear layer before it
 OTHER_CHECKPOINT = "config.json and the weights are not of the same checkpoint, or the variant is not supported"
 
@@ -42,8 +47,11 @@ LAYER_PARTS = {
 
 
 @torch.no_grad()
-def fill(model: OpenVLA, weights: WeightFiles, head: dict[str, Tensor], proprio: dict[str, Tensor]) -> None:
-    """Copy every weight to its place. Raises CheckpointError for a missing, an unknown or a misshapen weight."""
+def fill(model: OpenVLA, weights: Weights, components: dict[str, dict[str, Tensor]]) -> None:
+    """Copy every weight to its place. `components`: state dicts by name, of those in COMPONENTS.
+
+    Raises CheckpointError for a missing, an unknown or a misshapen weight.
+    """
     scales = _layer_scales(model)
     targets: dict[str, Tensor] = dict(model.named_parameters()) | scales
     stored = {f"{name}.weight": part for name, part in model.named_modules() if isinstance(part, StoredLinear)}
@@ -52,7 +60,7 @@ def fill(model: OpenVLA, weights: WeightFiles, head: dict[str, Tensor], proprio:
     missing = {Slot(name, part, _parts(name)) for name in shapes for part in range(_parts(name))}
 
     def place(source: str, slot: Slot, tensor: Tensor) -> None:
-        if not all(math.isfinite(bound.item()) for bound in tensor.aminmax()):
+        if not tensor.is_meta and not all(math.isfinite(bound.item()) for bound in tensor.aminmax()):
             raise CheckpointError(
                 f"weight {source} holds NaN or Inf: the training diverged or the file is damaged; use an earlier step, "
                 "or copy the file again"
@@ -71,17 +79,39 @@ def fill(model: OpenVLA, weights: WeightFiles, head: dict[str, Tensor], proprio:
 
     wanted = {source for source in weights.shapes if not _is_unused(source, model)}
     tensors = weights.tensors(wanted)
-    for source, tensor in tqdm(tensors, "loading weights", total=len(wanted), unit="tensor", mininterval=0.5):
+    silent = model.device.type == "meta"
+    for source, tensor in tqdm(
+        tensors, "loading weights", total=len(wanted), unit="tensor", mininterval=0.5, disable=silent
+    ):
         place(source, _slot(source), tensor)
-    for source, tensor in head.items():
-        place(f"{source} of the action head", _head_slot(source), tensor)
-    for source, tensor in proprio.items():
-        place(f"{source} of the proprio projector", Slot(f"proprio_projector.{source}"), tensor)
+    for component, state in components.items():
+        for source, tensor in state.items():
+            place(
+                f"{HEAD_WRAPPER.sub('', source)} of the {component.replace('_', ' ')}",
+                COMPONENTS[component](source),
+                tensor,
+            )
     if missing:
         raise CheckpointError(
             f"{len(missing)} weights are missing, the first for {min(missing).name}; copy the whole checkpoint folder"
         )
     _fold(scales, targets, stored)
+
+
+class _Outlines:
+    """The names and shapes of weights without their numbers."""
+
+    def __init__(self, weights: Weights):
+        self.shapes = weights.shapes
+
+    def tensors(self, wanted: set[str]) -> Iterator[tuple[str, Tensor]]:
+        return ((name, torch.empty(self.shapes[name], device="meta")) for name in wanted)
+
+
+def check_places(model: OpenVLA, weights: Weights, components: dict[str, dict[str, Tensor]]) -> None:
+    """As `fill`, for a model on the meta device: no number is read. Raises CheckpointError."""
+    outlines = {name: {key: value.to("meta") for key, value in state.items()} for name, state in components.items()}
+    fill(model, _Outlines(weights), outlines)
 
 
 def _layer_scales(model: OpenVLA) -> dict[str, Tensor]:
@@ -116,6 +146,8 @@ def _is_unused(source: str, model: OpenVLA) -> bool:
     last_blocks = tuple(
         f"{prefix}blocks.{tower.depth}." for prefix, tower in zip(TOWERS, model.config.towers, strict=True)
     )
+    if source.startswith(LM_HEAD) and model.config.head != DISCRETE:
+        return True
     return bool(UNUSED.search(source)) or source.startswith(last_blocks)
 
 
@@ -123,14 +155,23 @@ def _slot(source: str) -> Slot:
     for tower, prefix in enumerate(TOWERS):
         if source.startswith(prefix):
             name = source.removeprefix(prefix).replace("patch_embed.proj", "patch_embed")
+            if FILM.search(name):
+                return Slot(f"film.towers.{tower}." + name.removeprefix("blocks."))
             return Slot(f"towers.{tower}." + name.replace("attn.", "").replace("mlp.", ""))
     if source.startswith(f"{DECODER}layers."):
         layer, part = source.removeprefix(f"{DECODER}layers.").split(".", 1)
         slot = LAYER_PARTS.get(part, Slot(part))
         return slot._replace(name=f"decoder.layers.{layer}.{slot.name}")
-    return Slot(source.replace(DECODER, "decoder."))
+    return Slot(source.replace(DECODER, "decoder.").replace(LM_HEAD, "action_head.lm_head."))
 
 
 def _head_slot(source: str) -> Slot:
-    name = source.replace("layer_norm", "norm").replace("mlp_resnet_blocks", "blocks")
+    name = HEAD_WRAPPER.sub("", source).replace("layer_norm", "norm").replace("mlp_resnet_blocks", "blocks")
     return Slot("action_head." + name.replace("ffn.0", "norm").replace("ffn.1", "linear"))
+
+
+COMPONENTS: dict[str, Callable[[str], Slot]] = {
+    "action_head": _head_slot,
+    "noisy_action_projector": lambda source: Slot(f"action_head.noisy_action_projector.{source}"),
+    "proprio_projector": lambda source: Slot(f"proprio_projector.{source}"),
+}

@@ -72,6 +72,12 @@ class PruningConfig:
     )
     depth: int = parameter(32, "decoder depth that the layer numbers are written for", minimum=1, maximum=512)
 
+    # Diffusion heads (ours): one pass of the decoder for every denoising step
+    reselect: bool = parameter(
+        False,
+        "with a diffusion head, select patches anew in every denoising step, instead of keeping the first one's",
+    )
+
     # History (ours; length 1 without refresh is the paper)
     history_length: int = parameter(1, "N: inferences whose scores make the global set", minimum=1, maximum=64)
     history_decay: float = parameter(

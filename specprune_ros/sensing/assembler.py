@@ -15,12 +15,12 @@ import numpy as np
 from specprune_ros.errors import ObservationError
 from specprune_ros.sensing.camera_check import CameraCheck, info_topic
 from specprune_ros.sensing.config import JOINT_STATES, TF, InputsConfig, image_input
-from specprune_ros.sensing.end_effector import EndEffector
+from specprune_ros.sensing.end_effector import EndEffector, MeasuredTwist
 from specprune_ros.sensing.history import History
 from specprune_ros.sensing.images import to_rgb, transformed
-from specprune_ros.sensing.joints import JointInput
+from specprune_ros.sensing.joints import JointInput, JointMotion
 from specprune_ros.sensing.proprio import end_effector_proprio
-from specprune_ros.sensing.stamps import NANOSECONDS, from_stamp
+from specprune_ros.sensing.stamps import NANOSECONDS, stamp_or_arrival
 
 IMAGES_KEPT = 8  # per camera, to find images of one time; 8 VGA images are 7 MB
 
@@ -49,11 +49,13 @@ class ObservationAssembler:
         axis_angle_near: np.ndarray,
         *,
         arrival: Callable[[], float] = time.monotonic,
+        joint_publishers: Callable[[], str] = lambda: "",
     ) -> None:
         """`topics`: camera -> the topic of its images, for messages. `joints_topic`: that of the joint states.
 
         `end_effector`: where pose and twist come from; None where there is none. `controlled_joints`: joints that the
         controller moves. `axis_angle_near`: (3,) see `proprio.axis_angle`. `arrival`: seconds of a steady clock.
+        `joint_publishers`: names of the nodes that publish joint states, for messages.
         """
         self.config = config
         self.topics = dict(topics)
@@ -66,7 +68,7 @@ class ObservationAssembler:
         self._proprio_joints = config.joint_names if config.proprio != "none" else ()
         self._controlled_joints = controlled_joints
         joints = {*self._proprio_joints, *controlled_joints}
-        self._joints = JointInput(joints, joints_topic) if joints else None
+        self._joints = JointInput(joints, joints_topic, joint_publishers) if joints else None
 
     @property
     def needs_joints(self) -> bool:
@@ -78,7 +80,7 @@ class ObservationAssembler:
 
         `now`: nanoseconds, the stamp of a message whose driver leaves it empty; likewise below.
         """
-        stamp = from_stamp(message.header.stamp) or now
+        stamp = stamp_or_arrival(message.header.stamp, now)
         with self._lock:
             return self._images[camera].add(stamp, message, self._arrival())
 
@@ -88,39 +90,62 @@ class ObservationAssembler:
     def add_joints(self, message: Any, now: int) -> None:
         assert self._joints is not None
         with self._lock:
-            self._joints.add(message, from_stamp(message.header.stamp) or now, self._arrival())
+            self._joints.add(message, stamp_or_arrival(message.header.stamp, now), self._arrival())
 
-    def assemble(self, now: int, newer_than: int = -1) -> Sensed | None:
-        """The newest complete observation; None when nothing is newer than the stamp `newer_than`. Nanoseconds.
+    def assemble(self, now: int, newer_than: int | None = None) -> Sensed | None:
+        """The newest complete observation; None when nothing is newer than `newer_than`. Nanoseconds.
 
         Raises ObservationError that says which input is missing, stale or broken, and what to do.
         """
         with self._lock:
             stamp = self._newest_common_stamp(now)
-            if stamp <= newer_than:
+            if newer_than is not None and stamp <= newer_than:
                 return None
             messages = {camera: self._image_near(camera, stamp) for camera in self.config.cameras}
             joints = self._positions(self._proprio_joints, stamp, self.config.max_skew_of(JOINT_STATES))
         views = {camera: self._view(camera, *found) for camera, found in messages.items()}
-        proprio, twist, problem = self._motion(stamp, joints)
-        return Sensed(stamp, views, proprio, twist, problem)
+        proprio, measured = self._motion(stamp, joints)
+        return Sensed(stamp, views, proprio, measured.twist, measured.problem)
 
     def _view(self, camera: str, stamp: int, message: Any) -> np.ndarray:
         frame = to_rgb(message, self.topics[camera])
         self._checks[camera].on_frame(frame, stamp)
         return transformed(frame, self.config.transform_of(camera))
 
-    def measured_joints(self, now: int) -> np.ndarray | None:
-        """(J,) newest positions of the controlled joints, rad; None when one is missing, stale or not finite."""
+    def set_joint_motions(self, motions: Mapping[str, JointMotion]) -> None:
+        """How the controlled joints can move: what contradicts it is not believed."""
         with self._lock:
-            try:
-                return self._positions(self._controlled_joints, now, self.config.max_age_of(JOINT_STATES))
-            except ObservationError:
-                return None
+            if self._joints:
+                self._joints.set_motions(motions)
+
+    def set_adopting(self, adopting: bool) -> None:
+        """See `JointInput.set_adopting`."""
+        with self._lock:
+            if self._joints:
+                self._joints.set_adopting(adopting)
+
+    def vouch(self) -> None:
+        """Motion was enabled by somebody who sees the arm: what contradicted the measured joints is forgotten."""
+        with self._lock:
+            if self._joints:
+                self._joints.forget_contradictions(self._arrival())
+
+    def measured_joints(self, now: int) -> np.ndarray:
+        """(J,) newest positions of the controlled joints, rad, fit to make a command from.
+
+        Raises ObservationError when one is missing, stale, not finite, or contradicts itself.
+        """
+        age = int(self.config.max_age_of(JOINT_STATES) * NANOSECONDS)
+        with self._lock:
+            if self._joints is None:
+                return np.zeros(0)
+            return self._joints.settled_positions(self._controlled_joints, now, age, self._arrival())
 
     def _positions(self, names: tuple[str, ...], stamp: int, apart: float) -> np.ndarray:
         """At most `apart` seconds away from `stamp`."""
-        return self._joints.positions(names, stamp, int(apart * NANOSECONDS)) if self._joints else np.zeros(0)
+        if self._joints is None:
+            return np.zeros(0)
+        return self._joints.positions(names, stamp, int(apart * NANOSECONDS), self._arrival())
 
     def newest_stamps(self) -> dict[str, int | None]:
         """`image_input` or `JOINT_STATES` -> stamp of its newest sample, nanoseconds, None when it is missing."""
@@ -182,16 +207,16 @@ class ObservationAssembler:
             )
         return found
 
-    def _motion(self, stamp: int, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, str]:
-        """Proprio, twist, and why the twist is unknown."""
+    def _motion(self, stamp: int, joints: np.ndarray) -> tuple[np.ndarray, MeasuredTwist]:
+        """Proprio and twist."""
         if self._end_effector is None:
-            return joints, None, "no end effector frame is configured"
+            return joints, MeasuredTwist(None, "no end effector frame is configured")
         skew = int(self.config.max_skew_of(TF) * NANOSECONDS)
-        twist, problem = self._end_effector.twist(stamp, skew)
+        twist = self._end_effector.twist(stamp, skew)
         if self.config.proprio != "end_effector":
-            return joints, twist, problem
-        position, quaternion = self._end_effector.pose(stamp, skew)
-        return end_effector_proprio(position, quaternion, joints, self._near), twist, problem
+            return joints, twist
+        pose = self._end_effector.pose(stamp, skew)
+        return end_effector_proprio(pose.position, pose.quaternion, joints, self._near), twist
 
     def rates(self) -> dict[str, float]:
         """Topic -> messages per second."""

@@ -1,6 +1,7 @@
 """Pose and twist of the end effector at the stamp of an observation, from TF."""
 
 import time
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -9,11 +10,47 @@ from specprune_ros.errors import ObservationError
 from specprune_ros.pose import Pose
 from specprune_ros.sensing.history import History
 from specprune_ros.sensing.stamps import NANOSECONDS
+from specprune_ros.sensing.track import Track
 from specprune_ros.sensing.twist_estimator import TwistEstimator
 
 WINDOW = NANOSECONDS * 15 // 100  # over which the twist is measured: three periods of a 20 Hz TF publisher
 SAMPLES = 7  # poses within the window
 STAMPS_KEPT = 50  # for the rate
+SPEED_MARGIN = 1.2  # an arm may overshoot the speed that it is asked for
+NOISE, ANGLE_NOISE = 0.01, 0.03  # m and rad, of a measured pose
+
+
+@dataclass(frozen=True, eq=False)
+class StampedPose:
+    """A pose at a time."""
+
+    pose: Pose
+    stamp: int | None  # nanoseconds; None: it is the same at all times, every link came on /tf_static
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredTwist:
+    """A velocity of the end effector, or why there is none."""
+
+    twist: np.ndarray | None  # (6,) m/s and rad/s in the base frame; None: unknown
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class PoseMotion:
+    """How fast the end effector can move."""
+
+    speed: float  # m/s
+    angular_speed: float  # rad/s
+
+    def possible(self, before: Pose, after: Pose, seconds: float) -> bool:
+        """Whether the end effector can be at `after` that many seconds after `before`."""
+        distance = float(np.linalg.norm(after.position - before.position))
+        angle = float((after.rotation * before.rotation.inv()).magnitude())
+        return (
+            distance <= SPEED_MARGIN * self.speed * seconds + NOISE
+            and angle <= SPEED_MARGIN * self.angular_speed * seconds + ANGLE_NOISE
+        )
 
 
 class Transforms(Protocol):
@@ -22,10 +59,10 @@ class Transforms(Protocol):
     refused: int
     last_refusal: str
 
-    def lookup(self, target: str, source: str, stamp: int | None) -> tuple[np.ndarray, np.ndarray, int]:
+    def lookup(self, target: str, source: str, stamp: int | None) -> StampedPose:
         """Pose of frame `source` in frame `target` at `stamp` (nanoseconds; None: the newest common time).
 
-        Returns position (3,) m, quaternion (4,) xyzw, stamp. Raises ObservationError.
+        Raises ObservationError.
         """
         ...
 
@@ -40,16 +77,17 @@ class EndEffector:
     def __init__(self, transforms: Transforms, base_frame: str, ee_frame: str) -> None:
         self._transforms, self.base_frame, self.ee_frame = transforms, base_frame, ee_frame
         self._seen: History[None] = History(STAMPS_KEPT)
+        self._track: Track[Pose] | None = None
 
-    def pose(self, stamp: int, max_skew: int) -> tuple[np.ndarray, np.ndarray]:
-        """Position (3,) m and unit quaternion (4,) xyzw at `stamp`, or the newest at most `max_skew` older.
+    def pose(self, stamp: int, max_skew: int) -> Pose:
+        """The pose at `stamp`, or the newest at most `max_skew` older.
 
         Nanoseconds. Raises ObservationError that names the frames.
         """
         return self._pose(self._usable(stamp, max_skew))
 
-    def twist(self, stamp: int, max_skew: int) -> tuple[np.ndarray | None, str]:
-        """((6,) m/s and rad/s in the base frame, "") or (None, why it is unknown).
+    def twist(self, stamp: int, max_skew: int) -> MeasuredTwist:
+        """The velocity at `stamp`, or at most `max_skew` earlier. Nanoseconds.
 
         The poses are sampled from the buffer, evenly and interpolated, so the result depends neither on TF's rate
         nor on which buffer holds it.
@@ -59,37 +97,78 @@ class EndEffector:
             estimator = TwistEstimator(WINDOW / NANOSECONDS, max_skew / NANOSECONDS)
             for sample in range(SAMPLES):
                 time = end - WINDOW + sample * WINDOW // (SAMPLES - 1)
-                estimator.add((time - stamp) / NANOSECONDS, *self._pose(time))
+                pose = self._pose(time)
+                estimator.add((time - stamp) / NANOSECONDS, pose.position, pose.quaternion)
         except ObservationError as error:
-            return None, str(error)
-        return estimator.twist(0.0), ""
+            return MeasuredTwist(None, str(error))
+        return MeasuredTwist(estimator.twist(0.0))
 
-    def newest(self) -> Pose | None:
+    def newest(self) -> StampedPose | None:
         """The newest pose, None when it is unknown."""
         try:
-            position, quaternion, _ = self._transforms.lookup(self.base_frame, self.ee_frame, None)
+            found = self._transforms.lookup(self.base_frame, self.ee_frame, None)
         except ObservationError:
             return None
-        return Pose(position, quaternion)
+        if found.stamp is not None and found.stamp != self._seen.newest_stamp:
+            self._seen.add(found.stamp, None, time.monotonic())
+        return found
 
-    def newest_stamp(self) -> int | None:
-        """Time of the newest pose, nanoseconds; 0 for static ones; None when it is unknown."""
-        try:
-            stamp = self._transforms.lookup(self.base_frame, self.ee_frame, None)[2]
-        except ObservationError:
-            return None
-        if stamp and stamp != self._seen.newest_stamp:
-            self._seen.add(stamp, None, time.monotonic())
-        return stamp
+    # Poses that become commands, on the executor's thread
+
+    def set_motion(self, motion: PoseMotion) -> None:
+        """How fast the arm can move: what contradicts it is not believed by `settled`."""
+        if self._track is None:
+            self._track = Track(motion.possible)
+        self._track.possible = motion.possible
+        self._motion = motion
+
+    def set_adopting(self, adopting: bool) -> None:
+        """Whether poses that no motion explains may be believed after a while: not while the arm is moved."""
+        if self._track is not None:
+            self._track.adopts = adopting
+
+    def vouch(self) -> None:
+        """Motion was enabled by somebody who sees the arm: what contradicted the measured pose is forgotten."""
+        if self._track is not None and self._track.contradiction(time.monotonic()):
+            self._track.clear()
+
+    def clear(self) -> None:
+        """The clock jumped."""
+        if self._track is not None:
+            self._track.clear()
+
+    def settled(self) -> Pose:
+        """The newest pose, fit to make a command from; ask in every control period.
+
+        Raises ObservationError when it is unknown, or contradicts itself faster than the arm moves.
+        """
+        found = self._transforms.lookup(self.base_frame, self.ee_frame, None)
+        track, now, frames = self._track, time.monotonic(), f"TF {self.base_frame} -> {self.ee_frame}"
+        if track is None or found.stamp is None:
+            return found.pose
+        if track.last is None or found.stamp != track.last.stamp:
+            track.add(found.stamp, found.pose, now)
+        contradiction = track.contradiction(now)
+        if contradiction is not None:
+            apart = float(np.linalg.norm(contradiction.other.position - contradiction.believed.position))
+            angle = float((contradiction.other.rotation * contradiction.believed.rotation.inv()).magnitude())
+            raise ObservationError(
+                f"{frames} jumps by {apart:.3f} m and {angle:.3f} rad, faster than limits.max_speed "
+                f"{self._motion.speed:g} m/s and max_angular_speed {self._motion.angular_speed:g} rad/s; leave one "
+                "publisher of every frame, or call ~/enable if the arm really moved"
+            )
+        if not track.settled(now):
+            raise ObservationError(f"{frames} is listened to for a second before it is used")
+        return found.pose
 
     def rate(self) -> float:
-        """New poses per second as `newest_stamp` saw them, so at most as many as it was asked; 0 for static ones."""
+        """New poses per second as `newest` saw them, so at most as many as it was asked; 0 for static ones."""
         return self._seen.rate(time.monotonic())
 
     def _usable(self, stamp: int, max_skew: int) -> int:
         """`stamp`, or the time of the newest transform where that has not arrived yet."""
-        newest = self._transforms.lookup(self.base_frame, self.ee_frame, None)[2]
-        if newest == 0 or newest >= stamp:  # 0: a chain of static transforms alone
+        newest = self._transforms.lookup(self.base_frame, self.ee_frame, None).stamp
+        if newest is None or newest >= stamp:
             return stamp
         if stamp - newest > max_skew:
             raise ObservationError(
@@ -98,8 +177,8 @@ class EndEffector:
             )
         return newest
 
-    def _pose(self, stamp: int) -> tuple[np.ndarray, np.ndarray]:
-        position, quaternion, _ = self._transforms.lookup(self.base_frame, self.ee_frame, stamp)
-        if not (np.isfinite(position).all() and np.isfinite(quaternion).all()):
+    def _pose(self, stamp: int) -> Pose:
+        pose = self._transforms.lookup(self.base_frame, self.ee_frame, stamp).pose
+        if not (np.isfinite(pose.position).all() and np.isfinite(pose.quaternion).all()):
             raise ObservationError(f"TF {self.base_frame} -> {self.ee_frame} is not finite; check its publisher")
-        return position, quaternion
+        return pose

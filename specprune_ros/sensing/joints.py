@@ -1,28 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
 """Joint positions by name, from any number of publishers on one JointState topic."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from specprune_ros.errors import ObservationError
 from specprune_ros.sensing.history import History
+from specprune_ros.sensing.stamps import NANOSECONDS
+from specprune_ros.sensing.track import Track
 
 LENGTH = 256  # samples per joint: a quarter of a second at 1 kHz
+SPEED_MARGIN = 1.2  # an arm may overshoot the speed that it is asked for
+NOISE = 0.01  # rad or m, of an encoder
+
+
+@dataclass(frozen=True)
+class JointMotion:
+    """How a joint that the controller moves can move."""
+
+    speed: float  # rad/s
+    continuous: bool = False  # it turns without end, so that its angle may be reported with any number of turns
+
+    def possible(self, before: float, after: float, seconds: float) -> bool:
+        """Whether the joint can be at `after` that many seconds after `before`, rad."""
+        moved = math.remainder(after - before, math.tau) if self.continuous else after - before
+        return abs(moved) <= SPEED_MARGIN * self.speed * seconds + NOISE
 
 
 class JointInput:
     """Position histories of joints. Not thread-safe: its owner locks."""
 
-    def __init__(self, names: Iterable[str], topic: str) -> None:
+    def __init__(self, names: Iterable[str], topic: str, publishers: Callable[[], str] = lambda: "") -> None:
+        """`publishers`: the names of those who publish on `topic`, for messages."""
         self.topic = topic
+        self._publishers = publishers
         self._positions: dict[str, History[float]] = {name: History(LENGTH) for name in names}
+        self._tracks: dict[str, Track[float]] = {}
+        self._motions: dict[str, JointMotion] = {}
         self._seen: set[str] = set()
         self._problem = ""
 
+    def set_motions(self, motions: Mapping[str, JointMotion]) -> None:
+        """Believe only samples that these motions explain; joints without one are believed whatever they say."""
+        self._motions = dict(motions)
+        for name, motion in motions.items():
+            self._tracks.setdefault(name, Track(motion.possible)).possible = motion.possible
+
+    def set_adopting(self, adopting: bool) -> None:
+        """Whether positions that no motion explains may be believed after a while: not while the arm is moved."""
+        for track in self._tracks.values():
+            track.adopts = adopting
+
+    def forget_contradictions(self, now: float) -> None:
+        """Somebody vouches for what is measured from now on. `now`: as `arrival`."""
+        for track in self._tracks.values():
+            if track.contradiction(now):
+                track.clear()
+
     def add(self, message: Any, stamp: int, arrival: float) -> None:
-        """Keep what matters of a sensor_msgs/JointState; a broken message is remembered as the problem."""
+        """Keep what matters of a sensor_msgs/JointState; a broken message is remembered as the problem.
+
+        `stamp`: nanoseconds. `arrival`: seconds of a steady clock.
+        """
         if not message.position:
             return  # allowed by the message definition: velocities or efforts alone
         if len(message.name) != len(message.position):
@@ -32,29 +75,56 @@ class JointInput:
         if len(self._seen) < 1000:
             self._seen.update(message.name)
         for name, position in zip(message.name, message.position, strict=True):
-            if name in self._positions:
+            if name in self._positions and self._believed(name, stamp, position, arrival):
                 self._positions[name].add(stamp, position, arrival)
 
-    def positions(self, names: Sequence[str], stamp: int, max_skew: int) -> np.ndarray:
+    def _believed(self, name: str, stamp: int, position: float, arrival: float) -> bool:
+        if name not in self._tracks or not math.isfinite(position):  # not finite: kept, and refused when it is used
+            return True
+        return self._tracks[name].add(stamp, position, arrival)
+
+    def positions(self, names: Sequence[str], stamp: int, max_skew: int, now: float) -> np.ndarray:
         """(J,) float64 positions of `names` nearest to `stamp`, m or rad.
 
-        `stamp`, `max_skew`: nanoseconds. Raises ObservationError that says which joint and what to do.
+        `stamp`, `max_skew`: nanoseconds. `now`: as `arrival`. Raises ObservationError that says which joint and what
+        to do.
         """
         values = []
         for name in names:
+            self._check_contradiction(name, now)
             sample = self._positions[name].nearest(stamp)
             if sample is None:
                 raise ObservationError(self._problem or self._missing(name))
             if abs(sample[0] - stamp) > max_skew:
-                apart = (sample[0] - stamp) / 1e9
+                apart = (sample[0] - stamp) / NANOSECONDS
                 raise ObservationError(
                     f"joint {name} on {self.topic} is {apart:+.3f} s away from what it is used with "
-                    f"(inputs.max_skew {max_skew / 1e9:g} s); check its publisher and the clocks"
+                    f"(inputs.max_skew {max_skew / NANOSECONDS:g} s); check its publisher and the clocks"
                 )
             if not math.isfinite(sample[1]):
                 raise ObservationError(f"joint {name} on {self.topic} is {sample[1]}; check the robot driver")
             values.append(sample[1])
         return np.array(values)
+
+    def settled_positions(self, names: Sequence[str], stamp: int, max_age: int, now: float) -> np.ndarray:
+        """As `positions`, and only when commands may be made from them. Raises ObservationError."""
+        found = self.positions(names, stamp, max_age, now)
+        for name in names:
+            if name in self._tracks and not self._tracks[name].settled(now):
+                raise ObservationError(f"joint {name} on {self.topic} is listened to for a second before it is used")
+        return found
+
+    def _check_contradiction(self, name: str, now: float) -> None:
+        found = self._tracks[name].contradiction(now) if name in self._tracks else None
+        if found is None:
+            return
+        publishers = self._publishers()
+        by = f"; published by {publishers}" if publishers else ""
+        raise ObservationError(
+            f"joint {name} on {self.topic} jumps between {found.believed:.3f} and {found.other:.3f} rad, faster than "
+            f"its {self._motions[name].speed:g} rad/s (limits.max_joint_speed){by}: end all but the robot's "
+            "driver, or call ~/enable if the arm really moved"
+        )
 
     def _missing(self, name: str) -> str:
         if not self._seen:
@@ -74,5 +144,7 @@ class JointInput:
     def clear(self) -> None:
         for history in self._positions.values():
             history.clear()
+        for track in self._tracks.values():
+            track.clear()
         self._seen.clear()
         self._problem = ""

@@ -14,3 +14,9 @@ class Stamp(Protocol):
 
 def from_stamp(stamp: Stamp) -> int:
     return stamp.sec * NANOSECONDS + stamp.nanosec
+
+
+def stamp_or_arrival(stamp: Stamp, now: int) -> int:
+    """A message's stamp; `now`, when it arrived, for a driver that leaves the stamp empty. Nanoseconds."""
+    found = from_stamp(stamp)
+    return found if found > 0 else now

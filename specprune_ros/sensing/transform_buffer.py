@@ -61,8 +61,10 @@ class TransformBuffer:
             raise TransformError(f"{parent} -> {child} is stamped {stamp - now:.3f} s in the future")
         link = Link(parent, Pose(position, quaternion / np.linalg.norm(quaternion)))
         with self._lock:
-            # As in tf2, a frame stays static or timed as it was first seen.
+            # As in tf2, a frame stays static or timed as it was first seen; but what comes on /tf always ages.
             cache = self._caches.setdefault(child, TransformCache(self._cache_time, static))
+            if cache.static and not static:
+                cache = self._caches[child] = TransformCache(self._cache_time, static)
             if not cache.insert(stamp, link):
                 raise TransformError(f"{parent} -> {child} at {stamp:.6f} s is older than the buffer keeps")
             self._frames.update((parent, child))

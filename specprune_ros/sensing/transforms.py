@@ -7,8 +7,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from specprune_ros.errors import ObservationError
-from specprune_ros.sensing.end_effector import Transforms
-from specprune_ros.sensing.stamps import NANOSECONDS, from_stamp
+from specprune_ros.sensing.end_effector import StampedPose, Transforms
+from specprune_ros.sensing.stamps import NANOSECONDS, stamp_or_arrival
 from specprune_ros.sensing.transform_buffer import TransformBuffer, TransformError
 
 LOOP_PAUSE = 1.0  # seconds; longer than the period of any TF publisher
@@ -24,13 +24,16 @@ class BufferedTransforms:
         self.last_refusal = ""
 
     def add(self, message: Any, static: bool, now: int) -> None:
-        """Keep a TFMessage; `static` when it came on /tf_static. `now`: nanoseconds."""
+        """Keep a TFMessage; `static` when it came on /tf_static. `now`: nanoseconds.
+
+        Only what came there is static: a transform without a stamp ages from its arrival.
+        """
         for transform in message.transforms:
             try:
                 self._buffer.set_transform(
                     transform.header.frame_id,
                     transform.child_frame_id,
-                    from_stamp(transform.header.stamp) / NANOSECONDS,
+                    stamp_or_arrival(transform.header.stamp, now) / NANOSECONDS,
                     *arrays(transform),
                     static=static,
                     now=now / NANOSECONDS,
@@ -39,15 +42,14 @@ class BufferedTransforms:
                 self.refused += 1
                 self.last_refusal = str(error)
 
-    def lookup(self, target: str, source: str, stamp: int | None) -> tuple[np.ndarray, np.ndarray, int]:
+    def lookup(self, target: str, source: str, stamp: int | None) -> StampedPose:
         """See `end_effector.Transforms.lookup`."""
         self._loop_guard.check()
         try:
             found = self._buffer.lookup(target, source, None if stamp is None else stamp / NANOSECONDS)
         except TransformError as error:
             self._loop_guard.fail(self, f"TF: {error}", error)
-        nanoseconds = 0 if found.stamp is None else math.floor(found.stamp * NANOSECONDS)
-        return found.pose.position, found.pose.quaternion, nanoseconds
+        return StampedPose(found.pose, None if found.stamp is None else math.floor(found.stamp * NANOSECONDS))
 
     def clear(self) -> None:
         self._buffer.clear()
@@ -69,10 +71,14 @@ class LoopGuard:
         if time.monotonic() < self._ends:
             raise ObservationError(self._message)
 
+    def block(self, message: str) -> None:
+        """Start a pause: what the buffer holds contradicts what is published."""
+        self._ends, self._message = time.monotonic() + LOOP_PAUSE, message
+
     def fail(self, transforms: Transforms, message: str, error: Exception) -> NoReturn:
         """Raises ObservationError with `message`, and starts the pause if `error` is a loop."""
         if "loop" in str(error):
-            self._ends, self._message = time.monotonic() + LOOP_PAUSE, message
+            self.block(message)
             transforms.clear()
         raise ObservationError(message) from error
 

@@ -1,4 +1,4 @@
-"""`scripts/soak`: the policy node at full input rate for a long time. Does memory grow? Is a control tick ever late?
+"""The policy node at full input rate for a long time (`scripts/soak`). Does memory grow? Is a control tick ever late?
 
 soak       the command: starts a robot and a policy node, listens, judges
 robot      a process that publishes cameras, joint states and TF at full rate

@@ -33,10 +33,14 @@ class Commands(Protocol):
         """Use changed live fields."""
         ...
 
+    def forget(self) -> None:
+        """The arm may be anywhere: motion was off."""
+        ...
+
     def move(self, motion: Motion, pose: Pose | None, header: Header) -> None: ...
 
-    def hold(self, pose: Pose | None, joints: np.ndarray | None, header: Header, first: bool) -> None:
-        """Hold the arm; `first` of a series of holds."""
+    def hold(self, pose: Pose | None, header: Header, first: bool) -> None:
+        """Hold the arm; `first` of a series of holds. `pose`: where it is, None when that is unknown."""
         ...
 
 
@@ -49,11 +53,14 @@ class TwistCommands:
     def configure(self, config: ControllerConfig) -> None:
         pass
 
+    def forget(self) -> None:
+        pass
+
     def move(self, motion: Motion, pose: Pose | None, header: Header) -> None:
         assert motion.twist is not None
         self._publish(motion.twist, header)
 
-    def hold(self, pose: Pose | None, joints: np.ndarray | None, header: Header, first: bool) -> None:
+    def hold(self, pose: Pose | None, header: Header, first: bool) -> None:
         self._publish(STOP, header)
 
     def _publish(self, twist: np.ndarray, header: Header) -> None:
@@ -73,11 +80,14 @@ class PoseCommands:
     def configure(self, config: ControllerConfig) -> None:
         self._target.config = config
 
+    def forget(self) -> None:
+        self._target = TargetPose(self._target.config)
+
     def move(self, motion: Motion, pose: Pose | None, header: Header) -> None:
         assert motion.twist is not None and pose is not None
         self._publish(self._target.advance(motion.twist, pose), header)
 
-    def hold(self, pose: Pose | None, joints: np.ndarray | None, header: Header, first: bool) -> None:
+    def hold(self, pose: Pose | None, header: Header, first: bool) -> None:
         target = self._target.hold(pose)
         if target is not None:
             self._publish(target, header)
@@ -91,7 +101,7 @@ class PoseCommands:
 
 
 class TrajectoryCommands:
-    """Trajectories of one point, every tick; once the measured positions when the arm holds."""
+    """Trajectories of one point, every tick; once where the joints come to rest when the arm holds."""
 
     def __init__(self, node: LifecycleNode, arm: Arm) -> None:
         self.publisher = node.create_lifecycle_publisher(JointTrajectory, "~/joint_trajectory", QOS)
@@ -100,15 +110,18 @@ class TrajectoryCommands:
     def configure(self, config: ControllerConfig) -> None:
         pass  # read from the arm every time
 
+    def forget(self) -> None:
+        pass  # the arm knows
+
     def move(self, motion: Motion, pose: Pose | None, header: Header) -> None:
         assert motion.joints is not None and motion.joint_velocities is not None
         config = self._arm.space.config
-        point = joint_point(motion.joints, motion.joint_velocities, config, self._arm.limits)
+        point = joint_point(motion.joints, motion.joint_velocities, config, self._arm.limits, self._arm.continuous)
         self.publisher.publish(trajectory(point, header))
 
-    def hold(self, pose: Pose | None, joints: np.ndarray | None, header: Header, first: bool) -> None:
-        if first and joints is not None:
-            self.publisher.publish(trajectory(joint_hold(joints, self._arm.space.config), header))
+    def hold(self, pose: Pose | None, header: Header, first: bool) -> None:
+        if first and self._arm.stop is not None:
+            self.publisher.publish(trajectory(joint_hold(self._arm.stop, self._arm.space.config), header))
 
 
 def open_commands(node: LifecycleNode, arm: Arm) -> Commands | None:

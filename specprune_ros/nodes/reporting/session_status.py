@@ -119,9 +119,10 @@ class SessionStatus:
         if not isinstance(result, Hold):
             dry = " (dry run)" if self._motion.dry_run else ""
             hit = f"; limited by {', '.join(result.limits_hit)}" if result.limits_hit else ""
-            gripper = self._motion.gripper_problem
-            trouble = f"; {gripper}" if gripper else ""
-            return Told(f"moving{dry}{hit}{trouble}", WARN if hit or gripper else OK)
+            troubles = "".join(
+                f"; {trouble}" for trouble in (self._motion.gripper_problem, self._motion.effect_problem) if trouble
+            )
+            return Told(f"moving{dry}{hit}{troubles}", WARN if hit or troubles else OK)
         if not self._motion.enabled:
             return Told("motion is off; call ~/enable", OK)
         receivers = self._receivers()

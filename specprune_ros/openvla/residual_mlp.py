@@ -1,10 +1,10 @@
-"""The L1 regression head: one residual MLP over the hidden states of a step's action tokens."""
+"""The net of both continuous heads: one residual MLP over the hidden states of a step's action tokens."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class ActionHead(nn.Module):
+class ResidualMLP(nn.Module):
     """LayerNorm -> Linear -> ReLU -> residual blocks -> LayerNorm -> Linear."""
 
     def __init__(self, action_dim: int, hidden_size: int, width: int, num_blocks: int):
@@ -15,9 +15,9 @@ class ActionHead(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.fc2 = nn.Linear(width, action_dim)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(C, A * hidden) -> (C, A), normalised actions."""
-        x = F.relu(self.fc1(self.norm1(hidden)))
+    def forward(self, steps: Tensor) -> Tensor:
+        """(C, A * hidden) -> (C, A)."""
+        x = F.relu(self.fc1(self.norm1(steps)))
         for block in self.blocks:
             x = block(x)
         return self.fc2(self.norm2(x))

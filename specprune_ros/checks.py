@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of a check-up: pass, warn or fail, and what to do."""
+
+from dataclasses import dataclass
+
+PASS, WARN, FAIL = "pass", "warn", "fail"
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    verdict: str
+    detail: str  # what was found, and what to do unless the verdict is pass
+
+
+def table(rows: list[Check]) -> str:
+    """The checks as aligned lines."""
+    width = max(len(row.name) for row in rows)
+    return "\n".join(f"{row.verdict:4}  {row.name:{width}}  {row.detail}" for row in rows)

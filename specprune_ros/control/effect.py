@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the arm does what it is told: commanded and measured motion, compared over two seconds."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from specprune_ros.pose import Pose
+
+BLOCK = 0.2  # seconds of motion that are compared as one
+BLOCKS = 10  # two seconds
+LAGS = 3  # blocks by which an arm may be late
+SHARE = 0.2  # of the commanded motion that has to be there; half is a slow arm, none is no arm
+PAUSE = 0.5  # seconds without a command, after which the comparison starts over
+LEAST_LENGTH, LEAST_ANGLE = 0.02, 0.1  # m and rad commanded in two seconds; less is noise
+ADVICE = (
+    "is the controller active and the arm not in a protective stop? MoveIt Servo also has to be in the command type of "
+    "the messages (~/switch_command_type)"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Motion during `BLOCK` seconds, (N,) m or rad."""
+
+    commanded: np.ndarray
+    measured: np.ndarray
+
+
+@dataclass(frozen=True)
+class Part:
+    """Numbers of a motion that are compared together."""
+
+    name: str
+    numbers: slice
+    least: float  # m or rad
+    unit: str
+
+
+TWIST = (Part("end effector", slice(0, 3), LEAST_LENGTH, "m"), Part("end effector", slice(3, 6), LEAST_ANGLE, "rad"))
+
+
+class MotionEffect:
+    """Fed in every control period in which the arm moves. `problem` stays until the arm is seen to obey."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.problem = ""
+        self._restart()
+
+    def _restart(self) -> None:
+        self._blocks: deque[Block] = deque(maxlen=BLOCKS)
+        self._commanded: np.ndarray | None = None
+        self._since = self._last = 0.0
+
+    def of_twist(self, now: float, step: np.ndarray, pose: Pose) -> None:
+        """`step` (6,) m and rad in the base frame: commanded for this period. `pose`: measured at its start."""
+        if self._begins(now, step):
+            self._start: Pose | np.ndarray = pose
+        elif now - self._since >= BLOCK:
+            assert isinstance(self._start, Pose)
+            turned = (pose.rotation * self._start.rotation.inv()).as_rotvec()
+            self._end_block(now, np.concatenate([pose.position - self._start.position, turned]), TWIST)
+            self._start = pose
+        self._add(now, step)
+
+    def of_joints(self, now: float, step: np.ndarray, joints: np.ndarray, names: Sequence[str]) -> None:
+        """`step` (J,) rad: commanded for this period. `joints` (J,) rad: measured at its start."""
+        if self._begins(now, step):
+            self._start = joints
+        elif now - self._since >= BLOCK:
+            assert isinstance(self._start, np.ndarray)
+            parts = [Part(f"joint {name}", slice(k, k + 1), LEAST_ANGLE, "rad") for k, name in enumerate(names)]
+            self._end_block(now, joints - self._start, parts)
+            self._start = joints
+        self._add(now, step)
+
+    def _begins(self, now: float, step: np.ndarray) -> bool:
+        if self._commanded is not None and 0 <= now - self._last <= PAUSE:
+            return False
+        self._restart()
+        self._commanded, self._since = np.zeros(len(step)), now
+        return True
+
+    def _add(self, now: float, step: np.ndarray) -> None:
+        assert self._commanded is not None
+        self._commanded = self._commanded + step
+        self._last = now
+
+    def _end_block(self, now: float, measured: np.ndarray, parts: Sequence[Part]) -> None:
+        assert self._commanded is not None
+        self._blocks.append(Block(self._commanded, measured))
+        self._commanded, self._since = np.zeros(len(measured)), now
+        if len(self._blocks) < BLOCKS:
+            return
+        commanded = np.array([block.commanded for block in self._blocks])
+        measured = np.array([block.measured for block in self._blocks])
+        asked = [part for part in parts if _length(commanded[:, part.numbers]) >= part.least]
+        idle = [part for part in asked if _share(commanded[:, part.numbers], measured[:, part.numbers]) < SHARE]
+        if idle:
+            part = idle[0]
+            self.problem = (
+                f"{part.name} was commanded {_length(commanded[:, part.numbers]):.2f} {part.unit} in "
+                f"{BLOCK * BLOCKS:g} s and measured {_length(measured[:, part.numbers]):.2f}, not the motion that was "
+                f"asked for; {ADVICE}"
+            )
+        elif asked:
+            self.problem = ""
+
+
+def _length(motion: np.ndarray) -> float:
+    """Of the path, (B, N) -> m or rad."""
+    return float(np.linalg.norm(motion, axis=1).sum())
+
+
+def _share(commanded: np.ndarray, measured: np.ndarray) -> float:
+    """How much of the commanded motion (B, N) is in the measured one, for the lag that fits best."""
+    shares = []
+    for lag in range(LAGS):
+        told, done = commanded[: BLOCKS - lag], measured[lag:]
+        size = float((told**2).sum())
+        shares.append(float((told * done).sum()) / size if size > 0 else 0.0)
+    return max(shares)

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a checkpoint folder holds, read and checked against each other, before any large weight is read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from specprune_ros.errors import CheckpointError
+from specprune_ros.openvla.config import DIFFUSION, EMPTY_TOKEN_ID, DiffusionSteps, ModelConfig, diffusion_steps
+from specprune_ros.openvla.family import Fact, FamilyConfig, facts, family_config
+from specprune_ros.openvla.files import Fields, read_json
+from specprune_ros.openvla.film_towers import TOWERS, FilmTowers
+from specprune_ros.openvla.image_config import image_size, pixel_scales
+from specprune_ros.openvla.lora import LoraWeights
+from specprune_ros.openvla.model_sizes import model_config
+from specprune_ros.openvla.prompt import PromptTokenizer
+from specprune_ros.openvla.statistics import Normalizer, choose_key, normalizer, read_statistics
+from specprune_ros.openvla.variant import Variant, identify
+from specprune_ros.openvla.weight_containers import read_state
+from specprune_ros.openvla.weight_files import WeightFiles, Weights
+from specprune_ros.openvla.weight_map import COMPONENTS
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """A checkpoint but for its weights: `weights` and `components` are read when they are asked for."""
+
+    variant: Variant
+    config: ModelConfig
+    tokenizer: PromptTokenizer
+    normalizer: Normalizer
+    family: FamilyConfig
+    facts: dict[str, Fact]  # of `family`: where each was read, or what it was assumed from
+    unnorm_key: str
+    weights: Weights
+    components: dict[str, dict[str, Tensor]]  # state dicts, memory-mapped
+
+
+def read_contents(
+    folder: Path, unnorm_key: str | None, overrides: dict[str, Any], base_checkpoint: Path | None
+) -> Contents:
+    """Everything of a checkpoint that is small. The arguments are those of `checkpoint.load`.
+
+    Raises CheckpointError, one line that says what is wrong and how to fix it.
+    """
+    variant = identify(folder, base_checkpoint)
+    raw = read_json(variant.weights / "config.json")
+    fields = Fields(raw, f"{variant.weights}/config.json")
+    _refuse(fields)
+
+    statistics = read_statistics(folder, raw)
+    key = choose_key(statistics, unnorm_key)
+    found = facts(key, raw, overrides)
+    family = family_config(key, raw, overrides)
+    norm = normalizer(statistics, key, family.proprio_normalization, variant.proprio)
+    tokenizer = PromptTokenizer(folder, fields.count("empty_token_id", EMPTY_TOKEN_ID, least=0))
+
+    weights = _weights(variant)
+    components = {name: read_state(variant.components[name]) for name in COMPONENTS if name in variant.components}
+    shapes = {name: {key: tuple(t.shape) for key, t in state.items()} for name, state in components.items()}
+    pixels = pixel_scales(folder, image_size(fields))
+    steps = _diffusion_steps(variant, raw, overrides)
+    config = model_config(fields, pixels, weights.shapes, shapes, variant, norm, family, steps)
+    if tokenizer.max_token_id >= config.decoder.vocab_size:
+        raise CheckpointError(
+            f"{folder}: the tokenizer has token {tokenizer.max_token_id} but vocab_size is "
+            f"{config.decoder.vocab_size}; copy this checkpoint's tokenizer.json or set empty_token_id in config.json"
+        )
+    return Contents(variant, config, tokenizer, norm, family, found, key, weights, components)
+
+
+def _refuse(config: Fields) -> None:
+    """Raise CheckpointError for another model."""
+    if config.text("model_type", "") != "openvla":
+        raise config.refuse("model_type", 'give the folder of an OpenVLA-OFT checkpoint, whose model_type is "openvla"')
+    if not config.flag("use_fused_vision_backbone", True):
+        raise config.refuse(
+            "use_fused_vision_backbone", "a single vision tower is not supported, only DINOv2 and SigLIP together"
+        )
+    config.only("timm_override_act_layers", ([None, None],))
+    if config.has("quantization_config"):
+        raise config.refuse(
+            "quantization_config", "only plain weights load; use the checkpoint from before quantisation"
+        )
+
+
+def _weights(variant: Variant) -> Weights:
+    """The model's weights: those of the folder, with an un-merged adapter, with the towers of OFT+."""
+    weights: Weights = WeightFiles(variant.weights)
+    if variant.adapter:
+        weights = LoraWeights(weights, variant.adapter, skip=TOWERS if variant.film else "")
+    if variant.film:
+        adapter = variant.adapter or variant.leftover_adapter
+        weights = FilmTowers(weights, variant.components["vision_backbone"], adapter)
+    return weights
+
+
+def _diffusion_steps(variant: Variant, raw: dict[str, Any], given: dict[str, Any]) -> DiffusionSteps:
+    if variant.head == DIFFUSION:
+        return diffusion_steps(raw, given)
+    for name in ("num_diffusion_steps", "num_diffusion_steps_train"):
+        if given.get(name) is not None:
+            raise CheckpointError(
+                f"{name} is {given[name]}, but {variant.folder} has the {variant.head} head; leave it out"
+            )
+    return DiffusionSteps()

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The towers of an OFT+ checkpoint: `vision_backbone--S_checkpoint.pt` in place of those in the safetensors.
+
+The file is the training's wrapped backbone: FiLM's linears beside every block, and LoRA not merged. The towers in the
+safetensors are the base model's, which the fine-tune's vision LoRA never reached: they run, and are wrong.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from specprune_ros.errors import CheckpointError
+from specprune_ros.openvla.lora import adapter_scaling, default_scaling, merged
+from specprune_ros.openvla.weight_containers import read_state
+from specprune_ros.openvla.weight_files import Weights
+
+TOWERS = "vision_backbone."
+FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])\.\w+\.weight")
+WRAPPED_BLOCK = re.compile(r"(\.blocks\.\d+)\.block\.")
+
+
+class FilmTowers:
+    """A model's weights with the towers of a wrapped backbone, under the names that plain towers have.
+
+    FiLM's own are `<tower>.blocks.I.scale` and `.shift`. `adapter`: the LoRA adapter of the same training, whose
+    alpha counts; without one it is what the reference's training uses for the rank.
+    """
+
+    def __init__(self, model: Weights, path: Path, adapter: Path | None):
+        self._model, self._path = model, path
+        self._scaling = adapter_scaling(adapter) if adapter else None
+        self._weights: dict[str, Tensor] = {}
+        self._factors: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in read_state(path).items():
+            if match := FACTOR.fullmatch(name):
+                self._factors.setdefault(f"{_plain(match['module'])}.weight", {})[match["factor"]] = tensor
+            else:
+                self._weights[_plain(name)] = tensor
+        for name, factors in self._factors.items():
+            if name not in self._weights or factors.keys() != {"A", "B"}:
+                raise CheckpointError(f"{path} has LoRA factors of {name} but not all of it; copy the file again")
+        others = {name: shape for name, shape in model.shapes.items() if not name.startswith(TOWERS)}
+        self.shapes = others | {name: tuple(tensor.shape) for name, tensor in self._weights.items()}
+
+    def __str__(self) -> str:
+        return f"{self._model} with {self._path}"
+
+    def tensors(self, wanted: set[str]) -> Iterator[tuple[str, Tensor]]:
+        yield from self._model.tensors(wanted - self._weights.keys())
+        for name in wanted & self._weights.keys():
+            yield name, self._merged(name)
+
+    def _merged(self, name: str) -> Tensor:
+        weight, factors = self._weights[name], self._factors.get(name)
+        if factors is None:
+            return weight
+        scaling = self._scaling if self._scaling is not None else default_scaling(len(factors["A"]))
+        return merged(weight, factors["A"], factors["B"], scaling)
+
+
+def _plain(name: str) -> str:
+    """A plain tower's name of a wrapped backbone's weight."""
+    return WRAPPED_BLOCK.sub(r"\1.", name).replace(".base_layer.", ".").removesuffix(".base_layer")
