@@ -124,15 +124,21 @@ class SessionBench:
             namespace=f"bench_{next(COUNT)}",  # the node before it may not be forgotten yet
             parameter_overrides=[Parameter(name, value=value) for name, value in overrides.items()],
         )
+        self.arrival = 0.0  # seconds of the steady clock that tells when messages arrive
+        steady = SimpleNamespace(monotonic=lambda: self.arrival)
+        monkeypatch.setattr("specprune_ros.sensing.end_effector.time", steady)
         self.set_time(START)
         self.node.trigger_configure()
         assert self.node.session is not None, self.node._failure
         self.session = self.node.session
+        self.session.sensors._arrival = steady.monotonic
         # Somebody has to listen to what moves the arm, or it holds.
         publisher = self.session._motion.publisher or self.session._publisher.chunks
         self.node.create_subscription(publisher.msg_type, publisher.topic_name, lambda message: None, 10)
         self.node.trigger_activate()
         self.until(lambda: publisher.get_subscription_count() > 0)
+        for _ in range(25):  # a pose is listened to for a second before it moves the arm
+            self.tick(images=False)
 
     def close(self):
         self.node.destroy_node()
@@ -145,6 +151,7 @@ class SessionBench:
         self.node.get_clock().set_ros_time_override(Time(nanoseconds=now))
 
     def advance(self, seconds):
+        self.arrival += seconds
         self.set_time(self.now + round(seconds * SECOND))
 
     @staticmethod
@@ -166,6 +173,8 @@ class SessionBench:
             self.session._inputs._add_image(camera, image)
 
     def pose(self, x=0.0, stamp=None):
+        if self.session._transforms is None:
+            return
         transform = TransformStamped(child_frame_id="hand")
         transform.header.frame_id = "base"
         transform.header.stamp = Time(nanoseconds=self.now if stamp is None else stamp).to_msg()
@@ -205,11 +214,13 @@ class SessionBench:
 
     # Outputs
 
-    def tick(self, x=0.0, news=True):
-        """One control period, with fresh pose and images unless there is no `news`."""
+    def tick(self, x=0.0, images=True):
+        """One control period, with a fresh pose and fresh images."""
         self.advance(STEP)
-        if news:
+        if images:
             self.see(x=x)
+        else:
+            self.pose(x)
         self.session._tick()
         return self.session._motion.result
 
