@@ -62,10 +62,10 @@ def test_version_and_licence_agree() -> None:
 
 
 def test_every_listed_node_exists() -> None:
-    assert set(nodes()) == {"policy", "libero_sim", "preflight"}
+    assert set(nodes()) == {"policy", "libero_sim", "preflight", "doctor"}
     for module in nodes().values():
         source = ROOT / f"{module.replace('.', '/')}.py"
-        assert source.is_file() and "\ndef main() -> int:" in source.read_text(), module
+        assert source.is_file() and re.search(r"\ndef main\(.*\) -> int:", source.read_text()), module
 
 
 def test_requirements_are_pinned() -> None:

@@ -36,8 +36,7 @@ def check_fits(model: Fitted, inputs: InputsConfig, controller: ControllerConfig
             f"inputs.cameras has {len(inputs.cameras)} names ({', '.join(inputs.cameras)}); the checkpoint expects "
             f"{model.num_views} views"
         )
-    pose = POSE_NUMBERS if inputs.proprio == "end_effector" else 0
-    joints = 0 if inputs.proprio == "none" else len(inputs.joint_names)
+    pose, joints = proprio_numbers(inputs)
     if pose + joints != model.proprio_dim:
         raise ConfigError(
             f"inputs.proprio {inputs.proprio} with {joints} inputs.joint_names gives {pose + joints} numbers; the "
@@ -49,6 +48,12 @@ def check_fits(model: Fitted, inputs: InputsConfig, controller: ControllerConfig
         raise ConfigError(
             f"controller.action_space is {controller.action_space}; the checkpoint predicts {model.action_space}"
         )
+
+
+def proprio_numbers(inputs: InputsConfig) -> tuple[int, int]:
+    """How many numbers of the proprio are the end effector's pose, and how many are joints."""
+    pose = POSE_NUMBERS if inputs.proprio == "end_effector" else 0
+    return pose, 0 if inputs.proprio == "none" else len(inputs.joint_names)
 
 
 def doubts(pruning: PruningConfig, controller: ControllerConfig) -> list[str]:

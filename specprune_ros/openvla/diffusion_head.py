@@ -36,14 +36,13 @@ class DiffusionHead(ResidualMLP):
 
     def predict(self, decode: Decode, noise: Tensor) -> Tensor:
         """(C, A) float32 standard normal noise -> (C, A) float32 normalised actions."""
-        dtype = self.norm1.weight.dtype
-        sample = noise.to(torch.promote_types(dtype, torch.float32))
+        sample, dtype = noise, self.norm1.weight.dtype
         for timestep in self.timesteps:
             time = timestep_token(timestep, self.hidden, noise.device).to(dtype)
             noisy = self.noisy_action_projector(sample.reshape(-1, 1).to(dtype))
-            predicted = self(decode(time, noisy).view(self.chunk_length, -1)).to(sample.dtype)
+            predicted = self(decode(time, noisy).view(self.chunk_length, -1)).float()
             sample = self.denoise(sample, predicted, timestep)
-        return sample.float()
+        return sample
 
     def denoise(self, sample: Tensor, predicted_noise: Tensor, timestep: int) -> Tensor:
         """One step of DDIM. The last one returns the clean sample, in [-1, 1]."""

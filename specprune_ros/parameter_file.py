@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node's parameter file, read as rcl reads it: sections by node name, namespaces, wildcards."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from specprune_ros.errors import ConfigError
+
+SECTION = "ros__parameters"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1, but 1e3 is a number, as for rcl's parser."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def read_parameters(text: str, where: str, node: str) -> dict[str, Any]:
+    """Parameter (`group.field`) -> value, for the node of the fully qualified name `node`.
+
+    Every section that matches counts, a later one over an earlier one. `where` names the file in errors.
+    Raises ConfigError for a file that is none of parameters.
+    """
+    try:
+        content = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        line = f" in line {place.line + 1}" if place else ""
+        raise ConfigError(f"{where} is not YAML{line}; correct it, or take config/franka.yaml as a start") from None
+    parameters: dict[str, Any] = {}
+    found = False
+    for name, values in _sections(content, ""):
+        found = True
+        if _matches(name, node):
+            parameters |= dict(_flat(values, ""))
+    if not found:
+        raise ConfigError(f"{where} has no {SECTION}; it has to look like config/franka.yaml")
+    return parameters
+
+
+def parse_value(text: str) -> Any:
+    """The value of `-p name:=value`."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        return text
+
+
+def _sections(content: Any, prefix: str) -> Iterator[tuple[str, Mapping]]:
+    if not isinstance(content, Mapping):
+        return
+    for key, value in content.items():
+        if key == SECTION:
+            if isinstance(value, Mapping):
+                yield prefix, value
+        else:
+            yield from _sections(value, f"{prefix}/{str(key).strip('/')}")
+
+
+def _matches(pattern: str, node: str) -> bool:
+    """`*` stands for one part of a name, `**` for any number of them."""
+    tokens = [token for token in pattern.split("/") if token]
+    parts = {"*": r"/\w+", "**": r"(/\w+)*"}
+    return re.fullmatch("".join(parts.get(token, "/" + re.escape(token)) for token in tokens), node) is not None
+
+
+def _flat(values: Mapping, prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
