@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -114,7 +114,7 @@ WAYS: dict[str, type[PruningRun]] = {"action": ActionHistoryRun, "gripper": Grip
 class Arm:
     """`pruning`: as for `Policy.set_pruning`. `blind`: the images are black. `expert`: no policy, but the expert.
 
-    `run_type` is how patches are chosen.
+    `run_type` is how patches are chosen. `latency`: simulated seconds from an observation to its chunk.
     """
 
     name: str
@@ -122,6 +122,7 @@ class Arm:
     blind: bool = False
     expert: bool = False
     run_type: type[PruningRun] = PruningRun
+    latency: float = 0.0
 
     def apply(self, policy: Policy) -> None:
         """Let a policy prune as this arm does, from its next inference on."""
@@ -130,6 +131,38 @@ class Arm:
 
 
 def arm(name: str) -> Arm:
+    """As `_timeless_arm`; `ARM@SECONDS` is an arm whose inferences take that long in simulated time."""
+    timeless, at, latency = name.partition("@")
+    chosen = _timeless_arm(timeless)
+    if not at:
+        return chosen
+    try:
+        seconds = float(latency)
+    except ValueError:
+        seconds = math.nan
+    if not 0.0 <= seconds < math.inf:
+        raise ConfigError(f"arm '{name}': the latency '{latency}' is not a number of seconds, 0 or more")
+    return replace(chosen, name=name, latency=seconds)
+
+
+def with_latencies(names: list[str], latencies: list[str], scales: list[float]) -> list[str]:
+    """ARM@SECONDS for every arm and latency; the arms themselves without any."""
+    if not latencies:
+        return names
+    timed = []
+    for latency in (part for given in latencies for part in given.split(",")):
+        name, named, seconds = latency.rpartition("=")
+        if named and name not in names:
+            raise ConfigError(f"--latency {latency}: '{name}' is not one of --arms")
+        try:
+            values = [float(seconds) * scale for scale in scales]
+        except ValueError:
+            raise ConfigError(f"--latency {latency}: '{seconds}' is not a number of seconds") from None
+        timed += [f"{timeless}@{value:.4g}" for timeless in ([name] if named else names) for value in values]
+    return list(dict.fromkeys(timed))
+
+
+def _timeless_arm(name: str) -> Arm:
     """An arm by name, `ARM:NAME=VALUE,NAME=VALUE` for any constant of the method, `WAY/ARM` for a way to choose.
 
     `fastv` keeps what layer 2 attends to most, `last_kept` what the last inference attended to most, `random` anything,

@@ -3,9 +3,11 @@
     scripts/env python benchmarks/libero.py CHECKPOINT --json FILE --arms dense paper fastv --tasks 0 2 3 --episodes 30
     scripts/env python benchmarks/libero.py CHECKPOINT --json FILE --placement wide --arms dense blind expert
     scripts/env python benchmarks/libero.py CHECKPOINT --json FILE --arms dense paper:alpha=0.5 paper:alpha=1.2
+    scripts/env python benchmarks/libero.py CHECKPOINT --json FILE --latency dense=0.109 paper=0.074 --latency-scale 1 2
 
 Episodes start from initial states and placements that training never used (`training/placements.py`). The policy runs
-through `Policy.act`, its chunks through the real chunk executor; there is no ROS in between. Run it again to go on
+through `Policy.act`, its chunks through the real chunk executor; there is no ROS in between. Simulated time stands
+still during an inference, or goes on for `--latency`. Run it again to go on
 after an interruption, or with more arms: finished episodes stay in FILE. Beside FILE a table and a plot are written.
 """
 
@@ -21,9 +23,9 @@ sys.path.sort(key=lambda folder: folder == str(Path(__file__).parent))  # last, 
 
 import machine
 import torch
-from arms import Arm, arm
-from closed_loop import Outcome, run_episode
-from libero_results import Job, Results, plot, table
+from arms import Arm, arm, with_latencies
+from closed_loop import Bowl, Outcome, run_episode
+from libero_results import Job, Results, latency_plot, plot, table
 from tqdm import tqdm
 
 from specprune_ros.errors import UserError
@@ -43,6 +45,7 @@ class Setup:
     device: str
     dtype: str
     shadows: bool
+    bowl_speed: float  # m/s
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,11 @@ class Work:
 def main(arguments: list[str]) -> None:
     given = _parser().parse_args(arguments)
     device = torch.device(given.device)
+    given.arms = with_latencies(given.arms, given.latency, given.latency_scale)
     for name in given.arms:
         arm(name)  # a mistake should not wait for its turn
     results = Results(given.json, weights_digest(given.checkpoint))
-    setup = Setup(given.checkpoint, given.device, given.dtype, not given.no_shadows)
+    setup = Setup(given.checkpoint, given.device, given.dtype, not given.no_shadows, given.bowl_speed)
     works = _missing(given, setup, results)
     results.content["runs"].append(machine.describe(device))
     spawn = multiprocessing.get_context("spawn")  # OpenGL and CUDA do not survive a fork
@@ -72,7 +76,8 @@ def main(arguments: list[str]) -> None:
     results.write(summary=True)
     summary = results.content["summary"]
     given.json.with_suffix(".md").write_text(table(summary) + "\n")
-    plot(summary, given.json.with_suffix(".png"))
+    draw = latency_plot if any("@" in name for name in summary) else plot
+    draw(summary, given.json.with_suffix(".png"))
     print(table(summary))
 
 
@@ -80,13 +85,14 @@ def run(work: Work) -> tuple[Job, dict[str, Outcome]]:
     """All missing arms of one episode."""
     job = work.job
     env = _environment(job.suite, job.task, work.setup.shadows)
-    place = wide_state if job.placement == "wide" else standard_state
+    place = wide_state if job.placement.startswith("wide") else standard_state
     state = place(env, EVALUATION_SEED + job.episode)
+    bowl = Bowl(work.setup.bowl_speed, EVALUATION_SEED + job.episode) if work.setup.bowl_speed else None
     outcomes = {}
     for name in work.arms:
         chosen = arm(name)
         torch.manual_seed(1000 * job.task + job.episode)  # of the arms that draw patches
-        outcomes[name] = run_episode(env, _policy(work.setup, chosen), chosen, state)
+        outcomes[name] = run_episode(env, _policy(work.setup, chosen), chosen, state, bowl)
     return job, outcomes
 
 
@@ -112,8 +118,9 @@ def _policy(setup: Setup, chosen: Arm) -> Policy | None:
 
 def _missing(given: argparse.Namespace, setup: Setup, results: Results) -> list[Work]:
     works = []
+    placement = f"{given.placement}, bowl at {given.bowl_speed:g} m/s" if given.bowl_speed else given.placement
     for suite, task, episode in itertools.product(given.suites, given.tasks, range(given.episodes)):
-        job = Job(suite, task, given.placement, episode)
+        job = Job(suite, task, placement, episode)
         arms = tuple(name for name in given.arms if not results.has(job, name))
         if arms:
             works.append(Work(setup, job, arms))
@@ -129,6 +136,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tasks", nargs="+", type=int, default=list(range(10)), help="default: all ten")
     parser.add_argument("--episodes", type=int, default=30, help="per task and arm (default: %(default)s)")
     parser.add_argument("--placement", choices=("standard", "wide"), default="standard", help="default: %(default)s")
+    parser.add_argument(
+        "--bowl-speed",
+        type=float,
+        default=0.0,
+        help="m/s: what is to be moved slides until it is touched (tasks 0 to 2, 6, 8)",
+    )
+    parser.add_argument(
+        "--latency",
+        nargs="+",
+        default=[],
+        metavar="[ARM=]SECONDS",
+        help="let simulated time go on during an inference: this long for every arm, or ARM=SECONDS for one",
+    )
+    parser.add_argument(
+        "--latency-scale", nargs="+", type=float, default=[1.0], help="on machines this many times as slow, each"
+    )
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
     parser.add_argument("--dtype", default="float32", help="default: %(default)s")
     parser.add_argument("--no-shadows", action="store_true", help="render as the data was collected with this option")

@@ -9,9 +9,11 @@ compared with the first, on the same inferences. Beside FILE a plot of the error
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,11 @@ from arms import Arm, GripperRun, arm, as_seen
 from libero_results import look
 from scipy.spatial.transform import Rotation
 from significance import grouped_mean
+from torch import Tensor
 from tqdm import tqdm
 
 from specprune_ros.errors import UserError
+from specprune_ros.openvla.model import OpenVLA
 from specprune_ros.policy import ActionChunk, Observation, Policy
 from specprune_ros.pose import Pose
 from specprune_ros.pruning.config import PruningConfig
@@ -37,6 +41,7 @@ from training.episodes import Episode, episode_paths, read_episode
 from training.expert import METRES_PER_UNIT, RADIANS_PER_UNIT
 from training.policy_driver import matrix, mirrored_camera
 
+REMEMBERED = 64  # inferences, more than an episode has
 MEASURES = ("centimetres", "degrees", "gripper_flips")
 
 
@@ -77,15 +82,38 @@ def measure(
         if not missing:
             continue
         steps = list(_steps(read_episode(path), policy, cameras))
-        dense = _replay(policy, Arm("dense"), steps)
-        for chosen in missing:
-            torch.manual_seed(number)  # of the arms that draw patches
-            chunks = _replay(policy, chosen, steps)
-            # The first inference of every episode is dense, whatever the arm.
-            rows[chosen.name] = [_error(*pair) for pair in zip(chunks[1:], dense[1:], strict=True)]
-            if store is not None:
-                store.write_text(json.dumps(known))
+        with remembered_towers():
+            dense = _replay(policy, Arm("dense"), steps)
+            for chosen in missing:
+                torch.manual_seed(number)  # of the arms that draw patches
+                chunks = _replay(policy, chosen, steps)
+                # The first inference of every episode is dense, whatever the arm.
+                rows[chosen.name] = [_error(*pair) for pair in zip(chunks[1:], dense[1:], strict=True)]
+                if store is not None:
+                    store.write_text(json.dumps(known))
     return {chosen.name: [rows[chosen.name] for rows in known.values()] for chosen in arms}
+
+
+@contextmanager
+def remembered_towers() -> Iterator[None]:
+    """Within it the vision towers run once for the same pixels, which are the same for every arm."""
+    see, features = OpenVLA.see, {}
+
+    def remembered(model: OpenVLA, pixels: list[Tensor]) -> Tensor:
+        if model.device.type != "cpu":  # a captured graph cannot choose
+            return see(model, pixels)
+        key = hashlib.sha256(pixels[0].numpy().tobytes()).digest()
+        if key not in features:
+            while len(features) >= REMEMBERED:
+                del features[next(iter(features))]
+            features[key] = see(model, pixels)
+        return features[key]
+
+    OpenVLA.see = remembered
+    try:
+        yield
+    finally:
+        OpenVLA.see = see
 
 
 def needs_cameras(chosen: Arm) -> bool:

@@ -1,6 +1,7 @@
 """Results of a closed-loop evaluation: the JSON file, the summary per arm, the table and the plots."""
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -67,8 +68,14 @@ def summarize(episodes: list[dict[str, Any]]) -> dict[str, Any]:
     by_arm: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for episode in episodes:
         by_arm[episode["arm"]].append(episode)
-    references = {name: {_key(row): row for row in by_arm[name]} for name in REFERENCES if name in by_arm}
-    return {arm: _summarize_arm(rows, references) for arm, rows in by_arm.items()}
+    return {arm: _summarize_arm(rows, _references(arm, by_arm)) for arm, rows in by_arm.items()}
+
+
+def _references(arm: str, by_arm: dict[str, list[dict[str, Any]]]) -> dict[str, dict[Any, dict[str, Any]]]:
+    """What an arm is compared with, by episode: the references of the same latency."""
+    _, at, latency = arm.partition("@")
+    names = {name: name + at + latency for name in REFERENCES}
+    return {name: {_key(row): row for row in by_arm[full]} for name, full in names.items() if full in by_arm}
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -82,7 +89,8 @@ def table(summary: dict[str, Any]) -> str:
             f"| {_number(row['steps_to_success'])} | {row['tokens']:.0f} | {row['flop_share']:.0%} "
             f"| {row['latency_ms']:.0f} ms | {modes} | "
             + " | ".join(
-                "the reference | " if arm == name else _verdicts(row["against"].get(name)) for name in REFERENCES
+                "the reference | " if arm.partition("@")[0] == name else _verdicts(row["against"].get(name))
+                for name in REFERENCES
             )
             + " |"
         )
@@ -106,6 +114,33 @@ def plot(summary: dict[str, Any], path: Path) -> None:
     axes.set(ylabel="success, % (95 % interval)", ylim=(0, 102), xlim=(0, 105))
     axes.set_xlabel(f"decoder FLOPs, % of dense (arms closer than {CLOSE:g} % stand side by side)")
     axes.grid(alpha=0.3)
+    figure.legend(fontsize=8, loc="outside right upper")
+    figure.savefig(path, dpi=120)
+
+
+def latency_plot(summary: dict[str, Any], path: Path) -> None:
+    """Success, time to success, pauses and jerk over the latency, a curve an arm, to a PNG file."""
+    from matplotlib.figure import Figure
+
+    curves: dict[str, list[tuple[float, dict[str, Any]]]] = defaultdict(list)
+    for arm, row in summary.items():
+        name, _, latency = arm.partition("@")
+        curves[name].append((float(latency or 0), row))
+    figure = Figure(figsize=(12, 6.5), layout="constrained")
+    panels = list(figure.subplots(2, 2).flat)
+    for number, (name, points) in enumerate(curves.items()):
+        points.sort(key=lambda point: point[0])
+        x = [latency for latency, _ in points]
+        rates = [(100 * row["rate"], *(100 * bound for bound in row["interval"])) for _, row in points]
+        bars = [[max(0.0, rate - low) for rate, low, _ in rates], [max(0.0, high - rate) for rate, _, high in rates]]
+        panels[0].errorbar(x, [rate for rate, _, _ in rates], bars, fmt=look(number) + "-", capsize=3, ms=4, label=name)
+        for axes, measure, unit in zip(panels[1:], ("steps_to_success", "pauses", "jerk"), (0.05, 100, 1), strict=True):
+            values = [math.nan if row[measure] is None else unit * row[measure] for _, row in points]
+            axes.plot(x, values, look(number) + "-", ms=4)
+    labels = "success, % (95 % interval)", "seconds to success", "% of the steps without a chunk", "jerk, m/s³ (rms)"
+    for axes, label in zip(panels, labels, strict=True):
+        axes.set(xlabel="latency, s", ylabel=label, ylim=(0, None))
+        axes.grid(alpha=0.3)
     figure.legend(fontsize=8, loc="outside right upper")
     figure.savefig(path, dpi=120)
 
@@ -144,6 +179,8 @@ def _summarize_arm(rows: list[dict[str, Any]], references: dict[str, dict[Any, d
         "latency_ms": _mean(row["latency_ms"] for row in rows),
         "tokens": _mean(row["tokens"] for row in rows),
         "flop_share": _mean(row["flop_share"] for row in rows),
+        "pauses": _mean(row.get("pauses", 0) / max(1, row["steps"]) for row in rows),
+        "jerk": _mean(row.get("jerk", 0.0) for row in rows),
         "modes": {mode: count / inferences for mode, count in sorted(modes.items())},
         "against": {name: _compare(rows, reference) for name, reference in references.items()},
         "tasks": [

@@ -1,6 +1,7 @@
 """Random OpenVLA models of any geometry, in memory, whose attention is far from uniform."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from specprune_ros.openvla.prompt import PromptTokenizer
 from specprune_ros.openvla.statistics import Bounds, Normalizer
 
 TINY = Path(__file__).parent / "data" / "tiny_oft"
+ACTION_ROWS = 330  # of the vocabulary: action tokens, those above and a few below them
 GAIN = 1.3  # of every matrix: attention logits get a standard deviation of about 1.7
 
 
@@ -26,8 +28,9 @@ def model_config(
     chunk_length: int = 3,
     action_dim: int = 4,
     proprio_dim: int = 5,
+    **variant: Any,
 ) -> ModelConfig:
-    """A small geometry: `grid` x `grid` patches of 14 pixels per view."""
+    """A small geometry: `grid` x `grid` patches of 14 pixels per view. `variant`: further fields of ModelConfig."""
     towers = [
         TowerConfig(24, 1, 2, 32, 14, grid * grid, registers, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
         for registers in (2, 0)
@@ -43,6 +46,7 @@ def model_config(
         num_views=num_views,
         head_width=hidden,
         num_head_blocks=2,
+        **variant,
     )
 
 
@@ -53,7 +57,10 @@ def random_model(config: ModelConfig, seed: int, dtype: torch.dtype = torch.floa
     with torch.no_grad():
         for name, weight in model.named_parameters():
             noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
-            if name.endswith("embed_tokens.weight") or weight.ndim == 3:  # token, position and class embeddings
+            if name.endswith("lm_head.weight"):
+                weight.copy_(noise)
+                weight[-ACTION_ROWS:] *= 2  # so that an action token is the most likely one, as a rule
+            elif name.endswith("embed_tokens.weight") or weight.ndim == 3:  # token, position and class embeddings
                 weight.copy_(noise)
             elif weight.ndim > 1:
                 weight.copy_(noise * GAIN / weight[0].numel() ** 0.5)

@@ -9,15 +9,18 @@ import pytest
 import torch
 from random_model import model_config, random_checkpoint
 from replayed_graphs import ReplayingRecorder
-from test_method_oracle import compare_episode
+from test_method_oracle import Step, compare_episode
 from test_policy import FAST, STILL, seen
 
 from specprune_ros.engine import device_scope
 from specprune_ros.engine.cuda_graph import CaptureError, CudaRecorder, Graphs
 from specprune_ros.engine.engine import Engine
+from specprune_ros.openvla.config import DIFFUSION
 from specprune_ros.openvla.prompt import Prompt
 from specprune_ros.policy import Policy
 from specprune_ros.pruning.config import PruningConfig
+
+OTHER = "up pick the black bowl"  # as many tokens as the episode's instruction
 
 
 @pytest.fixture
@@ -40,6 +43,22 @@ def test_episode_agrees_with_the_oracle_from_graphs_and_after_failed_captures(re
         random_checkpoint(model_config(grid=5), 60), PruningConfig(selection=selection), 1, 60, actions_within=1e-5
     )
     assert bool(recorder.graphs) == (failures < 2)
+
+
+@pytest.mark.parametrize("reselect", [False, True])
+def test_a_graph_holds_the_whole_sampler_and_films_modulations(recorder, reselect: bool):
+    """Also those of the next instruction, in a graph that the last one captured."""
+    sampler = {"head": DIFFUSION, "diffusion_steps": 2, "diffusion_steps_train": 4}
+    checkpoint = random_checkpoint(model_config(film=True, **sampler), 61)
+    episode = (
+        Step(STILL),
+        Step(STILL, "still"),
+        Step(FAST),
+        Step(FAST, instruction=OTHER),
+        Step(FAST, instruction=OTHER),
+    )
+    compare_episode(checkpoint, PruningConfig(reselect=reselect), 1, 61, actions_within=1e-3, episode=episode)
+    assert len(recorder.graphs) == 4  # three modes and the frames
 
 
 def test_one_failed_capture_is_tried_again_and_no_problem(recorder, checkpoint):

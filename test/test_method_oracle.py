@@ -3,17 +3,15 @@
 import dataclasses
 from collections.abc import Iterator
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from oracle.policy import OraclePolicy
 from random_model import model_config, random_checkpoint
-from scipy.spatial.transform import Rotation
 
 from specprune_ros.openvla.checkpoint import Checkpoint
-from specprune_ros.openvla.config import ModelConfig
+from specprune_ros.openvla.config import DIFFUSION, DISCRETE, ModelConfig
 from specprune_ros.policy import Observation, Policy
 from specprune_ros.pruning.config import PruningConfig
 from specprune_ros.pruning.scene_motion import Camera
@@ -104,6 +102,28 @@ def test_episode_agrees_with_the_oracle(geometry: dict, tile: int, constants: di
     compare_episode(checkpoint, config, tile, seed, actions_within=1e-5)
 
 
+# Variants of the model; a sampler of random weights multiplies rounding errors of its float32 constants in every step.
+SAMPLER = {"head": DIFFUSION, "diffusion_steps": 3, "diffusion_steps_train": 6}
+VARIANTS = (
+    ("no_proprio_tile", {"num_views": 1, "grid": 8, "proprio_dim": 0}, 16, {}),
+    ("film_of_three_views", {"num_views": 3, "film": True, "chunk_length": 5, "action_dim": 6}, 1, {}),
+    ("discrete", {"head": DISCRETE, "proprio_dim": 0}, 1, {"selection": "union"}),
+    ("discrete_with_proprio_and_film", {"head": DISCRETE, "film": True}, 16, {}),
+    ("diffusion_with_film", SAMPLER | {"film": True}, 1, {}),
+    ("diffusion_union_of_three_views", SAMPLER | {"num_views": 3}, 1, {"selection": "union"}),
+    ("diffusion_tile", SAMPLER | {"num_views": 1, "grid": 6, "proprio_dim": 0}, 16, {"history_length": 2}),
+    ("diffusion_reselect", SAMPLER, 1, {"reselect": True}),
+    ("diffusion_reselect_union", SAMPLER | {"num_views": 1}, 1, {"reselect": True, "selection": "union"}),
+)
+
+
+@pytest.mark.parametrize(("geometry", "tile", "constants"), [v[1:] for v in VARIANTS], ids=[v[0] for v in VARIANTS])
+def test_variants_agree_with_the_oracle(geometry: dict, tile: int, constants: dict):
+    checkpoint = random_checkpoint(model_config(**geometry), 70)
+    within = 1e-3 if geometry.get("head") == DIFFUSION else 1e-5
+    compare_episode(checkpoint, PruningConfig().changed(constants), tile, 70, within, EPISODE[:6])
+
+
 def test_float32_model_agrees_with_the_oracle():
     checkpoint = random_checkpoint(model_config(grid=6), 50, torch.float32)
     compare_episode(checkpoint, PruningConfig(), 1, 50, actions_within=1e-4)
@@ -117,7 +137,14 @@ def test_gpu_agrees_with_the_oracle(selection: str):
     compare_episode(checkpoint, PruningConfig(selection=selection), 16, 60, actions_within=1e-5)
 
 
-def compare_episode(checkpoint: Checkpoint, config: PruningConfig, tile: int, seed: int, actions_within: float) -> None:
+def compare_episode(
+    checkpoint: Checkpoint,
+    config: PruningConfig,
+    tile: int,
+    seed: int,
+    actions_within: float,
+    episode: tuple[Step, ...] = EPISODE,
+) -> None:
     """Run an episode through both; every mode, kept set, count and action must be the same."""
     fast = Policy(checkpoint, config, tile)
     slow = OraclePolicy(
@@ -125,7 +152,7 @@ def compare_episode(checkpoint: Checkpoint, config: PruningConfig, tile: int, se
     )
     world = World(checkpoint.model.config, seed, panning=config.history_motion != "none")
     modes = []
-    for number, step in enumerate(EPISODE):
+    for number, step in enumerate(episode):
         if step.event == "reset":
             fast.reset()
             slow.reset()
@@ -133,7 +160,8 @@ def compare_episode(checkpoint: Checkpoint, config: PruningConfig, tile: int, se
             fast.observe(views, stamp, cameras)
             slow.observe(np.stack(list(views.values())), stamp, [cameras.get(view) for view in views])
         observation = world.observation(step)
-        chunk, outcome = fast.act(observation), slow.act(observation)
+        noise = world.noise()
+        chunk, outcome = fast.act(observation, noise), slow.act(observation, noise)
 
         where = f"inference {number}"
         report = chunk.pruning
@@ -203,11 +231,20 @@ class World:
         cameras = self._cameras()
         return Observation(self._named(), proprio, step.instruction, self._stamp, step.twist, cameras)
 
+    def noise(self) -> NDArray[np.float32] | None:
+        """Where a diffusion head starts."""
+        size = self._config
+        if size.head != DIFFUSION:
+            return None
+        return self._random.standard_normal((size.chunk_length, size.action_dim)).astype(np.float32)
+
     def _new_scene(self) -> NDArray[np.uint8]:
         """Random texture; for a panning camera a coarse one, which a flow can follow, under a fine one."""
         size, views = self._config.image_size, self._config.num_views
         if not self._panning:
             return self._random.integers(0, 256, (views, size, size, 3), dtype=np.uint8)
+        import cv2  # as in oracle/formulas.py
+
         coarse = self._random.integers(0, 200, (views, size // 7, size // 7, 3), dtype=np.uint8)
         fine = self._random.integers(0, 56, (views, size, size, 3), dtype=np.uint8)
         return np.stack([cv2.resize(view, (size, size)) for view in coarse]) + fine
@@ -216,6 +253,8 @@ class World:
         """Up to two pixels to the right and down in every view, and small motion of the cameras."""
         for view, pose in zip(self._views, self._poses, strict=True):
             view[:] = np.roll(view, self._random.integers(0, 3, 2), axis=(0, 1))
+            from scipy.spatial.transform import Rotation  # as in oracle/formulas.py
+
             pose[:3, :3] @= Rotation.from_rotvec(self._random.normal(0, 0.02, 3)).as_matrix()
             pose[:3, 3] += self._random.normal(0, 0.01, 3)
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from random_model import model_config, random_checkpoint
 
 from specprune_ros.errors import ConfigError, ObservationError
@@ -179,22 +178,6 @@ def test_warm_up_measures_every_mode_and_leaves_no_history(fresh: Policy):
     assert set(seconds) == {"dense", "coarse", "fine"}
     assert all(value > 0 for value in seconds.values())
     assert reason(fresh.act(seen())) == "no_history"
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_gpu_captures_every_mode_as_soon_as_an_instruction_has_another_length():
-    checkpoint = random_checkpoint(model_config(), 8)
-    checkpoint.model.cuda()
-    policy = Policy(checkpoint, "paper", tile=1)
-    policy.act(seen())
-    engine = policy._engine
-    before = set(engine._passes)
-    longer = "pick up the bowl and put it on the plate"
-    assert policy.act(seen(instruction=longer)).pruning.mode == "dense"
-    captured = set(engine._passes)
-    assert len(captured - before) == len(engine.modes)
-    assert policy.act(seen(instruction=longer, stamp=0.4, twist=FAST)).pruning.mode == "coarse"
-    assert set(engine._passes) == captured
 
 
 def test_views_may_have_any_size(fresh: Policy):

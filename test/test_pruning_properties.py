@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 
 from specprune_ros.engine.forward_pass import ForwardPass
 from specprune_ros.errors import ObservationError
+from specprune_ros.openvla.config import DIFFUSION, DISCRETE
 from specprune_ros.policy import Observation, Policy
 from specprune_ros.pruning.config import PRESETS, PruningConfig
 from specprune_ros.pruning.controller import ActionAwareController, Speed
@@ -578,6 +579,23 @@ def test_budget_selection_needs_no_data_on_the_host(
     policy = Policy(random_checkpoint(geometry, 0, torch.float32), config, tile)
     fast = np.array([1.0, 0, 0, 0, 0, 0])
     for stamp, twist in enumerate((None, None, fast)):
+        policy.act(observation(geometry, stamp=float(stamp), twist=twist))
+    assert fake_forward == ["dense", "fine", "coarse"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "reselect"),
+    [
+        ({"head": DIFFUSION, "diffusion_steps": 3}, False),
+        ({"head": DIFFUSION, "diffusion_steps": 3}, True),
+        ({"head": DISCRETE, "film": True, "proprio_dim": 0}, False),
+    ],
+)
+def test_no_head_needs_data_on_the_host(fake_forward: list[str], variant: dict, reselect: bool):
+    geometry = model_config(**variant)
+    config = PruningConfig(reselect=reselect)
+    policy = Policy(random_checkpoint(geometry, 0, torch.float32), config, tile=1)
+    for stamp, twist in enumerate((None, None, np.array([1.0, 0, 0, 0, 0, 0]))):
         policy.act(observation(geometry, stamp=float(stamp), twist=twist))
     assert fake_forward == ["dense", "fine", "coarse"]
 

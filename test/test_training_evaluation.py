@@ -53,7 +53,11 @@ def test_the_mean_of_groups_is_as_unsure_as_its_groups_are_few():
     assert significance.grouped_mean([np.full(10, value) for value in values]) == pytest.approx((mean, independent))
 
 
-@pytest.mark.parametrize("name", [*arms.UNPRUNED, "paper", "careful", "fast", *arms.NAMED])
+GRIPPER_ALONE = "gripper/paper:global_tokens=0,local_tokens=0,budget_tokens=16"
+WITH_WAYS = ("action/paper", "gripper/no_local", "wrist/random", "wrist/fastv", "wrist/action/paper@0.1")
+
+
+@pytest.mark.parametrize("name", [*arms.UNPRUNED, "paper", "careful", "fast", *arms.NAMED, *WITH_WAYS])
 def test_every_arm_runs(name):
     chosen = arms.arm(name)
     if chosen.expert:
@@ -114,6 +118,54 @@ def test_an_arm_can_change_any_constant():
     for name, said in (("papr", "not known"), ("paper:alpha", "not NAME=VALUE"), ("paper:alhpa=1", "not a parameter")):
         with pytest.raises(ConfigError, match=said):
             arms.arm(name)
+
+
+def test_a_way_to_choose_does_what_it_says():
+    policy = Policy.from_checkpoint(TINY)
+    random = np.random.default_rng(0)
+    views = [random.integers(0, 255, (224, 224, 3), np.uint8) for _ in range(2)]
+    kept = {}
+    for name in ("paper", "wrist/paper", "action/paper", GRIPPER_ALONE):
+        arms.arm(name).apply(policy)
+        arms.GripperRun.places = np.array([[0.5, 0.5], [np.nan, np.nan]])
+        for step in range(2):
+            seen = Observation(dict(zip("ab", views, strict=True)), np.zeros(8), "go", 0.4 * step, FAST)
+            kept[name] = policy.act(seen).pruning.kept_static
+    arms.arm("dense").apply(policy)
+    assert [len(view) for view in kept["wrist/paper"]] == [256, 94]
+    assert set(kept["wrist/paper"][1]) == set(kept["paper"][1])
+    assert [len(view) for view in kept["action/paper"]] == [94, 94]
+    assert any(set(a) != set(b) for a, b in zip(kept["action/paper"], kept["paper"], strict=True))
+    middle = {16 * row + column for row in (7, 8) for column in (7, 8)}
+    assert middle <= set(kept[GRIPPER_ALONE][0])
+    np.testing.assert_allclose(arms.as_seen(np.array([[0.5, 0.5], [0.01, 0.5]]), True), [[0.5, 0.5], [np.nan] * 2])
+
+
+def test_latencies_make_arms_of_their_own():
+    timed = arms.with_latencies(["dense", "paper:alpha=0.5"], ["0,0.1", "dense=0.109"], [1.0, 2.0])
+    changed = "paper:alpha=0.5"
+    assert timed[:4] == ["dense@0", f"{changed}@0", "dense@0.1", "dense@0.2"]
+    assert timed[4:] == [f"{changed}@0.1", f"{changed}@0.2", "dense@0.109", "dense@0.218"]
+    assert arms.with_latencies(["dense"], [], [1.0]) == ["dense"]
+    chosen = arms.arm("paper:alpha=0.5@0.2")
+    assert (chosen.name, chosen.latency, chosen.pruning.alpha) == ("paper:alpha=0.5@0.2", 0.2, 0.5)
+    for latency in ("fast=0.1", "soon"):
+        with pytest.raises(ConfigError, match="--latency"):
+            arms.with_latencies(["dense"], [latency], [1.0])
+    for name in ("dense@", "dense@-1", "dense@nan"):
+        with pytest.raises(ConfigError, match="seconds"):
+            arms.arm(name)
+
+
+def test_arms_are_compared_at_the_same_latency(tmp_path):
+    job = libero_results.Job("libero_spatial", 2, "wide", 0)
+    results = libero_results.Results(tmp_path / "results.json", "abc")
+    results.add(job, {"dense@0.1": outcome(True), "dense@0.2": outcome(False), "paper@0.2": outcome(True, steps=80)})
+    summary = libero_results.summarize(results.episodes)
+    assert summary["paper@0.2"]["against"]["dense"]["difference"] == 1.0
+    assert "paper" not in summary["dense@0.1"]["against"]
+    libero_results.latency_plot(summary, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").exists()
 
 
 def test_results_are_kept_and_compared_in_pairs(tmp_path):
@@ -186,6 +238,13 @@ def test_the_closed_loop_infers_once_a_chunk(monkeypatch):
         result = closed_loop.run_episode(env, policy, chosen, env.task.initial_state(20))
         assert not result.success and result.steps == 10 and result.inferences == 2
         assert result.modes["dense"] == 1 and 0 < result.flop_share < 1
+        monkeypatch.setattr(closed_loop, "MAX_STEPS", 12)
+        # Answers are asked for when they will come in time for the end of the running chunk: at 0 and at 0.3 s.
+        late = closed_loop.run_episode(env, policy, arms.arm("paper@0.074"), env.task.initial_state(20))
+        assert (late.inferences, late.pauses) == (2, 2)
+        never = closed_loop.run_episode(env, policy, arms.arm("paper@0.4"), env.task.initial_state(20))
+        assert (never.inferences, never.pauses) == (2, 12)  # a chunk of 8 steps has ended when it arrives
+        assert never.jerk < 0.01 < late.jerk
         seen = closed_loop.blinded(observe(env, 0.0))
         assert {image.max() for image in seen.views.values()} == {0} and (seen.proprio == env.proprio).all()
     finally:

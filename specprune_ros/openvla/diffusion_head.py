@@ -36,13 +36,14 @@ class DiffusionHead(ResidualMLP):
 
     def predict(self, decode: Decode, noise: Tensor) -> Tensor:
         """(C, A) float32 standard normal noise -> (C, A) float32 normalised actions."""
-        sample, dtype = noise, self.norm1.weight.dtype
+        dtype = self.norm1.weight.dtype
+        sample = noise.to(torch.promote_types(dtype, torch.float32))
         for timestep in self.timesteps:
             time = timestep_token(timestep, self.hidden, noise.device).to(dtype)
             noisy = self.noisy_action_projector(sample.reshape(-1, 1).to(dtype))
-            predicted = self(decode(time, noisy).view(self.chunk_length, -1)).float()
+            predicted = self(decode(time, noisy).view(self.chunk_length, -1)).to(sample.dtype)
             sample = self.denoise(sample, predicted, timestep)
-        return sample
+        return sample.float()
 
     def denoise(self, sample: Tensor, predicted_noise: Tensor, timestep: int) -> Tensor:
         """One step of DDIM. The last one returns the clean sample, in [-1, 1]."""

@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -99,6 +98,8 @@ def flow_displacement(now: NDArray[np.uint8], before: NDArray[np.uint8], grid: i
     """
     if np.array_equal(now, before):
         return np.zeros((grid * grid, 2))
+    import cv2  # only flow needs it: the model runs where there is no OpenCV
+
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     flow = search.calc(now, before, None)  # type: ignore[call-overload]  # None: without a first guess
     patch = len(now) // grid
@@ -156,6 +157,8 @@ def _in_steps(displacement: NDArray[np.float64]) -> NDArray[np.float32]:
 
 def _grey(view: NDArray[np.uint8], grid: int, area: float) -> NDArray[np.uint8]:
     """The middle of an RGB view as a square grey image of whole patches, at most FLOW_SIZE wide."""
+    import cv2
+
     height, width = view.shape[:2]
     top, left = (round((1 - area**0.5) / 2 * side) for side in (height, width))
     middle = np.ascontiguousarray(view[top : height - top, left : width - left])

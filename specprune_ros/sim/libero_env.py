@@ -6,6 +6,7 @@ the settling steps, the proprioception and the gripper's sign.
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ class LiberoEnv:
         self.robosuite = _make_robosuite(self.task.scene_file)
         self._sim = self.robosuite.sim
         self._robot = self.robosuite.robots[0]
+        self.before_physics: Callable[[], None] | None = None  # called before each physics step, until the next reset
+        self._hook_physics()
         self._set_quality(shadows, anti_aliasing)
         self.reset()
 
@@ -88,6 +91,7 @@ class LiberoEnv:
 
     def reset_to(self, state: np.ndarray) -> None:
         """Put the scene into a flat MuJoCo state (S,), as in `task.initial_states`, and let the objects settle."""
+        self.before_physics = None
         self._sim.reset()  # also what a state does not hold, such as the solver's warm start
         self._sim.set_state_from_flattened(state)
         self._sim.forward()
@@ -182,6 +186,16 @@ class LiberoEnv:
     def close(self) -> None:
         """Free the simulator and its OpenGL context."""
         self.robosuite.close()
+
+    def _hook_physics(self) -> None:
+        control = self.robosuite._pre_action
+
+        def before_physics(action: np.ndarray, policy_step: bool = False) -> None:
+            control(action, policy_step)
+            if self.before_physics is not None:
+                self.before_physics()
+
+        self.robosuite._pre_action = before_physics
 
     def _rearm(self) -> None:
         """Forget the controller's goal of the previous episode, or the arm would jerk back to it."""

@@ -1,8 +1,9 @@
 """The Llama decoder and the heads around it, with eager attention that shows every weight."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import erf, expit, softmax
 
 from specprune_ros.openvla.model import OpenVLA
 
@@ -36,7 +37,8 @@ class EagerModel:
         for q_head, k_head, v_head in zip(*(np.split(m, heads) for m in (q_matrix, k_matrix, v_matrix)), strict=True):
             q = np.stack([self._rotated(token @ q_head.T, at) for token, at in zip(normed, positions, strict=True)])
             k = np.stack([self._rotated(token @ k_head.T, at) for token, at in zip(normed, positions, strict=True)])
-            weights = softmax(q @ k.T / np.sqrt(q.shape[1]), axis=1)
+            weights = np.exp(q @ k.T / np.sqrt(q.shape[1]))
+            weights /= weights.sum(axis=1, keepdims=True)
             attention.append(weights)
             outputs.append(weights @ (normed @ v_head.T))
         x = x + np.concatenate(outputs, axis=1) @ self._weights[name + "o_proj.weight"].T
@@ -44,12 +46,24 @@ class EagerModel:
         normed = self._rms_norm(name + "post_attention_norm", x)
         gate_matrix, up_matrix = np.split(self._weights[name + "gate_up_proj.weight"], 2)
         gate = normed @ gate_matrix.T
-        inner = gate * expit(gate) * (normed @ up_matrix.T)
+        inner = gate / (1 + np.exp(-gate)) * (normed @ up_matrix.T)
         return x + inner @ self._weights[name + "down_proj.weight"].T, np.stack(attention)
 
-    def actions(self, hidden: Array) -> Array:
-        """Hidden states (C * A, hidden) of the action rows -> (C, A) normalised actions."""
-        x = self._rms_norm("decoder.norm", hidden).reshape(self.config.chunk_length, -1)
+    def final_norm(self, hidden: Array) -> Array:
+        return self._rms_norm("decoder.norm", hidden)
+
+    def logits(self, hidden: Array) -> Array:
+        """(n, hidden) -> (n, vocabulary) of the discrete head."""
+        return hidden @ self._weights["action_head.lm_head.weight"].T
+
+    def noisy_token(self, value: float) -> Array:
+        """One number of a noisy chunk -> (hidden,)."""
+        name = "action_head.noisy_action_projector."
+        return self._linear(name + "fc2", gelu(self._linear(name + "fc1", np.array([value]))))
+
+    def mlp(self, hidden: Array) -> Array:
+        """Final hidden states (C * A, hidden) of the action rows -> (C, A), by the continuous heads' net."""
+        x = hidden.reshape(self.config.chunk_length, -1)
         x = np.maximum(self._linear("action_head.fc1", self._layer_norm("action_head.norm1", x)), 0)
         for block in range(self.config.num_head_blocks):
             name = f"action_head.blocks.{block}."
@@ -79,4 +93,4 @@ class EagerModel:
 
 
 def gelu(x: Array) -> Array:
-    return 0.5 * x * (1 + erf(x / np.sqrt(2)))
+    return 0.5 * x * (1 + np.vectorize(math.erf)(x / np.sqrt(2)))

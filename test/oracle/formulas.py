@@ -3,9 +3,13 @@
 import math
 from collections.abc import Iterable, Sequence
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+try:
+    import cv2
+except ImportError:  # only flow needs it: the other tests run where there is no OpenCV
+    cv2 = None
 
 from specprune_ros.pruning.config import PruningConfig
 from specprune_ros.pruning.scene_motion import Camera

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from oracle import formulas
 from oracle.controller import Controller
 from oracle.decoder import Array, EagerModel
+from oracle.heads import predict
 from specprune_ros.openvla.model import OpenVLA
 from specprune_ros.openvla.prompt import PROMPT, PromptTokenizer
 from specprune_ros.openvla.statistics import Normalizer
@@ -29,6 +30,9 @@ class Outcome:
     kept_final: set[int]
     set_sizes: list[tuple[int, int, int]] = field(default_factory=list)  # per view: global, dynamic, local
     alive_per_layer: list[int] = field(default_factory=list)  # tokens
+    kept_after: dict[int, set[int]] = field(default_factory=dict)  # patches, by prune layer
+    scores: dict[int, dict[int, float]] = field(default_factory=dict)  # by layer, by patch
+    hidden: Array = field(default_factory=lambda: np.empty(0))  # of the action rows
 
 
 @dataclass
@@ -88,7 +92,7 @@ class OraclePolicy:
     def observe(self, frames: NDArray[np.uint8], stamp: float, cameras: list[Camera | None]) -> None:
         self.remember(stamp, Seen(frames, cameras))
 
-    def act(self, observation: Observation) -> Outcome:
+    def act(self, observation: Observation, noise: Array | None = None) -> Outcome:
         is_new = self.instruction is not None and observation.instruction != self.instruction
         if is_new or observation.stamp < self.last_stamp:
             self.reset()
@@ -103,7 +107,7 @@ class OraclePolicy:
         mode, reason = self.controller.decide(observation.twist, share)
 
         proprio = self.normalizer.normalize_proprio(observation.proprio)
-        outcome = self._infer(mode, self._sequence(frames, proprio, observation.instruction), similarity)
+        outcome = self._predict(mode, frames, proprio, observation.instruction, similarity, noise)
         outcome.reason = reason
         outcome.actions = self.normalizer.unnormalize_actions(outcome.actions)
         self.remember(observation.stamp, seen)
@@ -142,16 +146,45 @@ class OraclePolicy:
             for view in self.views
         ]
 
-    def _sequence(self, frames: NDArray[np.uint8], proprio: Array, instruction: str) -> list[Token]:
-        """[BOS] [patches] [proprio] [prompt after BOS] [C x A zeros] [</s>]"""
+    def _predict(
+        self,
+        mode: str,
+        frames: NDArray[np.uint8],
+        proprio: Array,
+        instruction: str,
+        similarity: list[list[float]],
+        noise: Array | None,
+    ) -> Outcome:
+        """All passes of the decoder that the head asks for; the first one selects, or with `reselect` every one."""
+        patches = self.see(frames, self.tokenizer(instruction).token_ids)
+        selecting: list[Outcome] = []
+
+        def decode(own: list[Array], actions: list[Array]) -> Array:
+            tokens = self._sequence(patches, proprio, instruction, own, actions)
+            if selecting and not self.config.reselect:
+                return self._repeat(tokens, selecting[0])
+            selecting.append(self._infer(mode, tokens, similarity))
+            return selecting[-1].hidden
+
+        actions = predict(self.model, decode, noise)
+        outcome = selecting[-1]
+        self._remember(outcome.scores)
+        outcome.actions = actions
+        outcome.alive_per_layer = selecting[0].alive_per_layer
+        return outcome
+
+    def _sequence(
+        self, patches: Array, proprio: Array, instruction: str, own: list[Array], actions: list[Array]
+    ) -> list[Token]:
+        """[BOS] [patches] [proprio] [the head's own] [prompt after BOS] [C x A action tokens] [</s>]"""
         token_ids = self.tokenizer(instruction).token_ids
         words = self._instruction_tokens(instruction)
-        placeholder = np.zeros(self.model.config.decoder.hidden_size)
         tokens = [Token(self.model.embed(token_ids[0]))]
-        tokens += [Token(vector, patch=patch) for patch, vector in enumerate(self.see(frames, token_ids))]
-        tokens += [Token(self.model.project_proprio(proprio))]
+        tokens += [Token(vector, patch=patch) for patch, vector in enumerate(patches)]
+        tokens += [Token(self.model.project_proprio(proprio))] if len(proprio) else []
+        tokens += [Token(vector) for vector in own]
         tokens += [Token(self.model.embed(token_ids[j]), is_instruction=j in words) for j in range(1, len(token_ids))]
-        tokens += [Token(placeholder) for _ in range(self.model.config.num_actions)]
+        tokens += [Token(vector) for vector in actions]
         tokens += [Token(self.model.embed(self.tokenizer.eos_id))]
         for position, token in enumerate(tokens):
             token.position = position
@@ -173,12 +206,11 @@ class OraclePolicy:
         config, num_layers = self.config, self.model.config.decoder.num_layers
         update_layers = formulas.inner_layers(config, config.update_layers, num_layers)
         prune_layers = formulas.inner_layers(config, config.prune_layers, num_layers)
-        global_layers = formulas.global_layers(config, num_layers)
         num_patches = self.patches_per_view * len(self.views)
         others = len(tokens) - num_patches
         everything = set(range(num_patches))
         outcome = Outcome(mode, "", np.empty(0), everything, everything)
-        scores: dict[int, dict[int, float]] = {}  # by layer, by patch
+        scores = outcome.scores
         importance = dict.fromkeys(range(num_patches), 0.0)
         unsnapped = num_patches
 
@@ -207,11 +239,20 @@ class OraclePolicy:
                 unsnapped = formulas.rnd(config.keep_ratio * unsnapped)
                 count = formulas.snapped(unsnapped, others, self.tile, len(alive))
                 outcome.kept_final = set(sorted(alive, key=lambda patch: (-importance[patch], patch))[:count])
+                outcome.kept_after[layer] = outcome.kept_final
                 tokens = without_dropped(tokens, outcome.kept_final)
 
-        self._remember(scores, global_layers, num_patches)
-        outcome.actions = self.model.actions(np.stack([token.vector for token in self._action_tokens(tokens)]))
+        outcome.hidden = self._action_hidden(tokens)
         return outcome
+
+    def _repeat(self, tokens: list[Token], selected: Outcome) -> Array:
+        """A pass with the patches of an earlier one: the static set from the start, then what each layer kept."""
+        tokens = without_dropped(tokens, selected.kept_static)
+        for layer in range(1, self.model.config.decoder.num_layers + 1):
+            self._run_layer(layer, tokens)
+            if layer in selected.kept_after:
+                tokens = without_dropped(tokens, selected.kept_after[layer])
+        return self._action_hidden(tokens)
 
     def _run_layer(self, layer: int, tokens: list[Token]) -> Array:
         """Every token takes part; returns the attention (heads, L, L)."""
@@ -221,10 +262,11 @@ class OraclePolicy:
             token.vector = output
         return attention
 
-    def _action_tokens(self, tokens: list[Token]) -> list[Token]:
-        """The prompt's last token and all placeholders but the last: the </s> and one placeholder stay behind them."""
+    def _action_hidden(self, tokens: list[Token]) -> Array:
+        """The prompt's last token and all action tokens but the last: </s> and one action token stay behind them."""
         stop = len(tokens) - 2
-        return tokens[stop - self.model.config.num_actions : stop]
+        rows = tokens[stop - self.model.config.num_actions : stop]
+        return self.model.final_norm(np.stack([token.vector for token in rows]))
 
     def _static_selection(
         self,
@@ -268,8 +310,10 @@ class OraclePolicy:
             return union
         return len(self.views) * formulas.budget_per_view(self.config, mode, self.patches_per_view)
 
-    def _remember(self, scores: dict[int, dict[int, float]], layers: set[int], num_patches: int) -> None:
+    def _remember(self, scores: dict[int, dict[int, float]]) -> None:
         """A layer that a patch did not reach adds 0."""
+        layers = formulas.global_layers(self.config, self.model.config.decoder.num_layers)
+        num_patches = self.patches_per_view * len(self.views)
         mean = [sum(scores[layer].get(patch, 0.0) for layer in layers) / len(layers) for patch in range(num_patches)]
         self.past_scores.insert(0, mean)
 

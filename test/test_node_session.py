@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A session in this process: what it does with chunks, time, holds and parameters, to the message."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+from session_bench import SECOND, START, STEP, SessionBench
+
+from specprune_ros.control.arm import Motion
+from specprune_ros.control.command import Hold, HoldReason
+from specprune_ros.nodes.reporting.diagnostics import ERROR, OK
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    bench = SessionBench(monkeypatch)
+    yield bench
+    bench.close()
+
+
+def stamp_of(header):
+    return header.stamp.sec * SECOND + header.stamp.nanosec
+
+
+def test_a_chunk_has_the_stamp_of_its_observation(bench):
+    seen = bench.now
+    bench.policy.seconds = 0.3
+    bench.see()
+    bench.advance(0.3)  # the inference took that long
+    bench.session._worker.wake()
+    bench.until(lambda: bench.messages("action_chunk"))
+    chunk, stats = bench.messages("action_chunk")[0], bench.messages("pruning")[0]
+    assert stamp_of(chunk.header) == seen == stamp_of(stats.header)
+    assert chunk.ready.sec * SECOND + chunk.ready.nanosec == seen + 3 * SECOND // 10
+    assert stats.observation_age == pytest.approx(0.3) and stats.inference_seconds == pytest.approx(0.3)
+    assert chunk.dt.nanosec == round(STEP * SECOND) and (chunk.steps, len(chunk.actions)) == (8, 56)
+    assert stats.sequence == chunk.sequence == 0
+
+
+def test_cameras_of_unequal_stamps_meet_at_the_older(bench):
+    bench.set_time(START + SECOND)
+    for late in (60, 30, 0):  # the primary camera is faster: its image at the wrist's time is the one to take
+        bench.pose(stamp=bench.now - late * 1_000_000)
+    newest = bench.now
+    bench.see(primary=newest - 40_000_000, wrist=newest - 50_000_000)
+    bench.until(lambda: bench.policy.observations)
+    assert bench.policy.observations[0].stamp == pytest.approx((newest - 50_000_000) / SECOND, abs=1e-9)
+
+
+def test_motion_starts_with_an_observation_newer_than_enable(bench):
+    bench.infer()
+    bench.advance(0.01)
+    assert bench.enable().success
+    bench.pose()
+    bench.session._tick()
+    assert isinstance(bench.session._motion.result, Hold) and not any(bench.speeds())
+    bench.advance(0.01)
+    bench.infer()
+    moved = bench.tick()
+    assert isinstance(moved, Motion) and bench.speeds()[-1] > 0
+    bench.enable(False)
+    assert bench.speeds()[-1] == 0.0  # at once, not at the next tick
+    assert bench.messages("action_chunk")[-1].steps == 0  # and whoever executes the chunks is told
+
+
+def start_moving(bench):
+    answer = bench.enable()
+    assert answer.success, answer.message
+    bench.advance(0.01)
+    bench.infer()
+    assert isinstance(bench.tick(), Motion)
+
+
+def test_a_dry_run_stops_the_arm_and_computes_on(bench):
+    start_moving(bench)
+    bench.set(dry_run=True)
+    assert bench.speeds()[-1] == 0.0
+    assert bench.messages("action_chunk")[-1].steps == 0
+    count = len(bench.messages("twist")), len(bench.messages("gripper"))
+    assert isinstance(bench.tick(), Motion)
+    assert (len(bench.messages("twist")), len(bench.messages("gripper"))) == count
+    assert not bench.messages("action_chunk")[-1].execute
+    bench.set(dry_run=False)
+    assert isinstance(bench.tick(), Motion) and bench.speeds()[-1] > 0
+
+
+def test_the_gripper_is_commanded_again_after_enable(bench):
+    start_moving(bench)
+    bench.tick()
+    assert len(bench.messages("gripper")) == 1  # only changes are sent
+    bench.enable(False)
+    start_moving(bench)
+    assert len(bench.messages("gripper")) == 2  # somebody may have moved it meanwhile
+
+
+def test_reset_forgets_the_running_chunk_and_the_history(bench):
+    start_moving(bench)
+    before = bench.policy.calls.count("reset")
+    assert bench.reset().success
+    held = bench.tick(images=False)
+    assert isinstance(held, Hold) and held.reason == HoldReason.NO_CHUNK
+    assert bench.speeds()[-1] == 0.0
+    bench.session._worker.wake()
+    bench.until(lambda: bench.policy.calls.count("reset") > before)
+
+
+def test_a_new_instruction_resets(bench):
+    start_moving(bench)
+    bench.set(instruction="another")
+    held = bench.tick(images=False)
+    assert isinstance(held, Hold) and held.reason == HoldReason.NO_CHUNK
+    bench.infer()
+    assert bench.policy.observations[-1].instruction == "another"
+
+
+def test_a_failed_inference_is_told_and_ends(bench):
+    start_moving(bench)
+    before = bench.policy.calls.count("reset")
+    bench.policy.error = RuntimeError("kernel image is broken")
+    bench.infer()
+    bench.until(lambda: bench.session._worker.problem)
+    status = bench.status("inference")
+    assert status.level == ERROR and "kernel image is broken" in status.message and status.values["errors"] == 1
+    held = [bench.tick() for _ in range(12)]  # 0.6 s: longer than an input may be missing
+    assert isinstance(held[-1], Hold) and bench.speeds()[-1] == 0.0
+    bench.policy.error = None
+    bench.advance(0.01)
+    bench.infer()
+    bench.until(lambda: not bench.session._worker.problem)
+    assert bench.policy.calls.count("reset") > before  # what it had half done must not stay
+    assert bench.status("inference").level == OK
+    assert isinstance(bench.tick(), Motion)
+
+
+def test_not_a_number_never_becomes_a_command(bench):
+    start_moving(bench)
+    bench.policy.actions = np.full((8, 7), np.nan)
+    chunks = len(bench.messages("action_chunk"))
+    bench.see()
+    bench.session._due = True
+    bench.session._worker.wake()
+    bench.until(lambda: "NaN" in bench.session._worker.problem)
+    assert len(bench.messages("action_chunk")) == chunks
+    for _ in range(12):
+        bench.tick()
+    assert np.isfinite(bench.speeds()).all() and bench.speeds()[-1] == 0.0
+
+
+def test_latency_figures(bench):
+    for milliseconds in (10, 20, 90):
+        bench.policy.seconds = milliseconds / 1000
+        bench.infer()
+        bench.advance(0.1)
+    values = bench.status("inference").values
+    assert values["chunks"] == 3 and values["latency p50 ms"] == pytest.approx(20)
+    assert values["latency max ms"] == pytest.approx(90)
+    assert values["mode coarse (fast)"] == 3 and values["observation age p50 ms"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_clock_that_jumps_back_stops_and_recovers(bench):
+    start_moving(bench)
+    bench.set_time(START - 50 * SECOND)
+    bench.session._tick()
+    assert isinstance(bench.session._motion.result, Hold) and bench.speeds()[-1] == 0.0
+    assert bench.status("inputs").values["clock jumps"] >= 1
+    for _ in range(25):  # and the pose is listened to anew
+        bench.tick(images=False)
+    start_moving(bench)
+
+
+def test_limits_change_live(bench):
+    start_moving(bench)
+    fast = bench.speeds()[-1]
+    bench.set(limits__max_speed=fast / 4)
+    bench.tick()
+    bench.tick()
+    assert bench.speeds()[-1] == pytest.approx(fast / 4)
+    assert bench.status("motion").values["limit speed"] == 2
+
+
+def test_an_invalid_proposal_changes_nothing(bench):
+    start_moving(bench)
+    before = bench.session._arm.limits
+    with pytest.raises(AssertionError, match=r"limits\.max_speed"):
+        bench.set(limits__max_speed=-1.0, limits__max_angular_speed=0.1)
+    assert bench.session._arm.limits == before
+
+
+def test_a_silent_camera_stops_the_arm_within_its_age(bench):
+    bench.set(inputs__max_age=0.2, replan__when="continuous")
+    start_moving(bench)
+    results = []
+    for _ in range(6):
+        results.append(bench.tick(images=False))
+    moved = [isinstance(result, Motion) for result in results]
+    assert moved[:3] == [True, True, True] and not any(moved[4:])
+    assert results[-1].reason == HoldReason.STALE_INPUT and "image" in results[-1].detail
+    assert bench.status("motion").level == ERROR
+
+
+def test_a_finished_chunk_is_a_pause(bench):
+    start_moving(bench)
+    bench.policy.error = None
+    bench.session._worker.stop()
+    results = [bench.tick() for _ in range(9)]
+    assert results[-1].reason == HoldReason.CHUNK_FINISHED
+    assert bench.status("motion").values["pauses between chunks"] == 1

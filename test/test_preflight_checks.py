@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every preflight check, with inputs that pass it and one thing wrong that it must notice."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+from session_bench import STEP, FakePolicy, SessionBench
+
+from specprune_ros.nodes import preflight
+from specprune_ros.nodes.preflight import FAIL, PASS, WARN, checks
+
+pytestmark = pytest.mark.ros
+FINGERS = {"inputs.proprio": "joints", "inputs.joint_names": ["finger"]}
+
+
+def ready(bench, seconds=1.5):
+    """Good inputs, 50 ms apart."""
+    for _ in range(round(seconds / STEP)):
+        bench.tick()
+    return bench
+
+
+def verdict(bench, name):
+    found = [check for check in checks(bench.session, bench.node) if check.name.endswith(name)]
+    assert len(found) == 1, found
+    return found[0].verdict, found[0].detail
+
+
+@pytest.fixture
+def open_bench(monkeypatch):
+    benches = []
+
+    def open_bench(policy=None, **parameters):
+        benches.append(SessionBench(monkeypatch, policy, **parameters))
+        return ready(benches[-1])
+
+    yield open_bench
+    for bench in benches:
+        bench.close()
+
+
+def test_everything_is_ready(open_bench):
+    bench = open_bench()
+    found = {check.name: check for check in checks(bench.session, bench.node)}
+    doubtful = {name: check.detail for name, check in found.items() if check.verdict != PASS}
+    assert not doubtful.keys() - {"memory"}, doubtful
+    assert "fake: 2 views, 0 proprio, chunks of 8 x 7" in found["checkpoint"].detail
+
+
+def test_slow_inference(open_bench):
+    policy = FakePolicy()
+    policy.seconds = 0.17  # of a chunk's 0.4 s: less than half, but without reserve
+    assert verdict(open_bench(policy), "latency")[0] == WARN
+    policy = FakePolicy()
+    policy.seconds = 0.15
+    assert verdict(open_bench(policy), "latency")[0] == PASS
+
+
+def test_units_that_contradict(open_bench):
+    found, detail = verdict(open_bench(**{"pruning.control_rate": 10.0}), "units")
+    assert found == WARN and "pruning.control_rate" in detail
+
+
+def test_rates(open_bench):
+    bench = open_bench()
+    assert verdict(bench, "image_primary") == (PASS, "20.0 Hz")
+    bench.session.sensors._images["wrist"].clear()
+    bench.session.sensors._images["wrist"]._arrivals.clear()
+    assert verdict(bench, "image_wrist")[0] == FAIL
+    assert verdict(bench, "observation")[0] == FAIL
+
+
+def test_proprio_outside_the_training_data(open_bench):
+    policy = FakePolicy()
+    policy.proprio_dim, policy.proprio_range = 1, (np.zeros(1), np.ones(1))
+    bench = open_bench(policy, **FINGERS)
+    for position, expected in ((0.5, PASS), (1.5, WARN), (-0.5, WARN)):
+        bench.session.sensors.clear()
+        bench.advance(STEP)
+        bench.see()
+        bench.joints(finger=position)
+        found, detail = verdict(bench, "observation")
+        assert found == expected and ("[0]" in detail) == (expected == WARN)
+
+
+def test_frozen_camera(open_bench):
+    bench = open_bench(**{"inputs.frozen_after": 0.5})
+    for _ in range(20):
+        bench.advance(STEP)
+        bench.see()
+        bench.session.sensors.assemble(bench.now)
+    found, detail = verdict(bench, "cameras")
+    assert found == WARN and "image_primary" in detail
+
+
+def test_unknown_velocity(open_bench):
+    bench = open_bench()
+    bench.session._transforms.clear()
+    assert verdict(bench, "velocity")[0] == WARN
+    assert verdict(open_bench(**{"inputs.base_frame": "", "controller.output": "action_chunk"}), "velocity")[0] == WARN
+
+
+def test_gripper_convention(open_bench):
+    policy = FakePolicy()
+    policy.action_range = np.array([-1.0] * 7), np.ones(7)
+    found, detail = verdict(open_bench(policy), "gripper")
+    assert found == WARN and "-1" in detail
+    swapped = open_bench(**{"controller.gripper_closed_value": 1.0, "controller.gripper_open_value": 0.0})
+    assert verdict(swapped, "gripper")[0] == WARN
+
+
+def test_gripper_without_a_server(open_bench):
+    bench = open_bench(**{"controller.gripper_output": "action"})
+    assert verdict(bench, "gripper")[0] == FAIL
+
+
+def test_nobody_listens(open_bench):
+    bench = open_bench()
+    for subscription in list(bench.node.subscriptions):
+        if subscription.topic_name.endswith("/twist"):
+            bench.node.destroy_subscription(subscription)
+    bench.until(lambda: not bench.session.receivers().count)
+    assert verdict(bench, "twist")[0] == FAIL
+
+
+def test_no_instruction(open_bench):
+    assert verdict(open_bench(instruction=""), "instruction")[0] == WARN
+
+
+def test_little_memory(open_bench, monkeypatch):
+    bench = open_bench()
+    for free, expected in ((511.0, WARN), (513.0, PASS)):
+        monkeypatch.setattr(preflight, "free_memory_mb", lambda device, free=free: {"free MiB": free})
+        assert verdict(bench, "memory")[0] == expected
