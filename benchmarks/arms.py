@@ -11,6 +11,7 @@ import yaml
 from torch import Tensor
 
 from specprune_ros.engine.forward_pass import ForwardPass
+from specprune_ros.engine.precision import NATIVE, check_precision
 from specprune_ros.engine.pruning_run import PruningRun
 from specprune_ros.errors import ConfigError
 from specprune_ros.openvla.preprocessing import CROP_AREA
@@ -114,7 +115,8 @@ WAYS: dict[str, type[PruningRun]] = {"action": ActionHistoryRun, "gripper": Grip
 class Arm:
     """`pruning`: as for `Policy.set_pruning`. `blind`: the images are black. `expert`: no policy, but the expert.
 
-    `run_type` is how patches are chosen. `latency`: simulated seconds from an observation to its chunk.
+    `run_type` is how patches are chosen. `latency`: simulated seconds from an observation to its chunk. `precision` is
+    the number format of the policy that it wants.
     """
 
     name: str
@@ -123,6 +125,7 @@ class Arm:
     expert: bool = False
     run_type: type[PruningRun] = PruningRun
     latency: float = 0.0
+    precision: str = NATIVE
 
     def apply(self, policy: Policy) -> None:
         """Let a policy prune as this arm does, from its next inference on."""
@@ -163,7 +166,8 @@ def with_latencies(names: list[str], latencies: list[str], scales: list[float]) 
 
 
 def _timeless_arm(name: str) -> Arm:
-    """An arm by name, `ARM:NAME=VALUE,NAME=VALUE` for any constant of the method, `WAY/ARM` for a way to choose.
+    """An arm by name, `ARM:NAME=VALUE,NAME=VALUE` for any constant of the method, `WAY/ARM` for a way to choose,
+    `ARM+int8` for a number format.
 
     `fastv` keeps what layer 2 attends to most, `last_kept` what the last inference attended to most, `random` anything,
     `inverse` what the method attends to least; all about as many tokens as `paper`. Ways: `action` remembers the
@@ -171,6 +175,10 @@ def _timeless_arm(name: str) -> Arm:
     alone, and not between layers.
     Raises ConfigError that lists the known names.
     """
+    if "+" in name:
+        base, _, precision = name.rpartition("+")
+        check_precision(precision, torch.device("cpu"))  # a mistake should not wait for its turn
+        return replace(_timeless_arm(base), name=name, precision=precision)
     *ways, rest = name.split("/")
     base, separator, changes = rest.partition(":")
     if name in UNPRUNED:

@@ -102,16 +102,16 @@ def _environment(suite: str, task: int, shadows: bool) -> LiberoEnv:
     return LiberoEnv(suite, task, image_size=IMAGE_SIZE, shadows=shadows, anti_aliasing=shadows)
 
 
-@lru_cache(maxsize=1)
-def _loaded(setup: Setup) -> Policy:
+@lru_cache(maxsize=2)
+def _loaded(setup: Setup, precision: str) -> Policy:
     torch.set_num_threads(1)  # processes share the cores
-    return Policy.from_checkpoint(setup.checkpoint, setup.device, setup.dtype)
+    return Policy.from_checkpoint(setup.checkpoint, setup.device, setup.dtype, precision=precision)
 
 
 def _policy(setup: Setup, chosen: Arm) -> Policy | None:
     if chosen.expert:
         return None
-    policy = _loaded(setup)
+    policy = _loaded(setup, chosen.precision)
     chosen.apply(policy)
     return policy
 

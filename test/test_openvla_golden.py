@@ -12,7 +12,7 @@ import torch
 
 from specprune_ros.openvla.checkpoint import load
 from specprune_ros.openvla.model import SequenceLayout
-from specprune_ros.openvla.preprocessing import CenterCrop, resize
+from specprune_ros.openvla.preprocessing import CenterCrop, LanczosProducts, resize
 from specprune_ros.policy import Observation, Policy
 
 CHECKPOINT = Path(__file__).parent / "data" / "tiny_oft"
@@ -72,7 +72,10 @@ def levels_off(ours, reference):
 @pytest.mark.parametrize("name", ["square", "vga"])
 def test_resize(name):
     arrays = read("resize_golden.npz")
-    assert levels_off(resize(arrays[f"{name}_in"], 224), arrays[f"{name}_out"]).max() <= 1
+    frame, expected = torch.from_numpy(arrays[f"{name}_in"]), arrays[f"{name}_out"]
+    assert levels_off(resize(frame, 224).numpy(), expected).max() <= 1
+    products = LanczosProducts(*frame.shape[:2], 224, torch.device("cpu"))
+    assert levels_off(products(frame).numpy(), expected).max() <= 1
 
 
 def test_center_crop(golden):

@@ -164,7 +164,7 @@ def _cached_frames(folder: Path, paths: list[Path], lengths: np.ndarray, size: i
             episode = read_episode(path)
             for view, name in enumerate(VIEWS):
                 for i, frame in enumerate(episode.frames[name]):
-                    frames[start + i, view] = resize(frame, size)
+                    frames[start + i, view] = resize(torch.from_numpy(frame), size).numpy()
             start += len(episode.actions)
         frames.flush()
         partial.rename(cache)

@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,15 +16,17 @@ from specprune_ros.engine.decoding import PassLengths, Pruning
 from specprune_ros.engine.device_scope import device_scope, on_model_device
 from specprune_ros.engine.flops import decoder_flops, scoring_flops
 from specprune_ros.engine.forward_pass import ForwardPass, Inputs, Outputs
-from specprune_ros.engine.frame_pass import FrameInputs, FramePass, Seen
+from specprune_ros.engine.frame_pass import FrameInputs, FramePass, FramePreparation, Seen, Sizes
 from specprune_ros.engine.pruning_run import PruningState
+from specprune_ros.engine.uploads import Uploads
 from specprune_ros.openvla.model import OpenVLA, SequenceLayout
-from specprune_ros.openvla.preprocessing import CenterCrop, resize
+from specprune_ros.openvla.preprocessing import CenterCrop
 from specprune_ros.openvla.prompt import Prompt
 from specprune_ros.pruning.config import PruningConfig
 from specprune_ros.pruning.schedule import MODES, Mode, ModelShape, Schedule, make_schedule
 
 KEPT_PASSES = 12  # modes times prompt lengths; an instruction of another length replaces the oldest
+KEPT_FRAME_SIZES = 4  # combinations of the cameras' sizes
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +84,12 @@ class Engine:
             self._shape = ModelShape(size.decoder.num_layers, size.num_views, size.patches_per_view)
             self._eos_id = eos_id
             self._crop = CenterCrop(size.image_size, model.device) if center_crop else None
-            self._frame_pass = FramePass(size.towers[0].patch_size, size.patches_per_view, self._crop, config)
-            self._look: Callable[[FrameInputs], Seen] | None = None
+            self._uploads = Uploads(model.device)
+            self._preparations: dict[Sizes, FramePreparation] = {}
+            self._looks: dict[Sizes, Callable[[FrameInputs], Seen]] = {}
+            shape = size.num_views, size.image_size, size.image_size, 3
+            self._no_reference = torch.zeros(shape, dtype=torch.uint8, device=model.device)
+            self._standing_still = torch.zeros(size.num_views, size.patches_per_view, 2, device=model.device)
             self._known = {known: torch.tensor(known, device=model.device) for known in (False, True)}
             self._state = PruningState(config, self._shape, model.device) if config else None
             self._passes: dict[tuple, Pass] = {}
@@ -101,8 +108,7 @@ class Engine:
     @on_model_device
     def prepare(self, views: list[NDArray[np.uint8]]) -> Tensor:
         """Camera frames, each (H, W, 3) uint8 RGB, to (V, S, S, 3) uint8 on the device: resized, then cropped."""
-        resized = self._upload(views)
-        return self._crop(resized) if self._crop else resized
+        return self._preparation(_sizes(views))(self._uploads("views", views))
 
     @on_model_device
     def look(
@@ -116,12 +122,10 @@ class Engine:
         `displacement`: (V, P, 2) patches, back to where the scene was in the reference; None when it stood still.
         Reads one number back, before the forward pass starts.
         """
-        resized = self._upload(views)
         known = self._known[reference is not None]
-        inputs = FrameInputs(resized, resized if reference is None else reference, known, self._on_device(displacement))
-        if self._look is None:
-            self._look = self.graphs.captured(self._frame_pass, inputs)
-        seen = self._look(inputs)
+        reference = self._no_reference if reference is None else reference
+        inputs = FrameInputs(self._uploads("views", views), reference, known, self._on_device(displacement))
+        seen = self._look(_sizes(views), inputs)(inputs)
         return Sight(seen.frames.clone(), seen.similarity, float(seen.dynamic_share))
 
     @on_model_device
@@ -142,7 +146,8 @@ class Engine:
             noise = np.zeros((size.chunk_length, size.action_dim), np.float32)
         text, film = self._embed(prompt)
         moved = self._on_device(displacement)
-        proprio_tensor, start = (torch.from_numpy(x).to(self.model.device, torch.float32) for x in (proprio, noise))
+        proprio_tensor = self._uploads("proprio", [proprio.astype(np.float32)])
+        start = self._uploads("noise", [noise]).view(noise.shape)
         inputs = Inputs(frames, similarity, moved, proprio_tensor, text, film, start)
         layout, plan = self._plan(mode, prompt)
         found = self._pass(mode, prompt, layout, plan, inputs)
@@ -180,14 +185,26 @@ class Engine:
         """Whether every mode has run, or been captured, for a prompt of this shape."""
         return all((mode, prompt.shape) in self._passes for mode in self.modes)
 
-    def _upload(self, views: list[NDArray[np.uint8]]) -> Tensor:
-        size = self.model.config.image_size
-        return torch.from_numpy(np.stack([resize(view, size) for view in views])).to(self.model.device)
+    def _preparation(self, sizes: Sizes) -> FramePreparation:
+        if sizes not in self._preparations:
+            _make_room(self._preparations, KEPT_FRAME_SIZES)
+            device, image_size = self.model.device, self.model.config.image_size
+            self._preparations[sizes] = FramePreparation(sizes, image_size, self._crop, device)
+        return self._preparations[sizes]
+
+    def _look(self, sizes: Sizes, example: FrameInputs) -> Callable[[FrameInputs], Seen]:
+        if sizes not in self._looks:
+            _make_room(self._looks, KEPT_FRAME_SIZES)
+            size = self.model.config
+            patches = size.towers[0].patch_size, size.patches_per_view
+            frame_pass = FramePass(*patches, self._preparation(sizes), self.config)
+            self._looks[sizes] = self.graphs.captured(frame_pass, example)
+        return self._looks[sizes]
 
     def _on_device(self, displacement: NDArray[np.float32] | None) -> Tensor:
         if displacement is None:
-            displacement = np.zeros((self._shape.num_views, self._shape.patches_per_view, 2), np.float32)
-        return torch.from_numpy(displacement).to(self.model.device)
+            return self._standing_still
+        return self._uploads("displacement", [displacement]).view(displacement.shape)
 
     def _embed(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """Embedded text and FiLM's modulations of it; kept for the last prompt, because it seldom changes."""
@@ -206,8 +223,7 @@ class Engine:
     def _pass(self, mode: str, prompt: Prompt, layout: SequenceLayout, plan: Schedule | None, example: Inputs) -> Pass:
         key = (mode, prompt.shape)
         if key not in self._passes:
-            while len(self._passes) >= KEPT_PASSES:
-                del self._passes[next(iter(self._passes))]  # the oldest
+            _make_room(self._passes, KEPT_PASSES)
             pruning = Pruning(self.config, plan, self._state) if self.config and plan and self._state else None
             forward = ForwardPass(self.model, layout, pruning)
             fixed_shapes = self.config is None or self.config.selection == "budget" or mode == Mode.DENSE
@@ -237,3 +253,13 @@ class Engine:
     def _per_view(self, kept: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
         per_view = self._shape.patches_per_view
         return tuple(kept[kept // per_view == view] - view * per_view for view in range(self._shape.num_views))
+
+
+def _sizes(views: list[NDArray[np.uint8]]) -> Sizes:
+    return tuple((view.shape[0], view.shape[1]) for view in views)
+
+
+def _make_room(cache: dict[Any, Any], limit: int) -> None:
+    """Drop the oldest entries, so that one more fits."""
+    while len(cache) >= limit:
+        del cache[next(iter(cache))]
