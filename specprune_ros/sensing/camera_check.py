@@ -1,10 +1,13 @@
-"""What is odd about a camera whose images can still be used: it repeats one picture, or is not the calibrated size."""
+"""What is odd about a camera whose images can still be used: one picture for ever, no colours, another size."""
 
 from typing import Any
 
 import numpy as np
 
 from specprune_ros.sensing.stamps import NANOSECONDS
+
+SPARSE = 4  # every how many pixels colours are looked for
+GREY = 4  # of 255, between the colours of a grey pixel: what compression adds
 
 
 class CameraCheck:
@@ -15,6 +18,7 @@ class CameraCheck:
         self._calibrated: tuple[int, int] | None = None  # width and height, pixels
         self._size: tuple[int, int] | None = None
         self._frame: np.ndarray | None = None
+        self._grey = False
         self._first = self._last = 0  # stamps of the first and last frame with the same content, nanoseconds
 
     def on_info(self, message: Any) -> None:
@@ -28,6 +32,8 @@ class CameraCheck:
         self._size = frame.shape[1], frame.shape[0]
         if self._frame is None or stamp < self._last or not np.array_equal(frame, self._frame):
             self._frame, self._first = frame, stamp
+            few = frame[::SPARSE, ::SPARSE].astype(np.int16)
+            self._grey = bool((few.max(axis=2) - few.min(axis=2)).max() <= GREY)
         self._last = stamp
 
     def problem(self, frozen_after: float) -> str:
@@ -37,6 +43,11 @@ class CameraCheck:
             return (
                 f"image on {self._topic} is {width}x{height}, but {self._info_topic} says {wide}x{high}; check the "
                 "remapping and the camera's resolution"
+            )
+        if self._grey:
+            return (
+                f"image on {self._topic} has no colours, and the checkpoint saw colours in training; check the "
+                "camera's format"
             )
         unchanged = (self._last - self._first) / NANOSECONDS
         if 0 < frozen_after < unchanged:

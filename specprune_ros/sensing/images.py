@@ -1,16 +1,20 @@
-"""Camera messages to upright RGB frames. Messages are duck-typed: DDS and a bag make classes of their own."""
+# SPDX-License-Identifier: Apache-2.0
+"""Camera messages to upright RGB frames. Messages are duck-typed: DDS and a bag make classes of their own.
 
-from types import SimpleNamespace
+Decoded with OpenCV alone: the builds of cv_bridge disagree about padding, Bayer and YUV.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
-from cv_bridge import CvBridge
 
 from specprune_ros.errors import ObservationError
 
 MIN_SIDE = 16  # pixels; anything smaller is not a picture of a scene
-BYTES_PER_PIXEL = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
 
 # How a frame is turned into what the checkpoint saw in training.
 TRANSFORMS = {
@@ -20,14 +24,48 @@ TRANSFORMS = {
     "flip_vertical": lambda frame: frame[::-1],
 }
 
-_bridge = CvBridge()
+
+@dataclass(frozen=True)
+class Encoding:
+    """How an encoding of sensor_msgs/image_encodings becomes RGB."""
+
+    channels: int  # bytes per pixel of a row; (H, W) without an axis for 1
+    to_rgb: Callable[[np.ndarray], np.ndarray]
+    even: bool = False  # width, and with `planes` height, are multiples of 2
+    planes: bool = False  # the rows of the image are followed by half as many rows of colour
+
+
+def _by(code: int) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda pixels: cv2.cvtColor(pixels, code)
+
+
+# OpenCV names a Bayer order by the second and third pixel of the second row: rggb is its BG.
+ENCODINGS = {
+    "rgb8": Encoding(3, np.ascontiguousarray),
+    "bgr8": Encoding(3, _by(cv2.COLOR_BGR2RGB)),
+    "rgba8": Encoding(4, _by(cv2.COLOR_RGBA2RGB)),
+    "bgra8": Encoding(4, _by(cv2.COLOR_BGRA2RGB)),
+    "mono8": Encoding(1, _by(cv2.COLOR_GRAY2RGB)),
+    "bayer_rggb8": Encoding(1, _by(cv2.COLOR_BayerBG2RGB)),
+    "bayer_bggr8": Encoding(1, _by(cv2.COLOR_BayerRG2RGB)),
+    "bayer_gbrg8": Encoding(1, _by(cv2.COLOR_BayerGR2RGB)),
+    "bayer_grbg8": Encoding(1, _by(cv2.COLOR_BayerGB2RGB)),
+    "yuv422": Encoding(2, _by(cv2.COLOR_YUV2RGB_UYVY), even=True),
+    "uyvy": Encoding(2, _by(cv2.COLOR_YUV2RGB_UYVY), even=True),
+    "yuv422_yuy2": Encoding(2, _by(cv2.COLOR_YUV2RGB_YUYV), even=True),
+    "yuyv": Encoding(2, _by(cv2.COLOR_YUV2RGB_YUYV), even=True),
+    "nv12": Encoding(1, _by(cv2.COLOR_YUV2RGB_NV12), even=True, planes=True),
+    "nv21": Encoding(1, _by(cv2.COLOR_YUV2RGB_NV21), even=True, planes=True),
+}
+UNORDERED = re.compile(r"8UC[1-4]?")
+OTHER_DEPTH = re.compile(r"mono16|(rgb|bgr)a?16|bayer_\w{4}16|8SC[1-4]?|(16|32|64)[USF]C[1-4]?")
 
 
 def to_rgb(message: Any, topic: str) -> np.ndarray:
     """A sensor_msgs/Image or CompressedImage as (H, W, 3) uint8 RGB.
 
-    Raises ObservationError that names the topic for an unknown encoding, a size that does not fit the data, or
-    compressed data that does not decode.
+    Raises ObservationError that names the topic for what is not a colour or grey picture of 8 bits, a size that does
+    not fit the data, or compressed data that does not decode.
     """
     frame = _decompressed(message, topic) if hasattr(message, "format") else _raw(message, topic)
     if min(frame.shape[:2]) < MIN_SIDE:
@@ -42,52 +80,63 @@ def transformed(frame: np.ndarray, transform: str) -> np.ndarray:
 
 
 def _raw(message: Any, topic: str) -> np.ndarray:
+    encoding = _encoding(message.encoding, topic)
     height, width, step, data = message.height, message.width, message.step, message.data
-    if len(data) != height * step or not data:
+    rows = _rows(encoding, height, step, len(data))
+    if rows is None or not data:
         raise ObservationError(
             f"image on {topic} has {len(data)} bytes for height {height} x step {step}; the driver sends broken images"
         )
-    row = width * BYTES_PER_PIXEL.get(message.encoding, 1)
+    row = width * encoding.channels
     if step < row:
         raise ObservationError(
             f"image on {topic} has step {step}, less than the {row} bytes of {width} {message.encoding} pixels"
         )
-    if message.encoding in BYTES_PER_PIXEL and step > row:
-        message = _without_padding(message, row)
-    try:
-        frame = _bridge.imgmsg_to_cv2(message, "rgb8")
-    except Exception as error:  # cv_bridge raises KeyError, TypeError, cv2.error or CvBridgeError, by its build
+    if encoding.even and (width % 2 or (encoding.planes and rows % 3)):
         raise ObservationError(
-            f"image on {topic} has unknown encoding {message.encoding[:40]!r}; publish rgb8, bgr8 or mono8"
-        ) from error
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape != (height, width, 3):
-        raise ObservationError(
-            f"image on {topic} has encoding {message.encoding[:40]!r} of another depth; publish rgb8 or bgr8"
+            f"image on {topic} is {width} pixels wide in {message.encoding}, which shares colours between neighbours; "
+            "set an even resolution"
         )
-    return frame
+    pixels = np.frombuffer(data, np.uint8).reshape(rows, step)[:, :row]
+    if encoding.channels > 1:
+        pixels = pixels.reshape(rows, width, encoding.channels)
+    return encoding.to_rgb(np.ascontiguousarray(pixels))
 
 
-def _without_padding(message: Any, row: int) -> Any:
-    """The same image with rows of `row` bytes: not every build of cv_bridge looks at `step`."""
-    rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)[:, :row]
-    return SimpleNamespace(
-        header=message.header,
-        height=message.height,
-        width=message.width,
-        encoding=message.encoding,
-        is_bigendian=message.is_bigendian,
-        step=row,
-        data=rows.tobytes(),
-    )
+def _rows(encoding: Encoding, height: int, step: int, size: int) -> int | None:
+    """Rows of bytes in the data, None when it is not whole rows. Planes are counted into the height, or not."""
+    counts = (height, height * 3 // 2) if encoding.planes else (height,)
+    return next((rows for rows in counts if rows * step == size), None)
+
+
+def _encoding(name: str, topic: str) -> Encoding:
+    if name in ENCODINGS:
+        return ENCODINGS[name]
+    if OTHER_DEPTH.fullmatch(name):
+        raise ObservationError(f"image on {topic} is {name}, not a colour picture of 8 bits; publish rgb8 or bgr8")
+    if UNORDERED.fullmatch(name):
+        raise ObservationError(f"image on {topic} is {name}, which does not say its colours; publish rgb8 or bgr8")
+    raise ObservationError(f"image on {topic} has unknown encoding {name[:40]!r}; publish rgb8, bgr8 or mono8")
 
 
 def _decompressed(message: Any, topic: str) -> np.ndarray:
+    said = f"compressed image on {topic} (format {message.format[:40]!r})"
+    source, _, coded = message.format.partition(";")
+    if OTHER_DEPTH.fullmatch(source.strip()):
+        raise ObservationError(f"{said} is not a colour picture of 8 bits; publish rgb8 or bgr8 as jpeg or png")
     try:
-        frame = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR)
+        # Unchanged: with its own depth, and as it lies on the sensor, whatever its EXIF data say.
+        frame = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         frame = None
     if frame is None:
-        raise ObservationError(
-            f"compressed image on {topic} (format {message.format[:40]!r}) does not decode; publish jpeg or png"
-        )
-    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        raise ObservationError(f"{said} does not decode; publish jpeg or png")
+    if frame.dtype != np.uint8:
+        raise ObservationError(f"{said} has {frame.dtype.itemsize * 8} bits; publish rgb8 or bgr8 as jpeg or png")
+    if frame.ndim == 2 or frame.shape[2] == 1:
+        return cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB)
+    # compressed_image_transport's rule: "rgb8; jpeg compressed rgb8" was written without bringing it to OpenCV's order.
+    bgr = not coded or "compressed bgr" in coded
+    if frame.shape[2] == 4:
+        return cv2.cvtColor(frame, cv2.COLOR_BGRA2RGB if bgr else cv2.COLOR_RGBA2RGB)
+    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if bgr else frame
