@@ -55,7 +55,10 @@ def pytest_configure() -> None:
     global domain_lock
     domain, domain_lock = lock_free_domain()
     os.environ["ROS_DOMAIN_ID"] = str(domain)
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    # Without shared memory, which LOCALHOST adds: a test kills processes, and that can hang all others.
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SYSTEM_DEFAULT"
+    os.environ.pop("ROS_LOCALHOST_ONLY", None)
+    os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(Path(__file__).parent / "config" / "fastdds_localhost.xml")
 
 
 def pytest_report_header() -> str:

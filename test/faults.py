@@ -1,5 +1,6 @@
 """The list of faults that the tests in test_faults_*.py inject, and the table of them in docs/faults.md."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,7 @@ class Fault:
     status: str
     words: str
     recovery: str
+    module: str  # whose test injects it
 
     def __str__(self) -> str:
         return self.name
@@ -42,7 +44,7 @@ class Fault:
 def fault(group: str, name: str, arm: str, status: str, words: str, recovery: str = BY_ITSELF) -> Fault:
     """Add a row to the table."""
     assert group in GROUPS
-    row = Fault(group, name, arm, status, words, recovery)
+    row = Fault(group, name, arm, status, words, recovery, sys._getframe(1).f_globals["__name__"])
     FAULTS.append(row)
     return row
 
@@ -52,7 +54,8 @@ def table() -> str:
     lines = []
     for group in GROUPS:
         lines += [f"### {group}", "", "| fault | the arm | /diagnostics | recovery |", "|---|---|---|---|"]
-        rows = [row for row in FAULTS if row.group == group]
+        # By module: which tests run first does not matter.
+        rows = sorted((row for row in FAULTS if row.group == group), key=lambda row: row.module)
         lines += [f"| {row.name} | {row.arm} | {_says(row)} | {row.recovery} |" for row in rows]
         lines.append("")
     return "\n".join(lines)

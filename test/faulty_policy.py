@@ -1,5 +1,6 @@
 """The policy node on a machine that breaks: the instructions below inject what only broken hardware would cause."""
 
+import ctypes
 import dataclasses
 import sys
 import time
@@ -16,6 +17,7 @@ NOT_A_NUMBER, TOO_LARGE = "inject nan", "inject large actions"
 ACTIONS = {NOT_A_NUMBER: np.nan, TOO_LARGE: 1000.0}
 NO_GRAPHS = "inject failed graph captures"
 SLOW, SLOW_SECONDS = "inject a slow inference", 0.7
+FROZEN, FROZEN_SECONDS = "inject a hang that holds Python's global lock", 120
 HANGING, HANGING_SECONDS, HANGS_AT = "inject an inference that hangs", 4.0, 20  # every 20th one
 
 
@@ -35,6 +37,8 @@ class FaultyPolicy(Policy):
         self._inferences += 1
         if instruction == SLOW:
             time.sleep(SLOW_SECONDS)
+        if instruction == FROZEN:
+            ctypes.PyDLL(None).sleep(FROZEN_SECONDS)
         if instruction == HANGING and self._inferences % HANGS_AT == 0:
             time.sleep(HANGING_SECONDS)
         value = ACTIONS.get(instruction)

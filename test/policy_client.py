@@ -1,6 +1,5 @@
 """The world around the policy node in tests: publishes real inputs over DDS, listens, and drives the lifecycle."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -36,6 +35,7 @@ PARAMETERS = {
     "inputs.max_age": 0.6,
     "inputs.frozen_after": 0.0,  # the pictures never change
     "model.device": "cpu",
+    "hang_timeout": 60.0,  # others may use all processors
 }
 TRANSITIONS = {"configure": 1, "cleanup": 2, "activate": 3, "deactivate": 4, "unconfigured_shutdown": 5}
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -53,7 +53,6 @@ def start_policy(namespace="", module="specprune_ros.nodes.policy_node", stdout=
     return subprocess.Popen(
         [sys.executable, "-m", module, "--ros-args", *arguments],
         cwd=ROOT,
-        env={"FASTRTPS_DEFAULT_PROFILES_FILE": str(ROOT / "config" / "fastdds.xml"), **os.environ},
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,9 +1,6 @@
-"""Inferences that fail, a robot that is killed, a disk that is full."""
+"""Inferences that fail, a disk that is full."""
 
-import os
 import resource
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -14,7 +11,7 @@ pytest.importorskip("rclpy")
 from fault_bench import CHUNK_SECONDS
 from faults import GOES_ON, HOLDS, fault
 from faulty_policy import BUG, HANGING, NO_GRAPHS, NOT_A_NUMBER, OUT_OF_MEMORY, TOO_LARGE
-from policy_client import INSTRUCTION, ROOT
+from policy_client import INSTRUCTION
 
 pytestmark = pytest.mark.ros
 
@@ -47,7 +44,6 @@ NOT_CAPTURED = fault(
     "graphs could not be captured",
     "cleanup, configure, activate, enable",
 )
-ROBOT_KILLED = fault(PROCESSES, "robot or simulator is killed (kill -9) and restarted", HOLDS, "motion", "holding, ")
 DISK_FULL = fault(PROCESSES, "disk is full: no file can be written", GOES_ON, "inference", "running")
 
 
@@ -92,28 +88,6 @@ def test_absurd_actions(instructed):
     instructed.assert_held(time.time())
     instructed.wait_for_problem("motion", "holding, limit")
     assert instructed.set(limits__on_violation="clamp") == ""
-
-
-def start_robot():
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen([sys.executable, "test/robot_process.py"], cwd=ROOT, env={**os.environ, "PYTHONPATH": path})
-
-
-def test_robot_is_killed_and_comes_back(bench):
-    bench.robot_alive = False
-    robot = start_robot()
-    try:
-        bench.spin(2.0)
-        bench.wait_until_moving("motion with the other robot")
-        robot.kill()
-        robot.wait()
-        bench.assert_held(time.time())
-        bench.says(ROBOT_KILLED)
-        robot = start_robot()
-        bench.wait_until_moving("motion with the robot that came back")
-    finally:
-        robot.kill()
-        robot.wait()
 
 
 def test_full_disk(bench):

@@ -1,7 +1,6 @@
 """The simulator node as users run it: a real process, real DDS, real LIBERO."""
 
 import dataclasses
-import os
 import signal
 import subprocess
 import sys
@@ -25,11 +24,9 @@ STEP_NS = 50_000_000
 
 
 def start(*arguments):
-    environment = {"FASTRTPS_DEFAULT_PROFILES_FILE": str(ROOT / "config" / "fastdds.xml"), **os.environ}
     return subprocess.Popen(
         [sys.executable, "-m", "specprune_ros.nodes.libero_sim", "--ros-args", *arguments],
         cwd=ROOT,
-        env=environment,
         stderr=subprocess.PIPE,
         text=True,
     )

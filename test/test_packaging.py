@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from specprune_ros.nodes.parameters.groups import NodeConfig
+
 ROOT = Path(__file__).parents[1]
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
 SCRIPTS = [ROOT / "scripts" / name for name in ("demo", "env", "test")]
@@ -66,6 +68,21 @@ def test_every_listed_node_exists() -> None:
     for module in nodes().values():
         source = ROOT / f"{module.replace('.', '/')}.py"
         assert source.is_file() and re.search(r"\ndef main\(.*\) -> int:", source.read_text()), module
+
+
+def test_systemd_unit_fits_the_node() -> None:
+    unit = configparser.ConfigParser(strict=False, interpolation=None, delimiters=("=",))
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(ROOT / "config/specprune_policy.service")
+    service = unit["Service"]
+    assert service["Type"] == "notify" and service["KillSignal"] == "SIGINT"
+    assert float(service["WatchdogSec"]) > NodeConfig().hang_timeout  # the node's own end says where it hangs
+    assert service["RestartPreventExitStatus"] == "2"
+    command = service["ExecStart"].replace("$$", "$").replace("\\\n", " ")
+    script = re.fullmatch(r"/bin/bash -c '(.*)'", command, re.DOTALL)
+    assert script is not None
+    run("bash", "-n", "-c", script.group(1), cwd=ROOT)
+    assert "lib/specprune_ros/policy" in command and "policy" in nodes()
 
 
 def test_requirements_are_pinned() -> None:

@@ -20,14 +20,14 @@ from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import SetBool
 from tqdm import tqdm
 
-from specprune_ros.demo.options import CONFIG, ROOT, Options, parse
+from specprune_ros.demo.options import CONFIG, Options, parse
 from specprune_ros.demo.recorder import POLICY, SIMULATOR, Recorder
 from specprune_ros.demo.report import draw_side_by_side, write_report
 from specprune_ros.errors import UserError
 from specprune_ros.openvla import checkpoint as release
 from specprune_ros.policy import Policy
 from specprune_ros.processes.children import ChildEnded, ChildProcesses
-from specprune_ros.processes.free_domain import free_domain
+from specprune_ros.processes.free_domain import free_domain, local_network
 from specprune_ros.sim.libero_env import CONTROL_RATE
 from specprune_ros.viewing.episode import Episode
 from specprune_ros.viewing.video import write_video
@@ -84,9 +84,7 @@ def _record(options: Options) -> Episode:
     """Run one episode over ROS. Nothing is left running, whatever happens."""
     with free_domain() as domain:
         # Before rclpy starts, here and in the children: never talk to somebody's robot.
-        network = {"ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
-        os.environ.update(network)
-        os.environ.setdefault("FASTRTPS_DEFAULT_PROFILES_FILE", str(ROOT / "config" / "fastdds.xml"))
+        os.environ.update(local_network(domain))
         (options.out / "logs").mkdir(parents=True, exist_ok=True)
         with ChildProcesses(options.out / "logs") as children:
             say(f"starting the simulator and the policy (ROS domain {domain}, logs in {options.out / 'logs'})")

@@ -7,9 +7,15 @@ rendering slows time down and never makes a stamp wrong. It goes on across reset
 Everything runs on one thread, which also owns the OpenGL context: messages are handled between two control steps.
 """
 
+import sys
+
+from specprune_ros.processes.interruption import SIGNALS, leave_at_once
+
+if __name__ == "__main__":
+    leave_at_once()  # in the seconds that the imports take
+
 import dataclasses
 import signal
-import sys
 import time
 from typing import Any
 
@@ -236,7 +242,7 @@ def main() -> int:
     """Run the node until it is interrupted. Returns 2 when the user's parameters are wrong."""
     # Not rclpy's handlers, which invalidate the publishers in the middle of a step, and no exceptions either, which get
     # lost in compiled code. While the scene is loading there is nothing to finish: a signal just ends the process.
-    handle_signals(signal.SIG_DFL)
+    leave_at_once()
     try:
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:  # rcl's, for arguments and parameter files that it cannot read
@@ -247,16 +253,12 @@ def main() -> int:
     except UserError as error:
         print(f"libero_sim: {error}", file=sys.stderr)
         return 2
-    handle_signals(lambda *_: node.stop())
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: node.stop())
     node.run()
     node.destroy_node()
     rclpy.shutdown()
     return 0
-
-
-def handle_signals(handler: Any) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -4,24 +4,29 @@ A lifecycle node. Threads: the executor's (callbacks, control timer, lifecycle) 
 between *configure* and *cleanup* belongs to a `Session`.
 """
 
-import signal
 import sys
+
+from specprune_ros.processes.interruption import leave_at_once
+
+if __name__ == "__main__":
+    leave_at_once()  # in the seconds that the imports take
+
 import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import rclpy
 from lifecycle_msgs.srv import ChangeState
 from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
 from rclpy.exceptions import NameValidationException, ParameterException
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from specprune_ros.errors import ConfigError, UserError
+from specprune_ros.nodes.node_process import NodeProcess, transport_problems
 from specprune_ros.nodes.parameters.declaration import LiveParameters, declare_groups
 from specprune_ros.nodes.parameters.groups import GROUPS, NodeConfig
 from specprune_ros.nodes.parameters.pruning import check_preset, declare_pruning, expand_preset
@@ -31,7 +36,7 @@ from specprune_ros.nodes.subscribing import LATCHED
 from specprune_ros.pruning.config import PruningConfig
 
 SWITCH_INTERVAL = 0.0005  # seconds; a busy Python thread then delays callbacks by 1 ms instead of 6
-SIGNAL_TIME = 0.1  # seconds until a signal is noticed at the latest
+LAST_INFERENCE = 1.0  # seconds that the end of the node waits for a running inference
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -47,6 +52,7 @@ class PolicyNode(LifecycleNode):
         self._state = "unconfigured"
         self._failure = ""
         self._refused_instruction = ""
+        self.while_loading: Callable[[], AbstractContextManager] = nullcontext  # around what may take minutes
         self.parameters = LiveParameters(
             self,
             declare_groups(self, GROUPS) | {"pruning": declare_pruning(self)},
@@ -60,6 +66,8 @@ class PolicyNode(LifecycleNode):
         self._diagnostics = Diagnostics(self, self._statuses)
         backward = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True)
         self._jump = self.get_clock().create_jump_callback(backward, post_callback=self._on_clock_jump)
+        for problem in transport_problems():
+            self.get_logger().warning(problem)
 
     # Lifecycle
 
@@ -81,7 +89,8 @@ class PolicyNode(LifecycleNode):
         """Load and warm up the model. On failure: one line in the log and in /diagnostics, and all is released."""
         self.parameters.adopt()
         try:
-            self.session = Session(self, self.parameters)
+            with self.while_loading():
+                self.session = Session(self, self.parameters)
         except Exception as error:  # whatever it is, the node stays unconfigured and can be configured again
             expected = isinstance(error, UserError)
             self._failure = " ".join(str(error if expected else repr(error)).split())
@@ -109,12 +118,14 @@ class PolicyNode(LifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the model."""
-        self._close()
+        with self.while_loading():  # waits for a running inference
+            self._close()
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop motion and free the model."""
-        self._close()
+        with self.while_loading():
+            self._close()
         self._state = "finalized"
         return SUCCESS
 
@@ -124,15 +135,15 @@ class PolicyNode(LifecycleNode):
         self.get_logger().error("a lifecycle transition failed; the node is unconfigured and can be configured again")
         return SUCCESS
 
-    def _close(self) -> None:
+    def _close(self, patience: float | None = None) -> None:
         if self.session is not None:
             self.session.stop()
-            self.session.close()
+            self.session.close(patience)
             self.session = None
         self._state = "unconfigured"
 
     def destroy_node(self) -> None:
-        self._close()
+        self._close(LAST_INFERENCE)
         self._jump.unregister()
         super().destroy_node()
 
@@ -202,62 +213,21 @@ class PolicyNode(LifecycleNode):
         )
 
 
-class Interruption:
-    """SIGINT and SIGTERM as a flag: an exception out of a handler could surface in C++ code and be lost there."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._request)
-
-    def _request(self, number: int, _: object) -> None:
-        self.requested = True
-        signal.signal(number, signal.SIG_DFL)  # a second one ends a process that hangs
-
-
-def run(node: PolicyNode, interruption: Interruption) -> None:
-    """Spin until interrupted. An unexpected error in a callback stops the motion and not the node."""
-    executor = SingleThreadedExecutor(context=node.context)
-    executor.add_node(node)
-    while not interruption.requested:
-        try:
-            executor.spin_once(timeout_sec=SIGNAL_TIME)
-        except Exception as error:
-            node.get_logger().error(f"unexpected error, motion is off:\n{''.join(traceback.format_exception(error))}")
-            if node.session is not None:
-                node.session.enable(False)
-
-
 def main() -> int:
-    """Run the node until it is interrupted. Returns 2 when the user's parameters are wrong."""
+    """Run the node until it is interrupted. Ends the process with 2 when the user's parameters are wrong."""
     sys.setswitchinterval(SWITCH_INTERVAL)
-    interruption = Interruption()
-    node = None
+    process = NodeProcess()
     try:
-        init_rclpy()
-        node = PolicyNode()
+        node = process.start(PolicyNode)
         if node.parameters.declared(NodeConfig).autostart:
             if node.trigger_configure() != SUCCESS:
-                return 2
+                process.end(2)
             node.trigger_activate()
-        run(node, interruption)
+        process.run(node)
     except (UserError, ParameterException, NameValidationException) as error:
         print(f"specprune_policy: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
-
-
-def init_rclpy() -> None:
-    """Raises UserError for ROS arguments that do not parse."""
-    try:
-        # rclpy's own handlers would invalidate the publishers before the arm is told to hold.
-        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    except Exception as error:  # rclpy has several, of no common kind
-        raise UserError(f"{str(error).split(', at ')[0]}; check what follows --ros-args") from error
+        process.end(2)
+    process.end(0)
 
 
 if __name__ == "__main__":

@@ -5,21 +5,27 @@ arm does not move. Run it instead of the policy node, not beside it.
 """
 
 import sys
+
+from specprune_ros.processes.interruption import Interruption, leave_at_once
+
+if __name__ == "__main__":
+    leave_at_once()  # in the seconds that the imports take
+
 import time
 from contextlib import suppress
 
 import torch
 from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.utilities import try_shutdown
 
 from specprune_ros.checks import FAIL, PASS, WARN, Check, table
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.doctor.fit import doubts, gripper_doubt
 from specprune_ros.errors import ObservationError, UserError
 from specprune_ros.nodes.model import free_memory_mb, memory_mb
+from specprune_ros.nodes.node_process import NodeProcess, transport_problems
 from specprune_ros.nodes.parameters.groups import NodeConfig
-from specprune_ros.nodes.policy_node import SUCCESS, Interruption, PolicyNode, init_rclpy
+from specprune_ros.nodes.policy_node import SUCCESS, PolicyNode
 from specprune_ros.nodes.reporting.latency import pauses
 from specprune_ros.nodes.session import Session
 from specprune_ros.pruning.config import PruningConfig
@@ -51,6 +57,7 @@ def checks(session: Session, node: PolicyNode) -> list[Check]:
         _receiver(session),
         _instruction(node),
         _memory(session.policy.device),
+        *_transport(),
     ]
 
 
@@ -177,6 +184,11 @@ def _memory(device: torch.device) -> Check:
     return Check("memory", WARN, f"{detail}: little is left; close other programs, or set model.dtype bfloat16")
 
 
+def _transport() -> list[Check]:
+    problems = [Check("DDS", WARN, problem) for problem in transport_problems()]
+    return problems or [Check("DDS", PASS, "no shared memory; the kernel allows socket buffers of 4 MiB")]
+
+
 def listen(node: PolicyNode, session: Session, interruption: Interruption) -> None:
     """Receive inputs for a while, and look at every set of images."""
     executor = SingleThreadedExecutor()
@@ -190,25 +202,20 @@ def listen(node: PolicyNode, session: Session, interruption: Interruption) -> No
 
 
 def main() -> int:
-    """Print the table. Returns 0 when nothing fails, 1 when something does, 2 when parameters are wrong."""
-    interruption = Interruption()
-    node = None
+    """Print the table. Ends the process with 0 when nothing fails, 1 when something does, 2 for wrong parameters."""
+    process = NodeProcess()
     try:
-        init_rclpy()
-        node = PolicyNode()
+        node = process.start(PolicyNode)
         if node.trigger_configure() != SUCCESS or node.session is None:
-            return 2
-        listen(node, node.session, interruption)
+            process.end(2)
+        process.heartbeat.stop()
+        listen(node, node.session, process.interruption)
         rows = checks(node.session, node)
         print(table(rows))
-        return 1 if any(row.verdict == FAIL for row in rows) else 0
+        process.end(1 if any(row.verdict == FAIL for row in rows) else 0)
     except (UserError, ParameterException, NameValidationException) as error:
         print(f"preflight: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    finally:
-        if node is not None:
-            node.destroy_node()
-        try_shutdown()
+        process.end(2)
 
 
 if __name__ == "__main__":

@@ -198,9 +198,9 @@ class Session:
         self._worker.stop()
         self._timer.cancel()
 
-    def close(self) -> None:
-        """Release everything; waits for a running inference."""
-        self._worker.close()
+    def close(self, patience: float | None = None) -> None:
+        """Release everything; waits for a running inference, `patience` seconds at most."""
+        self._worker.close(patience)
         self._node.destroy_timer(self._timer)
         self._motion.destroy()
         self._inputs.destroy()

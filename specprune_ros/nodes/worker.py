@@ -86,12 +86,12 @@ class InferenceWorker:
         """There is a new image."""
         self._wake.set()
 
-    def close(self) -> None:
-        """End the thread; waits for a running inference."""
+    def close(self, patience: float | None = None) -> None:
+        """End the thread; waits for a running inference, `patience` seconds at most."""
         self.stop()
         self._closed = True
         self._wake.set()
-        self._thread.join()
+        self._thread.join(patience)
 
     def _run(self) -> None:
         while not self._closed:

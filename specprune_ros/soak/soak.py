@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from specprune_ros.errors import ConfigError, UserError
 from specprune_ros.processes.children import ChildEnded, ChildProcesses
-from specprune_ros.processes.free_domain import free_domain
+from specprune_ros.processes.free_domain import free_domain, local_network
 from specprune_ros.soak import robot
 from specprune_ros.soak.listener import POLICY, Listener
 from specprune_ros.soak.plot import plot
@@ -92,8 +92,7 @@ def _record(options: argparse.Namespace) -> Series:
     """Nothing is left running, whatever happens."""
     with free_domain() as domain:
         # Before rclpy starts, here and in the children: never talk to somebody's robot.
-        os.environ.update(ROS_DOMAIN_ID=str(domain), ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST")
-        os.environ.setdefault("FASTRTPS_DEFAULT_PROFILES_FILE", str(ROOT / "config" / "fastdds.xml"))
+        os.environ.update(local_network(domain))
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # the robot needs a processor, too
         os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", RETURN_FROM)
         with ChildProcesses(options.out / "logs") as children:

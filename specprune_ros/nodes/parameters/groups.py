@@ -12,6 +12,7 @@ from specprune_ros.errors import ConfigError
 from specprune_ros.parameters import parameter
 from specprune_ros.sensing.config import InputsConfig
 
+LEAST_HANG = 1.0  # seconds; less happens on a busy machine
 LONGEST_INSTRUCTION = 1000  # characters; it is repeated in every chunk and in the diagnostics
 
 
@@ -20,8 +21,20 @@ class NodeConfig:
     instruction: str = parameter("", "What the arm should do, in words; also settable on ~/instruction.")
     dry_run: bool = parameter(False, "Compute and publish everything, move nothing, even when motion is enabled.")
     autostart: bool = parameter(False, "Configure and activate at start, without a lifecycle manager.", live=False)
+    hang_timeout: float = parameter(
+        5.0,
+        "The process ends itself, with every thread's stack on stderr, when its control thread hangs for so long; "
+        "0 never does, for debuggers.",
+        minimum=0.0,
+        maximum=600.0,
+        unit="s",
+    )
 
     def __post_init__(self) -> None:
+        if 0 < self.hang_timeout < LEAST_HANG:
+            raise ConfigError(
+                f"hang_timeout = {self.hang_timeout:g} is too short; allowed: 0, or {LEAST_HANG:g} to 600"
+            )
         if len(self.instruction) > LONGEST_INSTRUCTION:
             raise ConfigError(
                 f"instruction has {len(self.instruction)} characters; say it in at most {LONGEST_INSTRUCTION}"

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process whose main loop hangs ends itself, also while Python's global lock is held; systemd is told."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+START = """
+import ctypes, os, signal, sys, time
+from specprune_ros.processes.heartbeat import Heartbeat, notify
+from specprune_ros.processes.interruption import Interruption, leave_at_once
+frozen = lambda seconds: ctypes.PyDLL(None).usleep(int(seconds * 1e6))  # holds the global lock
+"""
+
+
+def run(script, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", START + script],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_hang_with_the_global_lock_held_ends_the_process():
+    ended = run("Heartbeat(0.3).beat(); frozen(60)")
+    assert ended.returncode == 1
+    assert "Timeout" in ended.stderr and 'File "<string>"' in ended.stderr
+
+
+def test_beats_suspension_and_no_limit_keep_it_alive():
+    ended = run(
+        "heart = Heartbeat(1.5)\n"
+        "for _ in range(5): heart.beat(); frozen(0.4)\n"
+        "with heart.suspended(): heart.beat(); frozen(2)\n"
+        "heart.set_limit(0); frozen(2)\n"
+        "print('alive')"
+    )
+    assert (ended.returncode, ended.stdout) == (0, "alive\n"), ended.stderr
+
+
+def test_hang_after_a_suspension_ends_the_process():
+    assert run("heart = Heartbeat(0.3)\nwith heart.suspended(): frozen(1)\nfrozen(60)").returncode == 1
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_systemd_is_told(tmp_path, abstract):
+    address = f"@specprune_test_{os.getpid()}" if abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind("\0" + address[1:] if abstract else address)
+        script = "heart = Heartbeat(60)\nnotify('READY=1'); heart.beat()\nwith heart.suspended(): pass"
+        assert run(script, NOTIFY_SOCKET=address, WATCHDOG_USEC="10000000").returncode == 0
+        systemd.settimeout(10)
+        told = [systemd.recv(100).decode() for _ in range(5)]
+    assert told == ["READY=1", "WATCHDOG=1", "WATCHDOG_USEC=3600000000", "WATCHDOG_USEC=10000000", "WATCHDOG=1"]
+
+
+def test_nobody_is_told_without_systemd():
+    assert run("notify('READY=1')", NOTIFY_SOCKET="").returncode == 0
+    assert run("notify('READY=1')", NOTIFY_SOCKET="/nowhere/socket").returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("leave_at_once(); os.kill(os.getpid(), {n}); time.sleep(60)", ""),
+        ("i = Interruption(); os.kill(os.getpid(), {n}); print(i.requested, flush=True)", "True\n"),
+        (
+            "i = Interruption()\n"
+            "with i.at_once(lambda: print('left', flush=True)): os.kill(os.getpid(), {n}); time.sleep(60)",
+            "left\n",
+        ),
+        (
+            "i = Interruption(); os.kill(os.getpid(), {n})\n"
+            "with i.at_once(lambda: print('left', flush=True)): time.sleep(60)",
+            "left\n",
+        ),
+        ("i = Interruption()\nwith i.at_once(lambda: 1 / 0): os.kill(os.getpid(), {n}); time.sleep(60)", ""),
+    ],
+    ids=["imports", "flag", "at once", "requested before", "leaving fails"],
+)
+def test_a_signal_ends_the_process_silently(script, said, number):
+    ended = run(script.format(n=int(number)))
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, said, "")
