@@ -42,10 +42,12 @@ LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 PERIOD = 0.1  # seconds between two sets of inputs
 
 
-def start_policy(namespace="", module="specprune_ros.nodes.policy_node", stdout=None, **parameters):
-    """The node, or another module with its parameters, in a process of its own."""
-    arguments = []
+def start_policy(namespace="", module="specprune_ros.nodes.policy_node", stdout=None, params_file=None, **parameters):
+    """The node, or another module with its parameters, in a process of its own. None leaves a parameter out."""
+    arguments = ["--params-file", str(params_file)] if params_file else []
     for name, value in {**PARAMETERS, **parameters}.items():
+        if value is None:
+            continue
         text = "[" + ", ".join(map(str, value)) + "]" if isinstance(value, list) else str(value)
         arguments += ["-p", f"{name}:={text}"]
     if namespace:

@@ -17,7 +17,7 @@ from specprune_ros.sensing.camera_check import CameraCheck, info_topic
 from specprune_ros.sensing.config import JOINT_STATES, TF, InputsConfig, image_input
 from specprune_ros.sensing.end_effector import EndEffector, MeasuredTwist
 from specprune_ros.sensing.history import History
-from specprune_ros.sensing.images import to_rgb, transformed
+from specprune_ros.sensing.images import resized_first, to_rgb, transformed
 from specprune_ros.sensing.joints import JointInput, JointMotion
 from specprune_ros.sensing.proprio import end_effector_proprio
 from specprune_ros.sensing.stamps import NANOSECONDS, stamp_or_arrival
@@ -110,7 +110,7 @@ class ObservationAssembler:
     def _view(self, camera: str, stamp: int, message: Any) -> np.ndarray:
         frame = to_rgb(message, self.topics[camera])
         self._checks[camera].on_frame(frame, stamp)
-        return transformed(frame, self.config.transform_of(camera))
+        return resized_first(transformed(frame, self.config.transform_of(camera)), self.config.resize_first)
 
     def set_joint_motions(self, motions: Mapping[str, JointMotion]) -> None:
         """How the controlled joints can move: what contradicts it is not believed."""

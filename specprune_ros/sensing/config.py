@@ -30,6 +30,15 @@ class InputsConfig:
         choices=tuple(TRANSFORMS),
         live=False,
     )
+    resize_first: int = parameter(
+        0,
+        "Side in pixels to which frames are resized on arrival (bicubic), where the data's were before they were "
+        "recorded: 256 for ALOHA; 0 leaves them to the policy, which resizes to what its towers take.",
+        minimum=0,
+        maximum=4096,
+        unit="px",
+        live=False,
+    )
     proprio: str = parameter(
         "end_effector",
         "What the checkpoint's proprio is: end_effector is position, axis-angle, then joint_names (LIBERO: the two "

@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from specprune_ros.errors import ObservationError
 
@@ -77,6 +78,13 @@ def to_rgb(message: Any, topic: str) -> np.ndarray:
 def transformed(frame: np.ndarray, transform: str) -> np.ndarray:
     """(H, W, 3) -> (H, W, 3), contiguous. `transform` is a key of TRANSFORMS."""
     return np.ascontiguousarray(TRANSFORMS[transform](frame))
+
+
+def resized_first(frame: np.ndarray, side: int) -> np.ndarray:
+    """(H, W, 3) -> (side, side, 3) by Pillow's bicubic, as a robot's client may do it; 0 leaves it."""
+    if not side or frame.shape[:2] == (side, side):
+        return frame
+    return np.asarray(Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC))
 
 
 def _raw(message: Any, topic: str) -> np.ndarray:
