@@ -15,6 +15,7 @@ from specprune_ros.errors import ObservationError
 from specprune_ros.sensing.assembler import ObservationAssembler
 from specprune_ros.sensing.config import InputsConfig
 from specprune_ros.sensing.joints import JointMotion
+from specprune_ros.sensing.peers import UnknownPeers
 
 SECOND = 1_000_000_000
 PERIOD = 0.02
@@ -80,6 +81,11 @@ class SimulatedArm:
         return np.where(ENDLESS, np.remainder(self.position + np.pi, 2 * np.pi) - np.pi, self.position)
 
 
+class Publishers(UnknownPeers):
+    def publishers(self, topic):
+        return "/driver, /joint_state_publisher"
+
+
 class Loop:
     """What MotionLoop does in a control period, without ROS. `points`: what was sent to the arm."""
 
@@ -96,7 +102,7 @@ class Loop:
             NAMES,
             np.zeros(3),
             arrival=lambda: self.now,
-            joint_publishers=lambda: "/driver, /joint_state_publisher",
+            peers=Publishers(),
         )
         self.sensors.set_joint_motions({name: JointMotion(SPEED, name in continuous) for name in NAMES})
         self.result, self.points, self.last = None, [], None

@@ -37,3 +37,12 @@ def test_nan_does_not_count_as_a_sample():
 def test_an_input_that_is_not_watched_is_a_mistake():
     with pytest.raises(KeyError):
         Watchdog({}).feed("tf", 0.0)
+
+
+def test_a_clock_that_is_ahead_does_not_make_a_sample_last_longer():
+    watchdog = Watchdog({"tf": 0.5})
+    watchdog.feed("tf", 10.4)  # of a machine whose clock is 0.4 s ahead
+    assert watchdog.stale(10.0) is None
+    watchdog.feed("tf", 10.4)
+    assert watchdog.stale(10.45) is None
+    assert "0.550 s old" in watchdog.stale(10.55)

@@ -9,7 +9,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 
-from specprune_ros.nodes.subscribing import publishers_of, subscribe
+from specprune_ros.nodes.subscribing import TopicPeers, subscribe
 from specprune_ros.sensing.assembler import ObservationAssembler
 from specprune_ros.sensing.camera_check import info_topic
 from specprune_ros.sensing.config import InputsConfig, image_input
@@ -33,6 +33,7 @@ class Inputs:
         """See `ObservationAssembler` for what is not the node's."""
         self._node, self._on_image = node, on_image
         self._subscriptions: list[Any] = []
+        self._peers = TopicPeers(node, self._subscriptions)
         topics = {camera: self._subscribe_camera(camera, config) for camera in config.cameras}
         joints_topic = node.resolve_topic_name("joint_states")
         self.assembler = ObservationAssembler(
@@ -42,7 +43,7 @@ class Inputs:
             end_effector,
             controlled_joints,
             axis_angle_near,
-            joint_publishers=lambda: publishers_of(node, joints_topic),
+            peers=self._peers,
         )
         for camera, topic in topics.items():
             store = partial(self.assembler.add_camera_info, camera)
@@ -56,10 +57,21 @@ class Inputs:
         """Returns the topic."""
         compressed = config.image_transport == "compressed"
         kind = CompressedImage if compressed else Image
-        topic = f"~/{image_input(camera)}/compressed" if compressed else f"~/{image_input(camera)}"
+        topic = f"~/{image_input(camera)}"
+        if compressed:
+            topic = self._compressed_topic(topic)
         store = partial(self._add_image, camera)
         self._subscriptions.append(subscribe(self._node, kind, topic, store, qos_profile_sensor_data))
         return self._subscriptions[-1].topic_name
+
+    def _compressed_topic(self, base: str) -> str:
+        """The name to subscribe to: a remapping of the base topic, as image_transport's, holds for it too."""
+        node, own = self._node, f"{base}/compressed"
+        remapped = node.resolve_topic_name(base)
+        given = node.resolve_topic_name(own) != node.resolve_topic_name(own, only_expand=True)
+        if given or remapped == node.resolve_topic_name(base, only_expand=True):
+            return own
+        return remapped if remapped.endswith("/compressed") else f"{remapped}/compressed"
 
     def _now(self) -> int:
         return self._node.get_clock().now().nanoseconds

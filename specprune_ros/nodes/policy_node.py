@@ -32,7 +32,7 @@ from specprune_ros.nodes.parameters.groups import GROUPS, NodeConfig
 from specprune_ros.nodes.parameters.pruning import check_preset, declare_pruning, expand_preset
 from specprune_ros.nodes.reporting.diagnostics import ERROR, OK, Diagnostics, Status
 from specprune_ros.nodes.session import Session
-from specprune_ros.nodes.subscribing import LATCHED
+from specprune_ros.nodes.subscribing import LATCHED, VOLATILE
 from specprune_ros.pruning.config import PruningConfig
 
 SWITCH_INTERVAL = 0.0005  # seconds; a busy Python thread then delays callbacks by 1 ms instead of 6
@@ -61,6 +61,8 @@ class PolicyNode(LifecycleNode):
             expand=expand_preset,
         )
         self.create_subscription(String, "~/instruction", self._on_instruction, LATCHED)
+        # Most tools publish volatile, which a latched subscription does not hear; those it hears come twice.
+        self.create_subscription(String, "~/instruction", self._on_instruction, VOLATILE)
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._diagnostics = Diagnostics(self, self._statuses)
@@ -150,6 +152,9 @@ class PolicyNode(LifecycleNode):
     # Instruction, services, parameters
 
     def _on_instruction(self, message: String) -> None:
+        if message.data == self.parameters.declared(NodeConfig).instruction:
+            self._refused_instruction = ""
+            return
         result = self.set_parameters([Parameter("instruction", value=message.data)])[0]
         self._refused_instruction = "" if result.successful else result.reason
         if not result.successful:

@@ -96,12 +96,13 @@ def _rates(session: Session) -> list[Check]:
     found = []
     for topic, rate in session.sensors.rates().items():
         if rate == 0:
-            found.append(Check(topic, FAIL, "nothing received; start its publisher, or remap it"))
+            found.append(Check(topic, FAIL, session.sensors.silence(topic)))
         elif rate < SLOWEST_CAMERA:
             found.append(Check(topic, WARN, f"{rate:.1f} Hz is slow; check its rate, and the Fast DDS profile"))
         else:
             found.append(Check(topic, PASS, f"{rate:.1f} Hz"))
-    return found
+    slow = session.sensors.slow_joints()
+    return [*found, Check("slowest input", WARN, slow)] if slow else found
 
 
 def _observation(session: Session, node: PolicyNode) -> Check:

@@ -1,5 +1,7 @@
 """Everything between *configure* and *cleanup*: policy, inputs, worker, control loop, publishers."""
 
+import math
+import time
 import traceback
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +43,7 @@ from specprune_ros.sensing.proprio import AXIS_ANGLE
 from specprune_ros.sensing.robot_description import continuous_joints
 from specprune_ros.sensing.stamps import NANOSECONDS
 
+TELL_AGAIN = 1.0  # seconds
 INFERENCE = "working inference"  # watched like an input: a long chunk must not hide that its successor cannot come
 RECEIVER = "receiver of the commands"  # watched, so that an arm whose controller is started again starts from rest
 
@@ -107,6 +110,7 @@ class Session:
         )
         self._status_text = StatusText(node)
         self._told = ""  # the problem that ~/status told last
+        self._told_at = -math.inf  # when, seconds of a steady clock
         self._mode_controller = self._new_mode_controller()
         self._motion = MotionLoop(
             node,
@@ -298,7 +302,7 @@ class Session:
         self._motion.submit(chunk.actions, sensed.stamp, ready)
         self._publisher.publish(sensed, chunk, ready, lambda: self._motion.moves)
         age = (ready - sensed.stamp) / NANOSECONDS
-        self._status_text.publish(lambda: f"{inference_text(chunk, age)}; {self._report.motion_message()}")
+        self._status_text.publish(f"{inference_text(chunk, age)}; {self._report.motion_message()}")
 
     def _on_inference_error(self, error: Exception) -> None:
         text = "".join(traceback.format_exception(error))
@@ -321,10 +325,12 @@ class Session:
         self._tell_problem()
 
     def _tell_problem(self) -> None:
-        problem, told = self._worker.problem, self._told
+        """Tell a problem at once, and again every second while it lasts."""
+        problem, told, now = self._worker.problem, self._told, time.monotonic()
         self._told = problem
-        if problem and problem != told:
-            self._status_text.publish(lambda: f"no inference: {problem}; {self._report.motion_message()}")
+        if problem and (problem != told or now - self._told_at >= TELL_AGAIN):
+            self._told_at = now
+            self._status_text.publish(f"no inference: {problem}; {self._report.motion_message()}")
 
     def _on_due(self) -> None:
         if not self._due:

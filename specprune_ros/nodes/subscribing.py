@@ -1,17 +1,19 @@
 """Subscriptions whose quality of service the user can override, by `qos_overrides.<topic>.subscription.*`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any
 
 from rclpy.exceptions import ParameterException
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
+from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from specprune_ros.errors import ConfigError
 
+VOLATILE = QoSProfile(depth=10)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)  # the last message waits for late listeners
 
 
@@ -32,7 +34,36 @@ def subscribe(node: Node, kind: type, topic: str, callback: Callable[[Any], None
         ) from error
 
 
-def publishers_of(node: Node, topic: str) -> str:
-    """The names of the nodes that publish on a topic, with commas."""
-    found = {f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in node.get_publishers_info_by_topic(topic)}
-    return ", ".join(sorted(found))
+class TopicPeers:
+    """Who publishes on the topics of some subscriptions, by what discovery has found. See `sensing.peers`."""
+
+    def __init__(self, node: Node, subscriptions: Sequence[Subscription]) -> None:
+        """`subscriptions` may grow."""
+        self._node, self._subscriptions = node, subscriptions
+
+    def publishers(self, topic: str) -> str:
+        found = {_full_name(info) for info in self._node.get_publishers_info_by_topic(topic)}
+        return ", ".join(sorted(found))
+
+    def mismatch(self, topic: str) -> str:
+        for subscription in self._subscriptions:
+            if subscription.topic_name != topic:
+                continue
+            for info in self._node.get_publishers_info_by_topic(topic):
+                compatible, _ = qos_check_compatible(info.qos_profile, subscription.qos_profile)
+                if compatible == QoSCompatibility.ERROR:
+                    return f"{_full_name(info)} publishes on {topic}, {_incompatible(info.qos_profile, subscription)}"
+        return ""
+
+
+def _full_name(info: TopicEndpointInfo) -> str:
+    return f"{info.node_namespace.rstrip('/')}/{info.node_name}"
+
+
+def _incompatible(offered: QoSProfile, subscription: Subscription) -> str:
+    wanted, override = subscription.qos_profile, f"qos_overrides.{subscription.topic_name}.subscription"
+    if offered.reliability == ReliabilityPolicy.BEST_EFFORT and wanted.reliability != offered.reliability:
+        return f"but best effort, and this node asks for reliable; set {override}.reliability to best_effort"
+    if offered.durability == DurabilityPolicy.VOLATILE and wanted.durability != offered.durability:
+        return f"but volatile, and this node asks for transient local; set {override}.durability to volatile"
+    return f"with another quality of service than this node asks for; see {override}.*"

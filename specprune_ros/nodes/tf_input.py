@@ -40,6 +40,8 @@ class TransformSubscriptions:
         self._subscriptions = [
             node.create_subscription(TFMessage, "/tf", partial(self._on_tf, False), TF_QOS),
             node.create_subscription(TFMessage, "/tf_static", partial(self._on_tf, True), TF_STATIC_QOS),
+            # Of a publisher that is not latched at least what comes from now on.
+            node.create_subscription(TFMessage, "/tf_static", partial(self._on_tf, True), TF_QOS),
         ]
 
     def _on_tf(self, static: bool, message: TFMessage) -> None:

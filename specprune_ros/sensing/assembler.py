@@ -19,6 +19,7 @@ from specprune_ros.sensing.end_effector import EndEffector, MeasuredTwist
 from specprune_ros.sensing.history import History
 from specprune_ros.sensing.images import resized_first, to_rgb, transformed
 from specprune_ros.sensing.joints import JointInput, JointMotion
+from specprune_ros.sensing.peers import Peers, UnknownPeers
 from specprune_ros.sensing.proprio import end_effector_proprio
 from specprune_ros.sensing.stamps import NANOSECONDS, stamp_or_arrival
 
@@ -49,18 +50,19 @@ class ObservationAssembler:
         axis_angle_near: np.ndarray,
         *,
         arrival: Callable[[], float] = time.monotonic,
-        joint_publishers: Callable[[], str] = lambda: "",
+        peers: Peers | None = None,
     ) -> None:
         """`topics`: camera -> the topic of its images, for messages. `joints_topic`: that of the joint states.
 
         `end_effector`: where pose and twist come from; None where there is none. `controlled_joints`: joints that the
         controller moves. `axis_angle_near`: (3,) see `proprio.axis_angle`. `arrival`: seconds of a steady clock.
-        `joint_publishers`: names of the nodes that publish joint states, for messages.
+        `peers`: those who publish the inputs, for messages.
         """
         self.config = config
         self.topics = dict(topics)
         self._end_effector = end_effector
         self._near = axis_angle_near
+        self._peers = peers or UnknownPeers()
         self._arrival = arrival
         self._lock = threading.Lock()
         self._images: dict[str, History] = {camera: History(IMAGES_KEPT) for camera in config.cameras}
@@ -68,7 +70,7 @@ class ObservationAssembler:
         self._proprio_joints = config.joint_names if config.proprio != "none" else ()
         self._controlled_joints = controlled_joints
         joints = {*self._proprio_joints, *controlled_joints}
-        self._joints = JointInput(joints, joints_topic, joint_publishers) if joints else None
+        self._joints = JointInput(joints, joints_topic, peers) if joints else None
 
     @property
     def needs_joints(self) -> bool:
@@ -97,8 +99,10 @@ class ObservationAssembler:
 
         Raises ObservationError that says which input is missing, stale or broken, and what to do.
         """
+        needs_pose = self._end_effector is not None and self.config.proprio == "end_effector"
+        pose_until = self._end_effector.covered_until(self._skew(TF)) if self._end_effector and needs_pose else None
         with self._lock:
-            stamp = self._newest_common_stamp(now)
+            stamp = self._covered(self._newest_common_stamp(now), pose_until, now)
             if newer_than is not None and stamp <= newer_than:
                 return None
             messages = {camera: self._image_near(camera, stamp) for camera in self.config.cameras}
@@ -179,7 +183,8 @@ class ObservationAssembler:
             newest = history.newest_stamp
             if newest is None:
                 raise ObservationError(
-                    f"no image on {self.topics[camera]} yet; start the camera or remap ~/image_{camera} to its topic"
+                    self._peers.mismatch(self.topics[camera])
+                    or f"no image on {self.topics[camera]} yet; start the camera or remap ~/image_{camera} to its topic"
                 )
             age, allowed = (now - newest) / NANOSECONDS, self.config.max_age_of(image_input(camera))
             if age > allowed:
@@ -195,6 +200,27 @@ class ObservationAssembler:
             newest_stamps.append(newest)
             bounds.append(newest + int(self.config.own_skew_of(image_input(camera)) * NANOSECONDS))
         return min(*bounds, max(newest_stamps))
+
+    def _skew(self, name: str) -> int:
+        """Nanoseconds."""
+        return int(self.config.max_skew_of(name) * NANOSECONDS)
+
+    def _covered(self, stamp: int, pose_until: int | None, now: int) -> int:
+        """`stamp`, or that of an older image which a joint or a pose that comes more seldom covers already.
+
+        Nanoseconds. `stamp` as well when that image would be too old: then the input that lacks says so.
+        """
+        bounds = [] if pose_until is None else [pose_until]
+        joints = self._joints.newest_stamp(self._proprio_joints) if self._joints and self._proprio_joints else None
+        if joints is not None:
+            bounds.append(joints + self._skew(JOINT_STATES))
+        if not bounds or stamp <= min(bounds):
+            return stamp
+        older = [history.newest_until(min(bounds)) for history in self._images.values()]
+        covered = min((found for found in older if found is not None), default=None)
+        if covered is None or None in older or now - covered > self.config.max_age * NANOSECONDS:
+            return stamp
+        return covered
 
     def _image_near(self, camera: str, stamp: int) -> tuple[int, Any]:
         found = self._images[camera].nearest(stamp)
@@ -226,6 +252,25 @@ class ObservationAssembler:
             if self._joints:
                 rates[self._joints.topic] = self._joints.rate(now)
         return rates
+
+    def silence(self, topic: str) -> str:
+        """Why nothing is heard on a topic of `rates`, and what to do."""
+        return self._peers.mismatch(topic) or "nothing received; start its publisher, or remap it"
+
+    def slow_joints(self) -> str:
+        """Why the joints of the proprio hold up the images, and what to set; "" when they come often enough."""
+        now = self._arrival()
+        with self._lock:
+            if self._joints is None or not self._proprio_joints:
+                return ""
+            name, rate = self._joints.slowest(self._proprio_joints, now)
+        skew = self.config.max_skew_of(JOINT_STATES)
+        if rate == 0.0 or rate >= 1 / (2 * skew):
+            return ""
+        return (
+            f"joint {name} comes at {rate:.1f} Hz, so that images between are passed over and chunks come later; "
+            f"publish it faster, or set inputs.own_limits [joint_states.max_skew={1 / (2 * rate) * 1.2:.2f}]"
+        )
 
     def dropped(self) -> int:
         """Images that came twice or out of order."""

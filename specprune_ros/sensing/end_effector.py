@@ -103,6 +103,14 @@ class EndEffector:
             return MeasuredTwist(None, str(error))
         return MeasuredTwist(estimator.twist(0.0))
 
+    def covered_until(self, max_skew: int) -> int | None:
+        """The newest stamp at which the pose is known but for `max_skew`, nanoseconds; None: at any, or at none."""
+        try:
+            newest = self._transforms.lookup(self.base_frame, self.ee_frame, None).stamp
+        except ObservationError:
+            return None
+        return None if newest is None else newest + max_skew
+
     def newest(self) -> StampedPose | None:
         """The newest pose, None when it is unknown."""
         try:

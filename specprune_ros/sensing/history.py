@@ -47,6 +47,11 @@ class History(Generic[Sample]):
     def newest_stamp(self) -> int | None:
         return self._stamps[-1] if self._stamps else None
 
+    def newest_until(self, stamp: int) -> int | None:
+        """The newest stamp that is not newer than `stamp`; None without any."""
+        index = bisect.bisect_right(self._stamps, stamp)
+        return self._stamps[index - 1] if index else None
+
     def nearest(self, stamp: int) -> tuple[int, Sample] | None:
         """The sample whose stamp is nearest, the newer one on a tie; None without any sample."""
         if not self._stamps:

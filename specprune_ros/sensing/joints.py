@@ -2,7 +2,7 @@
 """Joint positions by name, from any number of publishers on one JointState topic."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from specprune_ros.errors import ObservationError
 from specprune_ros.sensing.history import History
+from specprune_ros.sensing.peers import Peers, UnknownPeers
 from specprune_ros.sensing.stamps import NANOSECONDS
 from specprune_ros.sensing.track import Track
 
@@ -34,10 +35,10 @@ class JointMotion:
 class JointInput:
     """Position histories of joints. Not thread-safe: its owner locks."""
 
-    def __init__(self, names: Iterable[str], topic: str, publishers: Callable[[], str] = lambda: "") -> None:
-        """`publishers`: the names of those who publish on `topic`, for messages."""
+    def __init__(self, names: Iterable[str], topic: str, peers: Peers | None = None) -> None:
+        """`topic` and `peers` are for messages."""
         self.topic = topic
-        self._publishers = publishers
+        self._peers = peers or UnknownPeers()
         self._positions: dict[str, History[float]] = {name: History(LENGTH) for name in names}
         self._tracks: dict[str, Track[float]] = {}
         self._motions: dict[str, JointMotion] = {}
@@ -118,7 +119,7 @@ class JointInput:
         found = self._tracks[name].contradiction(now) if name in self._tracks else None
         if found is None:
             return
-        publishers = self._publishers()
+        publishers = self._peers.publishers(self.topic)
         by = f"; published by {publishers}" if publishers else ""
         raise ObservationError(
             f"joint {name} on {self.topic} jumps between {found.believed:.3f} and {found.other:.3f} rad, faster than "
@@ -128,18 +129,25 @@ class JointInput:
 
     def _missing(self, name: str) -> str:
         if not self._seen:
+            mismatch = self._peers.mismatch(self.topic)
+            if mismatch:
+                return mismatch
             return f"no joint positions on {self.topic} yet; start the robot driver or remap joint_states"
         published = ", ".join(sorted(self._seen)[:20])
         return f"joint {name} is not on {self.topic}; set inputs.joint_names from: {published}"
 
-    def newest_stamp(self) -> int | None:
-        """Stamp of the joint that lags behind most, nanoseconds; None while one is missing."""
-        stamps = [history.newest_stamp for history in self._positions.values()]
+    def newest_stamp(self, names: Sequence[str] | None = None) -> int | None:
+        """Stamp of the joint that lags behind most, of `names` or all, nanoseconds; None while one is missing."""
+        stamps = [self._positions[name].newest_stamp for name in (self._positions if names is None else names)]
         return None if None in stamps else min(stamps, default=None)  # type: ignore[type-var]
 
     def rate(self, now: float) -> float:
         """Messages per second of the slowest joint."""
         return min((history.rate(now) for history in self._positions.values()), default=0.0)
+
+    def slowest(self, names: Sequence[str], now: float) -> tuple[str, float]:
+        """The joint of `names` that comes most seldom, and how often, Hz. `now`: as `arrival`."""
+        return min(((name, self._positions[name].rate(now)) for name in names), key=lambda found: found[1])
 
     def clear(self) -> None:
         for history in self._positions.values():

@@ -1,14 +1,10 @@
 """`~/status`: how it goes in one line for people, at every inference and while there is none; for rqt and terminals."""
 
-from collections.abc import Callable
-
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
 from std_msgs.msg import String
 
+from specprune_ros.nodes.subscribing import LATCHED
 from specprune_ros.policy import ActionChunk
-
-QOS = QoSProfile(depth=1)
 
 
 class StatusText:
@@ -16,12 +12,11 @@ class StatusText:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._publisher = node.create_publisher(String, "~/status", QOS)
+        self._publisher = node.create_publisher(String, "~/status", LATCHED)
 
-    def publish(self, line: Callable[[], str]) -> None:
-        """Publish `line()`, which is only called while someone listens."""
-        if self._publisher.get_subscription_count() > 0:
-            self._publisher.publish(String(data=line()))
+    def publish(self, line: str) -> None:
+        """Late listeners get the last line as well."""
+        self._publisher.publish(String(data=line))
 
     def destroy(self) -> None:
         self._node.destroy_publisher(self._publisher)

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which stamp an observation has, and what becomes of transforms without one; without ROS."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from specprune_ros.errors import ObservationError
+from specprune_ros.sensing.assembler import ObservationAssembler
+from specprune_ros.sensing.config import InputsConfig
+from specprune_ros.sensing.end_effector import EndEffector, PoseMotion
+from specprune_ros.sensing.peers import UnknownPeers
+from specprune_ros.sensing.robot_description import continuous_joints
+from specprune_ros.sensing.transforms import BufferedTransforms
+
+MILLISECOND = 1_000_000
+START = 1_000_000 * MILLISECOND
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+
+
+def stamped(nanoseconds):
+    return SimpleNamespace(stamp=SimpleNamespace(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9))
+
+
+def image(stamp):
+    fields = {"height": 20, "width": 30, "encoding": "rgb8", "step": 90, "data": PIXELS.tobytes()}
+    return SimpleNamespace(header=stamped(stamp), **fields)
+
+
+def joints(stamp, position=0.02):
+    return SimpleNamespace(header=stamped(stamp), name=["finger"], position=[position])
+
+
+def transform(stamp, x=0.5, parent="base", child="hand"):
+    header = stamped(stamp)
+    header.frame_id = parent
+    place = SimpleNamespace(
+        translation=SimpleNamespace(x=x, y=0.0, z=0.3), rotation=SimpleNamespace(x=0, y=0, z=0, w=1)
+    )
+    return SimpleNamespace(transforms=[SimpleNamespace(header=header, child_frame_id=child, transform=place)])
+
+
+def assembler(peers=None, **limits):
+    config = InputsConfig(cameras=("primary",), proprio="joints", joint_names=("finger",), **limits)
+    return ObservationAssembler(config, {"primary": "/cam"}, "/joint_states", None, (), np.zeros(3), peers=peers)
+
+
+def inputs_in_order(camera_ms, joint_ms, until_ms):
+    """(time, what) of cameras and joints that publish at their periods, the joints out of step with the images."""
+    images = [(t, "image") for t in range(0, until_ms, camera_ms)]
+    return sorted([*images, *((t, "joints") for t in range(11, until_ms, joint_ms))])
+
+
+@pytest.mark.parametrize(("joint_ms", "least"), [(10, 28), (100, 8), (150, 5)])
+def test_a_seldom_joint_makes_observations_later_and_not_impossible(joint_ms, least):
+    """Shipped limits of a Franka: at 10 Hz every third image used to be an error that stopped the arm."""
+    sensors, seen = assembler(max_age=0.3, max_skew=0.05), None
+    stamps = []
+    for time, what in inputs_in_order(33, joint_ms, 1200):
+        now = START + time * MILLISECOND
+        if what == "image":
+            sensors.add_image("primary", image(now), now)
+        else:
+            sensors.add_joints(joints(now), now)
+        if time > 200:
+            sensed = sensors.assemble(now, seen)  # raises nothing
+            if sensed is not None:
+                stamps.append(seen := sensed.stamp)
+                assert now - sensed.stamp <= 300 * MILLISECOND
+    assert len(stamps) >= least and stamps == sorted(set(stamps))
+
+
+def test_joints_that_end_are_named_after_max_age():
+    sensors = assembler(max_age=0.3, max_skew=0.05)
+    sensors.add_joints(joints(START), START)
+    for time in range(0, 800, 33):
+        sensors.add_image("primary", image(START + time * MILLISECOND), START)
+    with pytest.raises(ObservationError, match="joint finger on /joint_states is"):
+        sensors.assemble(START + 800 * MILLISECOND)
+
+
+def test_the_slow_joint_is_named_with_what_to_set():
+    clock = [0.0]
+    config = InputsConfig(cameras=("primary",), proprio="joints", joint_names=("finger",), max_skew=0.05)
+    sensors = ObservationAssembler(
+        config, {"primary": "/cam"}, "/joint_states", None, (), np.zeros(3), arrival=lambda: clock[0]
+    )
+    for k in range(20):
+        clock[0] = k * 0.2
+        sensors.add_joints(joints(START + k * 200 * MILLISECOND), START)
+    assert "joint finger comes at 5.0 Hz" in sensors.slow_joints()
+    assert "joint_states.max_skew=0.12" in sensors.slow_joints()
+
+
+def test_a_publisher_of_another_quality_of_service_is_named():
+    class Mismatch(UnknownPeers):
+        def mismatch(self, topic):
+            return f"/driver publishes on {topic}, but best effort"
+
+    sensors = assembler(Mismatch())
+    with pytest.raises(ObservationError, match="/driver publishes on /cam, but best effort"):
+        sensors.assemble(START)
+    sensors.add_image("primary", image(START), START)
+    with pytest.raises(ObservationError, match="/driver publishes on /joint_states, but best effort"):
+        sensors.assemble(START)
+
+
+def test_transforms_without_a_stamp_age_from_their_arrival():
+    transforms = BufferedTransforms()
+    end_effector = EndEffector(transforms, "base", "hand")
+    for k in range(20):
+        transforms.add(transform(0), static=False, now=START + k * 20 * MILLISECOND)
+    last = START + 380 * MILLISECOND
+    assert end_effector.newest().stamp == pytest.approx(last, abs=1000)
+    with pytest.raises(ObservationError, match=r"6\.00 s older than the images"):
+        end_effector.pose(last + 6000 * MILLISECOND, 100 * MILLISECOND)
+
+
+def test_only_what_came_on_tf_static_is_static():
+    transforms = BufferedTransforms()
+    end_effector = EndEffector(transforms, "base", "hand")
+    transforms.add(transform(0), static=True, now=START)
+    assert end_effector.newest().stamp is None
+    transforms.add(transform(START), static=False, now=START)  # the same frame on /tf: from now on it ages
+    assert end_effector.newest().stamp == pytest.approx(START, abs=1000)
+
+
+def test_a_pose_that_jumps_is_not_made_a_command(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("specprune_ros.sensing.end_effector.time.monotonic", lambda: clock[0])
+    transforms = BufferedTransforms()
+    end_effector = EndEffector(transforms, "base", "hand")
+    end_effector.set_motion(PoseMotion(0.5, 1.5))
+    end_effector.set_adopting(False)
+
+    def period(*places):
+        clock[0] += 0.02
+        for x in places:
+            now = round(clock[0] * 1e9)
+            transforms.add(transform(now, x), static=False, now=now)
+        try:
+            return end_effector.settled()
+        except ObservationError as error:
+            return str(error)
+
+    assert "listened to for a second" in [period(0.5) for _ in range(40)][-1]
+    assert [period(0.5 + 0.005 * k) for k in range(20)][-1].position[0] == pytest.approx(0.595)  # 0.25 m/s
+    assert "TF base -> hand jumps by" in period(0.0)
+    assert all(isinstance(period(0.0), str) for _ in range(100))  # the other publisher alone: still not while it moves
+    end_effector.vouch()
+    assert [period(0.0) for _ in range(60)][-1].position[0] == 0.0
+
+
+def test_continuous_joints_of_a_urdf():
+    urdf = (
+        """<robot name="arm"><joint name="joint_1" type="continuous"/><joint name="joint_2" type="revolute"/></robot>"""
+    )
+    assert continuous_joints(urdf) == {"joint_1"}
+    with pytest.raises(ObservationError, match="publish a URDF"):
+        continuous_joints("no robot")
