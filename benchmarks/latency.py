@@ -34,16 +34,18 @@ from specprune_ros.pruning.config import PruningConfig
 
 QUICK_SECONDS = 280.0
 QUICK = ("dense", "paper", "fast")
+# A whole inference; returns its stage times in seconds, tokens per layer and FLOP share.
+Run = Callable[[], tuple[dict[str, float], tuple[int, ...], float]]
 COLUMNS = ("median", "min", "max", "speed-up", "FLOPs", "floor", "x floor")
 
 
 @dataclass
 class Variant:
-    """One way to run an inference. `run` returns its stage times, tokens per layer and FLOP share."""
+    """One way to run an inference."""
 
     name: str
     title: str
-    run: Callable[[], tuple[dict[str, float], tuple[int, ...], float]]
+    run: Run
     seconds: list[float] = field(default_factory=list)
     stages: list[dict[str, float]] = field(default_factory=list)
     tokens: tuple[int, ...] = ()
@@ -126,7 +128,7 @@ def camera_frames(num_views: int, seed: int) -> list[np.ndarray]:
     return list(np.random.default_rng(seed).integers(0, 256, (num_views, 256, 256, 3), dtype=np.uint8))
 
 
-def engine_run(engine: Engine, mode: str) -> Callable[[], tuple[dict[str, float], tuple[int, ...], float]]:
+def engine_run(engine: Engine, mode: str) -> Run:
     """A whole inference as Policy.act does it: camera frames in, actions on the host."""
     size = engine.model.config
     views = camera_frames(size.num_views, 1)
@@ -145,7 +147,7 @@ def engine_run(engine: Engine, mode: str) -> Callable[[], tuple[dict[str, float]
     return run
 
 
-def reference_run(model: OpenVLA) -> Callable[[], tuple[dict[str, float], tuple[int, ...], float]]:
+def reference_run(model: OpenVLA) -> Run:
     engine = Engine(model, EOS_ID, True, None, tile=1)  # prepares the frames
     views = camera_frames(model.config.num_views, 1)
     layout = SequenceLayout.of(model.config, LIBERO_PROMPT)

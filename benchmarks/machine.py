@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks run from a checkout, without PYTHONPATH
+
 from specprune_ros.engine.packed_linear import pack_linears
 
 ROUNDS = 5

@@ -29,10 +29,17 @@ LIBERO_PROMPT = Prompt((1, *range(300, 333), 29871), slice(10, 30))
 EOS_ID = 2
 
 
-def build(device: torch.device, dtype: torch.dtype, *, num_layers: int = 32, share_layers: bool = False) -> OpenVLA:
+def build(
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    num_layers: int = 32,
+    share_layers: bool = False,
+    geometry: ModelConfig = OPENVLA_7B,
+) -> OpenVLA:
     """The model with random weights. `share_layers`: all decoder layers are one, to fit a small memory."""
-    decoder = dataclasses.replace(OPENVLA_7B.decoder, num_layers=num_layers)
-    config = dataclasses.replace(OPENVLA_7B, decoder=decoder)
+    decoder = dataclasses.replace(geometry.decoder, num_layers=num_layers)
+    config = dataclasses.replace(geometry, decoder=decoder)
     built = dataclasses.replace(config, decoder=dataclasses.replace(decoder, num_layers=1)) if share_layers else config
     with torch.device("meta"):
         model = OpenVLA(built)

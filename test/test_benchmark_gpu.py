@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""benchmarks/gpu.py in its reduced form, on a CPU; and that benchmarks start without PYTHONPATH."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+import gpu  # noqa: E402
+import gpu_report  # noqa: E402
+import gpu_sections  # noqa: E402
+
+sys.path.remove(str(BENCHMARKS))
+
+QUICK = "ceilings,device_against_cpu,graph_against_eager,latency,memory,calibration,towers,layer_parts"
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    """From the root, as a user types it, without PYTHONPATH."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("gpu") / "new" / "gpu.json"
+    done = command("benchmarks/gpu.py", str(out), "--device", "cpu", "--reduced", "--sections", QUICK)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.parametrize("name", ["latency.py", "fusion.py", "scaling.py", "gpu.py"])
+def test_benchmark_starts_from_the_root_without_pythonpath(name: str):
+    done = command(f"benchmarks/{name}", "--help")
+    assert done.returncode == 0, done.stderr
+
+
+def test_reduced_form_measures_every_section(measured: Path):
+    result = json.loads(measured.read_text())
+    assert list(result["sections"]) == QUICK.split(",")
+    assert not [name for name, section in result["sections"].items() if "failed" in section]
+    assert all(row["kept_sets_equal"] for row in result["sections"]["graph_against_eager"].values())
+    assert result["sections"]["device_against_cpu"]["paper float32"]["relative_error"] < 1e-5
+    rows = result["sections"]["latency"]["rows"]
+    assert set(gpu_report.ROWS.values()) <= set(rows)
+    assert rows["fast coarse, tile 1"]["tokens"][-1] < rows["paper coarse, tile 1"]["tokens"][-1]
+
+
+def test_reports_read_a_measured_file_without_measuring_again(measured: Path):
+    before = measured.read_text()
+    done = command("benchmarks/gpu.py", str(measured), "--device", "cpu", "--markdown", "--compare", str(measured))
+    assert done.returncode == 0, done.stderr
+    assert measured.read_text() == before
+    assert "| paper coarse, tile 1 |" in done.stdout
+    assert re.search(r"(\d+) of \1 numbers changed by less than 3%", done.stdout)
+
+
+def test_failing_and_endless_sections_leave_their_traceback():
+    bench = gpu_sections.Bench(torch.device("cpu"), torch.float32, True, 6, 2)
+
+    def broken(bench):
+        raise RuntimeError("no kernel image is available")
+
+    def endless(bench):
+        while True:
+            time.sleep(0.01)
+
+    assert "RuntimeError: no kernel image" in gpu.section(broken, bench, 10)["failed"]
+    assert "TimeoutError: not done after 0 s" in gpu.section(endless, bench, 0.2)["failed"]
+    assert "no time was left" in gpu.section(endless, bench, -1.0)["failed"]
+    assert gpu.section(lambda bench: {"fine": 1}, bench, 10) == {"fine": 1}
+
+
+def test_prediction_is_that_of_the_document():
+    document = (ROOT / "docs" / "performance.md").read_text()
+    for card, rows in gpu_report.PREDICTED_MS.items():
+        dense = rows["dense"][-1]
+        for label, numbers in rows.items():
+            cells = " | ".join(f"{number:g}" for number in numbers)
+            assert f"| {card}, {label} | {cells} | {dense / numbers[-1]:.2f} |" in document
+
+
+def test_rows_far_from_the_prediction_are_marked(measured: Path):
+    result = json.loads(measured.read_text())
+    result["machine"]["gpu"] = "NVIDIA H100 80GB HBM3"
+    result["sections"]["latency"]["rows"]["dense"] |= {
+        "p50_ms": 21.0,
+        "stages_ms": {"vision": 2.6, "decoder": 30.0, "selection": 0.0},
+    }
+    text = gpu_report.markdown(result)
+    assert "| dense | whole | 21.20 | 21.00 | -1% |" in text
+    assert "| dense | decoder | 17.40 | 30.00 | +72% (explain) |" in text
+
+
+def test_comparison_tells_what_changed(measured: Path):
+    new, old = (json.loads(measured.read_text()) for _ in range(2))
+    old["sections"]["memory"]["peak_GB"] *= 2
+    text = gpu_report.comparison(new, old)
+    assert "| memory, peak_GB |" in text and "| 0.50 |" in text
