@@ -191,6 +191,10 @@ class Policy:
         """(P,) twice: each number's usual low and high in the training data, in the checkpoint's units."""
         return self._normalizer.proprio.low, self._normalizer.proprio.high
 
+    def moved_constants(self, proprio: NDArray[np.float64]) -> list[int]:
+        """Numbers of a (P,) proprio that never changed in the training data and are another now; the model gets 0."""
+        return self._normalizer.proprio.moved(proprio)
+
     @property
     def action_range(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(A,) twice: each number's usual low and high in the training data, in the checkpoint's units."""

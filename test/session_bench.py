@@ -58,6 +58,9 @@ class FakePolicy:
         self.seconds, self.error, self.pruning = 0.04, None, None
         self.observations, self.calls = [], []
 
+    def moved_constants(self, proprio):
+        return []
+
     def warm_up(self, instruction=""):
         return {"coarse": self.seconds}
 

@@ -134,3 +134,21 @@ def test_little_memory(open_bench, monkeypatch):
     for free, expected in ((511.0, WARN), (513.0, PASS)):
         monkeypatch.setattr(preflight, "free_memory_mb", lambda device, free=free: {"free MiB": free})
         assert verdict(bench, "memory")[0] == expected
+
+
+def test_a_number_that_never_changed_in_training(open_bench):
+    policy = FakePolicy()
+    policy.moved_constants = lambda proprio: [3]
+    found, detail = verdict(open_bench(policy), "observation")
+    assert found == WARN and "proprio [3] never changed in the training data" in detail
+
+
+def test_what_the_doctor_says_of_the_files_is_in_the_table(open_bench):
+    bench = open_bench()
+    bench.session.checkup = [preflight.Check("statistics", WARN, "proprio 6 is 0 in all data")]
+    assert verdict(bench, "statistics") == (WARN, "proprio 6 is 0 in all data")
+
+
+def test_an_instruction_with_a_full_stop(open_bench):
+    found, detail = verdict(open_bench(instruction="pick up the bowl."), "instruction")
+    assert found == WARN and "ends with '.'" in detail

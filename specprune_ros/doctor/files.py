@@ -7,6 +7,7 @@ from specprune_ros.checks import FAIL, PASS, WARN, Check, bytes_text
 from specprune_ros.errors import CheckpointError
 from specprune_ros.openvla.files import read_json, trouble
 from specprune_ros.openvla.variant import ADAPTER
+from specprune_ros.openvla.weight_files import has_weights
 
 OF_A_CHECKPOINT = (".json", ".safetensors", ".pt", ".bin", ".model")
 UNFINISHED = (".part", ".partial", ".incomplete", ".tmp", ".crdownload", ".aria2")
@@ -24,7 +25,8 @@ def check_files(folder: Path) -> list[Check]:
             continue
         wrong = trouble(path) or _json_trouble(path)
         if wrong:
-            unused = path.name in UNUSED
+            merged = path.parent != folder and has_weights(folder)  # nobody reads a merged adapter
+            unused = path.name in UNUSED or merged
             rows.append(Check("files", WARN if unused else FAIL, f"{path.name} {wrong}{' (unused)' if unused else ''}"))
         else:
             size, count = size + path.stat().st_size, count + 1

@@ -1,13 +1,20 @@
 """Loads the policy that `model.*` names, and tells the memory that it takes and leaves."""
 
+from pathlib import Path
+
 import torch
 
 from specprune_ros.checkpoint_config import CheckpointConfig
+from specprune_ros.checks import Check
+from specprune_ros.doctor.report import examine
+from specprune_ros.doctor.robot import Robot
 from specprune_ros.errors import CheckpointError, ConfigError
 from specprune_ros.free_memory import available_bytes
 from specprune_ros.openvla.checkpoint import auto_dtype
 from specprune_ros.policy import Policy
 from specprune_ros.pruning.config import PruningConfig
+
+OF_FILES = ("files", "variant", "weights", "facts", "statistics", "adapter")  # rows of the doctor
 
 
 def load_policy(model: CheckpointConfig, pruning: PruningConfig | None) -> Policy:
@@ -34,6 +41,14 @@ def load_policy(model: CheckpointConfig, pruning: PruningConfig | None) -> Polic
             f"not enough memory on {device} for {model.checkpoint} in {dtype}; free some, or set model.dtype bfloat16 "
             "or a smaller model.precision"
         ) from error
+
+
+def checkup(model: CheckpointConfig) -> list[Check]:
+    """What the doctor says of the checkpoint's files; whether the robot fits it is asked of the loaded policy."""
+    if not model.checkpoint:
+        return []
+    report = examine(Path(model.checkpoint).expanduser(), Robot(model), fits=False)
+    return [row for row in report.checks if row.name in OF_FILES]
 
 
 def memory_mb(device: torch.device) -> dict[str, float]:

@@ -21,6 +21,7 @@ from rclpy.executors import SingleThreadedExecutor
 from specprune_ros.checks import FAIL, PASS, WARN, Check, table
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.doctor.fit import doubts, gripper_doubt
+from specprune_ros.doctor.instruction import check_instruction
 from specprune_ros.errors import ObservationError, UserError
 from specprune_ros.nodes.model import free_memory_mb, memory_mb
 from specprune_ros.nodes.node_process import NodeProcess, transport_problems
@@ -41,6 +42,7 @@ def checks(session: Session, node: PolicyNode) -> list[Check]:
     inputs, controller = node.parameters.running(InputsConfig), node.parameters.running(ControllerConfig)
     return [
         _checkpoint(session),
+        *session.checkup,
         _latency(session, controller),
         *_units(node.parameters.running(PruningConfig), controller),
         *_rates(session),
@@ -55,7 +57,7 @@ def checks(session: Session, node: PolicyNode) -> list[Check]:
         _arm(session, node),
         _gripper(session, controller),
         _receiver(session),
-        _instruction(node),
+        *_instruction(node),
         _memory(session.policy.device),
         *_transport(),
     ]
@@ -115,6 +117,14 @@ def _observation(session: Session, node: PolicyNode) -> Check:
     sizes = ", ".join(f"{view} {image.shape[1]}x{image.shape[0]}" for view, image in sensed.views.items())
     low, high = session.policy.proprio_range
     outside = [index for index, value in enumerate(sensed.proprio) if not low[index] <= value <= high[index]]
+    moved = session.policy.moved_constants(sensed.proprio)
+    if moved:
+        return Check(
+            "observation",
+            WARN,
+            f"{sizes}; proprio {moved} never changed in the training data and is another number here: the model is "
+            "given 0 as in training; check joint names, their order and units",
+        )
     if outside:
         return Check(
             "observation",
@@ -170,11 +180,11 @@ def _receiver(session: Session) -> Check:
     return Check(receivers.topic, FAIL, "nobody listens; start the arm's controller, or remap the topic to its own")
 
 
-def _instruction(node: PolicyNode) -> Check:
+def _instruction(node: PolicyNode) -> list[Check]:
     instruction = node.parameters.running(NodeConfig).instruction
     if instruction:
-        return Check("instruction", PASS, instruction)
-    return Check("instruction", WARN, "none yet; publish it on ~/instruction or set the parameter instruction")
+        return check_instruction(instruction, None)
+    return [Check("instruction", WARN, "none yet; publish it on ~/instruction or set the parameter instruction")]
 
 
 def _memory(device: torch.device) -> Check:

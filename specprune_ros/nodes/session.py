@@ -11,15 +11,17 @@ from rclpy.lifecycle import LifecycleNode
 from std_msgs.msg import String
 
 from specprune_ros.checkpoint_config import CheckpointConfig
+from specprune_ros.checks import PASS
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.arm import Arm
 from specprune_ros.control.executor import ExecutorConfig
 from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.control.replan import ReplanConfig, Replanner
 from specprune_ros.doctor.fit import check_fits, doubts, gripper_doubt
+from specprune_ros.doctor.instruction import instruction_advice
 from specprune_ros.errors import UserError
 from specprune_ros.nodes.inputs import Inputs
-from specprune_ros.nodes.model import load_policy
+from specprune_ros.nodes.model import checkup, load_policy
 from specprune_ros.nodes.motion_loop import MotionLoop
 from specprune_ros.nodes.outputs.chunks import ChunkPublisher
 from specprune_ros.nodes.parameters.declaration import LiveParameters
@@ -65,9 +67,13 @@ class Session:
         self._controller = parameters.running(ControllerConfig)
         self.policy = load_policy(parameters.running(CheckpointConfig), self._wanted_pruning())
         check_fits(self.policy, inputs, self._controller)
-        found = doubts(parameters.running(PruningConfig), self._controller)
-        for doubt in filter(None, [*found, gripper_doubt(self.policy, self._controller)]):
+        self.checkup = checkup(parameters.running(CheckpointConfig))
+        found = [f"{row.name}: {row.detail}" for row in self.checkup if row.verdict != PASS]
+        found += doubts(parameters.running(PruningConfig), self._controller)
+        found += [gripper_doubt(self.policy, self._controller)]
+        for doubt in filter(None, found):
             node.get_logger().warning(doubt)
+        self._advise_on_instruction()
         self._watch_tf = inputs.proprio == "end_effector" or (
             self._controller.delta and self._controller.output != "action_chunk"
         )
@@ -276,6 +282,7 @@ class Session:
             self._mode_controller = self._new_mode_controller()
         if "instruction" in names:
             self.reset()
+            self._advise_on_instruction()
         self.sensors.config = parameters.running(InputsConfig)
         watchdog = self._arm.watchdog
         watchdog.max_ages = {name: self.sensors.config.max_age_of(name) for name in watchdog.max_ages}
@@ -285,6 +292,11 @@ class Session:
         self._motion.configure(parameters.running(ControllerConfig))
         self._set_motions()
         self._motion.set_dry_run(parameters.running(NodeConfig).dry_run, self._now())
+
+    def _advise_on_instruction(self) -> None:
+        instruction = self._parameters.running(NodeConfig).instruction
+        for advice in instruction_advice(instruction, None):
+            self._node.get_logger().warning(f"the instruction {advice}")
 
     def _wanted_pruning(self) -> PruningConfig | None:
         enabled = self._parameters.running(PruningSwitch).enabled
@@ -297,6 +309,7 @@ class Session:
         ready = self._now()
         self._record.add(chunk, sensed.stamp, ready)
         self._report.twist_problem = sensed.twist_problem
+        self._report.moved_constants = self.policy.moved_constants(sensed.proprio)
         if not np.isfinite(chunk.actions).all():
             raise UserError("the policy predicted NaN or Inf; check the checkpoint, or set model.dtype float32")
         self._motion.submit(chunk.actions, sensed.stamp, ready)

@@ -34,7 +34,10 @@ class Told:
 
 
 class SessionStatus:
-    """Reads the parts of a session; changes none. `twist_problem`: why the last observation had no twist."""
+    """Reads the parts of a session; changes none. `twist_problem`: why the last observation had no twist.
+
+    `moved_constants`: numbers of its proprio that never changed in the training data and are another now.
+    """
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class SessionStatus:
         self._transforms, self._end_effector, self._motion = transforms, end_effector, motion
         self._receivers, self._instruction = receivers, instruction
         self.twist_problem = ""
+        self.moved_constants: list[int] = []
 
     def statuses(self, now: int, *, active: bool, clock_jumps: int) -> list[Status]:
         """`now`: nanoseconds. `active`: whether the node is. On the executor's thread."""
@@ -91,6 +95,11 @@ class SessionStatus:
         message, level = self._sensors.problem(now), ERROR
         if not message and self.twist_problem:
             message, level = f"end-effector velocity is unknown: {self.twist_problem}", WARN
+        if not message and self.moved_constants:
+            message, level = (
+                f"proprio {self.moved_constants} never changed in the training data and is another here",
+                WARN,
+            )
         if not message:
             message, level = self._sensors.oddity(), WARN
         if self._transforms is not None:
