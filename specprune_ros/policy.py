@@ -88,6 +88,7 @@ class Policy:
     """An OpenVLA-OFT checkpoint with SpecPrune-VLA's pruning. One caller at a time."""
 
     def __init__(self, loaded: release.Checkpoint, pruning: str | PruningConfig = "off", tile: int = 0):
+        self._loaded = loaded
         self._model = loaded.model
         self._tokenizer = loaded.tokenizer
         self._normalizer = loaded.normalizer
@@ -154,6 +155,13 @@ class Policy:
         loaded = release.load(path, device, dtype, unnorm_key, overrides, base_checkpoint, prepare)
         pack(loaded.model)
         return cls(loaded, pruning, tile)
+
+    def sibling(self, pruning: str | PruningConfig) -> "Policy":
+        """Another policy on the same weights, with its own pruning and history. One caller at a time for them all.
+
+        Raises ConfigError when the configuration does not fit the model.
+        """
+        return Policy(self._loaded, pruning, self.tile)
 
     @property
     def chunk_length(self) -> int:

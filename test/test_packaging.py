@@ -17,7 +17,7 @@ from specprune_ros.nodes.parameters.groups import NodeConfig
 
 ROOT = Path(__file__).parents[1]
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
-SCRIPTS = [ROOT / "scripts" / name for name in ("demo", "env", "test")]
+SCRIPTS = [ROOT / "scripts" / name for name in ("demo", "env", "replay", "test")]
 
 
 def nodes() -> dict[str, str]:
@@ -64,7 +64,7 @@ def test_version_and_licence_agree() -> None:
 
 
 def test_every_listed_node_exists() -> None:
-    assert set(nodes()) == {"policy", "libero_sim", "preflight", "doctor"}
+    assert set(nodes()) == {"policy", "libero_sim", "preflight", "doctor", "replay"}
     for module in nodes().values():
         source = ROOT / f"{module.replace('.', '/')}.py"
         assert source.is_file() and re.search(r"\ndef main\(.*\) -> int:", source.read_text()), module

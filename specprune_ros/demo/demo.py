@@ -8,26 +8,34 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 import rclpy
+import yaml
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import SetBool
 from tqdm import tqdm
 
+from specprune_ros.demo.bag_recorder import BagRecorder
 from specprune_ros.demo.options import CONFIG, Options, parse
 from specprune_ros.demo.recorder import POLICY, SIMULATOR, Recorder
 from specprune_ros.demo.report import draw_side_by_side, write_report
 from specprune_ros.errors import UserError
 from specprune_ros.openvla import checkpoint as release
+from specprune_ros.openvla.digest import digest
 from specprune_ros.policy import Policy
 from specprune_ros.processes.children import ChildEnded, ChildProcesses
 from specprune_ros.processes.free_domain import free_domain, local_network
+from specprune_ros.recording.bag_writer import CHECKPOINT, DIGEST, PARAMETERS, REMAPPINGS, BagWriter
 from specprune_ros.sim.libero_env import CONTROL_RATE
 from specprune_ros.viewing.episode import Episode
 from specprune_ros.viewing.video import write_video
@@ -92,7 +100,9 @@ def _record(options: Options) -> Episode:
             children.start("policy", "specprune_ros.nodes.policy_node", _policy_arguments(options))
             rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
             try:
-                return _Loop(Recorder(options.inputs, options.axis_angle_near), children).run(options.seconds)
+                recorder = Recorder(options.inputs, options.axis_angle_near)
+                with _bag_recorder(options) as bag_recorder:
+                    return _Loop(recorder, children, bag_recorder).run(options.seconds)
             finally:
                 rclpy.try_shutdown()
 
@@ -100,10 +110,12 @@ def _record(options: Options) -> Episode:
 class _Loop:
     """Spins the recorder while it watches the children."""
 
-    def __init__(self, recorder: Recorder, children: ChildProcesses) -> None:
+    def __init__(self, recorder: Recorder, children: ChildProcesses, bag_recorder: BagRecorder | None) -> None:
         self._recorder, self._children = recorder, children
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(recorder)
+        if bag_recorder is not None:
+            self._executor.add_node(bag_recorder)
 
     def run(self, seconds: float) -> Episode:
         """One episode: until the task is solved, or for `seconds` of simulated time."""
@@ -163,8 +175,9 @@ def _simulator_arguments(options: Options) -> list[str]:
     return _ros_arguments(parameters, {"~/action_chunk": f"{POLICY}/action_chunk"})
 
 
-def _policy_arguments(options: Options) -> list[str]:
-    parameters = {
+def _policy_parameters(options: Options) -> dict[str, Any]:
+    """Over those of CONFIG."""
+    return {
         "autostart": True,
         "model.checkpoint": options.checkpoint,
         "model.device": options.device,
@@ -172,8 +185,42 @@ def _policy_arguments(options: Options) -> list[str]:
         "model.unnorm_key": options.unnorm_key,
         **({"pruning.enabled": False} if options.pruning == "off" else {"pruning.preset": options.pruning}),
     }
+
+
+def _policy_remaps(options: Options) -> dict[str, str]:
     remaps = {f"~/image_{camera}": f"{SIMULATOR}/{camera}/image" for camera in options.inputs.cameras}
-    return _ros_arguments(parameters, {**remaps, "~/instruction": f"{SIMULATOR}/instruction"})
+    return {**remaps, "~/instruction": f"{SIMULATOR}/instruction"}
+
+
+def _policy_arguments(options: Options) -> list[str]:
+    return _ros_arguments(_policy_parameters(options), _policy_remaps(options))
+
+
+@contextmanager
+def _bag_recorder(options: Options) -> Iterator[BagRecorder | None]:
+    """A recorder of OUT/bag when the user wants one. An earlier bag there is replaced."""
+    if not options.record:
+        yield None
+        return
+    path, instruction = options.out / "bag", f"{SIMULATOR}/instruction"
+    shutil.rmtree(path, ignore_errors=True)
+    with BagWriter(path, latched=("/tf_static", instruction)) as writer:
+        describe(writer, _policy_parameters(options), _policy_remaps(options))
+        images = [f"{SIMULATOR}/{camera}/image" for camera in options.inputs.cameras]
+        compress = options.record == "jpeg"
+        yield BagRecorder(writer, images, instruction, POLICY, simulated=True, compress=compress)
+    say(f"the bag is in {path}; scripts/replay {path} reports what pruning does on it")
+
+
+def describe(writer: BagWriter, parameters: dict[str, Any], remaps: dict[str, str]) -> None:
+    """What the replay has to know beside the messages."""
+    file = yaml.safe_load(CONFIG.read_text())["specprune_policy"]
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in parameters.items()}
+    file["ros__parameters"] |= {name: value for name, value in plain.items() if name not in ("autostart",)}
+    writer.set_custom_data(PARAMETERS, yaml.safe_dump({"/**": file}))
+    writer.set_custom_data(REMAPPINGS, json.dumps([f"{name}:={topic}" for name, topic in remaps.items()]))
+    writer.set_custom_data(DIGEST, digest(parameters["model.checkpoint"]))
+    writer.set_custom_data(CHECKPOINT, Path(parameters["model.checkpoint"]).name)
 
 
 def _ros_arguments(parameters: dict[str, Any], remaps: dict[str, str]) -> list[str]:

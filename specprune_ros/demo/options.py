@@ -40,6 +40,7 @@ class Options:
     dtype: str
     pruning: str  # a preset, or "off"
     compare: bool
+    record: str  # raw or jpeg images in the bag; "" for no bag
     out: Path
     unnorm_key: str
     axis_angle_near: np.ndarray  # (3,) see `nodes.proprio.axis_angle`
@@ -53,6 +54,8 @@ def parse(arguments: list[str]) -> Options:
         raise ConfigError(f"--seconds {given.seconds:g} is outside the allowed range; allowed: 0.5 to {MAX_SECONDS:g}")
     if given.pruning not in ("off", *PRESETS):
         raise ConfigError(f"--pruning {given.pruning} does not exist; allowed: off, {', '.join(PRESETS)}")
+    if given.compare and given.record:
+        raise ConfigError("--record writes the bag of one run; leave --compare out")
     if given.compare and given.pruning == "off":
         raise ConfigError("--compare needs a preset to compare with dense; leave --pruning off out")
     device = given.device
@@ -71,6 +74,7 @@ def parse(arguments: list[str]) -> Options:
         dtype="bfloat16" if device.startswith("cuda") else "float32",
         pruning=given.pruning,
         compare=given.compare,
+        record=given.record,
         out=_folder(given.out),
         unnorm_key=key,
         axis_angle_near=near,
@@ -124,6 +128,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="torch device (default: the GPU when there is one)")
     add("--pruning", metavar="PRESET", default="paper", help=f"{', '.join(PRESETS)} or off (default %(default)s)")
     add("--compare", action="store_true", help="run dense too, from the same state, and show both in one video")
+    add(
+        "--record",
+        metavar="IMAGES",
+        nargs="?",
+        const="raw",
+        default="",
+        choices=("raw", "jpeg"),
+        help="also write a bag for scripts/replay, with raw or jpeg images (default raw)",
+    )
     add("--out", metavar="DIR", type=_path, default=ROOT / "out/demo", help="folder for the results (default out/demo)")
     return parser
 

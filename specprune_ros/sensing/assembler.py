@@ -159,13 +159,17 @@ class ObservationAssembler:
                 stamps[JOINT_STATES] = self._joints.newest_stamp()
         return stamps
 
+    def newest_common_stamp(self, now: int) -> int:
+        """The stamp that `assemble` would take, nanoseconds. Raises ObservationError as it does for the cameras."""
+        with self._lock:
+            return self._newest_common_stamp(now)
+
     def problem(self, now: int) -> str:
         """Why there is no complete set of camera images, "" when there is one."""
-        with self._lock:
-            try:
-                self._newest_common_stamp(now)
-            except ObservationError as error:
-                return str(error)
+        try:
+            self.newest_common_stamp(now)
+        except ObservationError as error:
+            return str(error)
         return ""
 
     def oddity(self) -> str:

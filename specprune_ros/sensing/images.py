@@ -91,7 +91,7 @@ def _raw(message: Any, topic: str) -> np.ndarray:
     encoding = _encoding(message.encoding, topic)
     height, width, step, data = message.height, message.width, message.step, message.data
     rows = _rows(encoding, height, step, len(data))
-    if rows is None or not data:
+    if rows is None or not len(data):
         raise ObservationError(
             f"image on {topic} has {len(data)} bytes for height {height} x step {step}; the driver sends broken images"
         )

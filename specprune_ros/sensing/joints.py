@@ -67,7 +67,7 @@ class JointInput:
 
         `stamp`: nanoseconds. `arrival`: seconds of a steady clock.
         """
-        if not message.position:
+        if not len(message.position):
             return  # allowed by the message definition: velocities or efforts alone
         if len(message.name) != len(message.position):
             self._problem = f"{self.topic} has {len(message.name)} names but {len(message.position)} positions"

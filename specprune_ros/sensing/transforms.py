@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import numpy as np
@@ -17,9 +18,10 @@ LOOP_PAUSE = 1.0  # seconds; longer than the period of any TF publisher
 class BufferedTransforms:
     """Filled on one thread, read from any."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock`: seconds of a steady clock, for the pause after a loop."""
         self._buffer = TransformBuffer()
-        self._loop_guard = LoopGuard()
+        self._loop_guard = LoopGuard(clock)
         self.refused = 0
         self.last_refusal = ""
 
@@ -62,18 +64,19 @@ class LoopGuard:
     buffer would give answers until the loop is complete again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._ends = -math.inf
         self._message = ""
 
     def check(self) -> None:
         """Raises ObservationError during the pause."""
-        if time.monotonic() < self._ends:
+        if self._clock() < self._ends:
             raise ObservationError(self._message)
 
     def block(self, message: str) -> None:
         """Start a pause: what the buffer holds contradicts what is published."""
-        self._ends, self._message = time.monotonic() + LOOP_PAUSE, message
+        self._ends, self._message = self._clock() + LOOP_PAUSE, message
 
     def fail(self, transforms: Transforms, message: str, error: Exception) -> NoReturn:
         """Raises ObservationError with `message`, and starts the pause if `error` is a loop."""

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The arms of the comparison: one set of weights, a policy with its own pruning and history for each."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from specprune_ros.doctor.fit import check_fits
+from specprune_ros.errors import ConfigError
+from specprune_ros.nodes.model import load_policy
+from specprune_ros.parameter_file import read_parameters
+from specprune_ros.policy import ActionChunk, Observation, Policy
+from specprune_ros.pruning.config import PRESETS, PruningConfig
+from specprune_ros.replay.settings import PRUNING, Settings, settings
+
+DENSE, NODE = "dense", "node"  # the reference; what the parameter file says
+DEFAULT_ARMS = (DENSE, NODE, *PRESETS)
+JPEG_QUALITY = 95  # compressed_image_transport's default
+
+
+def pruning_of(arm: str, node: Settings, node_name: str) -> PruningConfig | None:
+    """The configuration of an arm: dense, node, a preset, or a YAML file with `pruning.*`.
+
+    Raises ConfigError for anything else.
+    """
+    if arm == DENSE or (arm == NODE and not node.pruning_enabled):
+        return None
+    if arm == NODE:
+        return node.pruning
+    if arm in PRESETS:
+        preset = PruningConfig.from_preset(arm)
+        values = {"control_rate": node.pruning.control_rate, "metres_per_unit": node.pruning.metres_per_unit}
+        return PruningConfig(**{**preset.__dict__, **values})
+    path = Path(arm).expanduser()
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        given = read_parameters(path.read_text(), str(path), node_name)
+        return settings({name: value for name, value in given.items() if name.startswith(PRUNING)}).pruning
+    raise ConfigError(f"--arms {arm} is unknown; allowed: {', '.join(DEFAULT_ARMS)}, or a YAML file with pruning.*")
+
+
+def distinct_arms(names: Iterable[str], node: Settings, node_name: str) -> dict[str, PruningConfig | None]:
+    """Arm -> its configuration, dense first. `node` is left out where another arm is the same."""
+    chosen = {name: pruning_of(name, node, node_name) for name in dict.fromkeys((DENSE, *names))}
+    others = [config for name, config in chosen.items() if name != NODE]
+    if NODE in chosen and chosen[NODE] in others:
+        del chosen[NODE]
+    return {Path(name).stem if name.endswith((".yaml", ".yml")) else name: config for name, config in chosen.items()}
+
+
+class Arms:
+    """Infers with every arm on the same observation."""
+
+    def __init__(self, node: Settings, configs: dict[str, PruningConfig | None]) -> None:
+        """Loads the checkpoint. Raises CheckpointError or ConfigError, one line, when something does not fit."""
+        self.configs = configs
+        self.dense = load_policy(node.model, None)
+        check_fits(self.dense, node.inputs, node.controller)
+        self.policies: dict[str, Policy] = {
+            name: self.dense if config is None else self.dense.sibling(config) for name, config in configs.items()
+        }
+        self.warm_seconds: dict[str, dict[str, float]] = {}
+        self._count = 0
+
+    def warm_up(self, instruction: str) -> None:
+        """Run every mode of every arm before anything is timed."""
+        self.warm_seconds = {name: policy.warm_up(instruction) for name, policy in self.policies.items()}
+
+    def infer(self, observation: Observation) -> dict[str, ActionChunk]:
+        """Every arm's chunk. The arms take turns in being first, so that nothing favours one."""
+        names = list(self.policies)
+        first = self._count % len(names)
+        self._count += 1
+        chunks = {name: self.policies[name].act(observation) for name in names[first:] + names[:first]}
+        return {name: chunks[name] for name in names}
+
+    def observe(self, observation: Observation) -> None:
+        """Remember the frames of an observation without an inference."""
+        for policy in self.policies.values():
+            policy.observe(observation.views, observation.stamp)
+
+    def reset(self) -> None:
+        for policy in self.policies.values():
+            policy.reset()
+
+    def dense_after_jpeg(self, observation: Observation) -> NDArray[np.float64]:
+        """(C, A) what dense says when the images have gone through JPEG once (more)."""
+        views = {name: jpeg_round_trip(frame) for name, frame in observation.views.items()}
+        again = Observation(views, observation.proprio, observation.instruction, observation.stamp, observation.twist)
+        return self.dense.act(again).actions
+
+
+def jpeg_round_trip(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, 3) RGB uint8, encoded and decoded at the quality that image_transport uses."""
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return np.asarray(cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), np.uint8)

@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is wrong with the recording itself: every input's rate, gaps and stamps, and what the live node would refuse."""
+
+import math
+import re
+import zlib
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from specprune_ros.replay.bag import BagMessage
+from specprune_ros.replay.ingest import Seen
+from specprune_ros.replay.intervals import Intervals
+from specprune_ros.replay.settings import Settings
+from specprune_ros.replay.topics import Topics
+from specprune_ros.sensing.config import JOINT_STATES, TF, image_input
+from specprune_ros.sensing.stamps import NANOSECONDS
+
+GAP = 5.0  # typical periods without a message are a gap
+LISTED = 20  # gaps, refusals ... that are named one by one
+FROZEN = 1.0  # seconds of one picture while the arm moves
+MOVING = 0.02  # m/s or rad/s of the end effector
+CLIPPED = 0.2  # share of observations outside of the training data's range that is worth a warning
+BEYOND = 0.05  # of the range: so little outside of it is no warning
+UNSTAMPED = 0
+
+
+@dataclass(eq=False)
+class Stream:
+    """One input. Stamps in nanoseconds, times in seconds."""
+
+    name: str
+    topic: str
+    allowed: float  # seconds without news after which the node stops the arm
+    count: int = 0
+    unstamped: int = 0
+    repeated: int = 0  # stamps that came before
+    backwards: int = 0
+    intervals: Intervals = field(default_factory=Intervals)  # of stamps
+    delays: Intervals = field(default_factory=Intervals)  # from stamp to arrival
+    future: int = 0  # stamped after its arrival
+    gaps: list[tuple[float, float]] = field(default_factory=list)  # when it began, how long
+    gap_count: int = 0
+    first: float = math.nan
+    last: float = math.nan
+    _newest: int = -1
+
+    def add(self, stamp: int, time: float, delay: float) -> None:
+        """`delay`: arrival minus stamp on the node's clock."""
+        self.count += 1
+        self.first = time if math.isnan(self.first) else self.first
+        self.last = time
+        if stamp == UNSTAMPED:
+            self.unstamped += 1
+            return
+        self.delays.add(max(delay, 0.0))
+        self.future += delay < -0.001
+        newest, self._newest = self._newest, stamp
+        if newest < 0:
+            return
+        if stamp <= newest:
+            self.repeated += stamp == newest
+            self.backwards += stamp < newest
+            return
+        interval = (stamp - newest) / NANOSECONDS
+        typical = self.intervals.percentile(0.5) if self.intervals.count >= 10 else math.inf
+        if interval > min(self.allowed, GAP * typical):
+            self.gap_count += 1
+            if len(self.gaps) < LISTED:
+                self.gaps.append((round(time - interval, 3), round(interval, 3)))
+        self.intervals.add(interval)
+
+    def restart(self) -> None:
+        """The clock was set back."""
+        self._newest = -1
+
+    def summary(self) -> dict[str, Any]:
+        p50 = self.intervals.percentile(0.5)
+        return {
+            "topic": self.topic,
+            "messages": self.count,
+            "rate_hz": _number(1 / p50 if p50 > 0 else math.nan),
+            "interval_s": {
+                "p50": _number(p50),
+                "p99": _number(self.intervals.percentile(0.99)),
+                "max": _number(self.intervals.largest if self.intervals.count else math.nan),
+            },
+            "jitter_s": _number(self.intervals.percentile(0.95) - p50),
+            "delay_s": {"p50": _number(self.delays.percentile(0.5)), "p99": _number(self.delays.percentile(0.99))},
+            "gaps": self.gap_count,
+            "first_gaps_s": [list(gap) for gap in self.gaps],
+            "without_stamp": self.unstamped,
+            "same_stamp_again": self.repeated,
+            "backwards": self.backwards,
+            "stamped_in_the_future": self.future,
+        }
+
+
+@dataclass(eq=False)
+class Picture:
+    """The last picture of a camera, and since when it is the same."""
+
+    digest: int = -1
+    since: float = 0.0
+    moved: bool = False  # the arm, since then
+    frozen: list[tuple[float, float]] = field(default_factory=list)  # when, how long
+
+    def add(self, digest: int, time: float) -> None:
+        if digest == self.digest:
+            return
+        self.end(time)
+        self.digest, self.since, self.moved = digest, time, False
+
+    def end(self, time: float) -> None:
+        """The picture changes at `time`, or the recording ends."""
+        if self.digest >= 0 and self.moved and time - self.since > FROZEN and len(self.frozen) < LISTED:
+            self.frozen.append((round(self.since, 3), round(time - self.since, 3)))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line for the report. `kind` says what it is about, for programs; `level` is error, warning or hint."""
+
+    kind: str
+    level: str
+    text: str
+
+
+class ProprioReach:
+    """The proprio of the recording against what the checkpoint's statistics call usual."""
+
+    def __init__(self, low: np.ndarray, high: np.ndarray) -> None:
+        """(P,) each, in the checkpoint's units."""
+        self._low, self._high = low, high
+        self._margin = BEYOND * (high - low)
+        self._outside = np.zeros(len(low), np.int64)
+        self.smallest = np.full(len(low), math.inf)
+        self.largest = np.full(len(low), -math.inf)
+        self._count = 0
+
+    def add(self, proprio: np.ndarray) -> None:
+        if len(proprio) != len(self._low):
+            return
+        self._count += 1
+        self._outside += (proprio < self._low - self._margin) | (proprio > self._high + self._margin)
+        self.smallest, self.largest = np.minimum(self.smallest, proprio), np.maximum(self.largest, proprio)
+
+    def outside(self) -> list[float]:
+        """(P,) share of observations in which a number is further outside of the range than `BEYOND` of it."""
+        return [float(count) / max(self._count, 1) for count in self._outside]
+
+    def findings(self) -> list[Finding]:
+        found = []
+        for index, share in enumerate(self.outside()):
+            if share > CLIPPED:
+                text = (
+                    f"proprio[{index}] lies outside of the training data's {self._low[index]:.3g} to "
+                    f"{self._high[index]:.3g} in {share:.0%} of the observations (here {self.smallest[index]:.3g} to "
+                    f"{self.largest[index]:.3g}); check model.unnorm_key, inputs.base_frame, inputs.ee_frame and "
+                    "inputs.joint_names"
+                )
+                found.append(Finding("proprio_range", "error", text))
+        return found
+
+
+class Audit:
+    """Looks at every message on its way, and at every observation."""
+
+    def __init__(
+        self, settings: Settings, topics: Topics, start: int, proprio_range: tuple[np.ndarray, np.ndarray]
+    ) -> None:
+        """`start`: of the bag, nanoseconds. `proprio_range`: see `ProprioReach`."""
+        inputs = settings.inputs
+        self._settings, self._topics, self._start = settings, topics, start
+        self.streams = {
+            camera: Stream(camera, topic, inputs.max_age_of(image_input(camera)))
+            for camera, topic in topics.images.items()
+        }
+        if topics.joints:
+            self.streams[JOINT_STATES] = Stream(JOINT_STATES, topics.joints, inputs.max_age_of(JOINT_STATES))
+        if topics.tf:
+            self.streams[TF] = Stream(TF, topics.tf[0], inputs.max_age_of(TF))
+        self._pictures = {camera: Picture() for camera in topics.images}
+        self.frames: dict[str, str] = {}  # camera -> frame_id of its images
+        self.refusals: Counter[str] = Counter()  # without their numbers
+        self._examples: dict[str, dict[str, Any]] = {}
+        self.jumps: list[tuple[float, float]] = []
+        self.observations = self.unknown_twists = 0
+        self.skew = Intervals()
+        self._newest: dict[str, int] = {}
+        self.reach = ProprioReach(*proprio_range)
+
+    # Messages, as `ingest.Watch`
+
+    def on_message(self, name: str, message: BagMessage, stamp: int, now: int) -> None:
+        time = (message.time - self._start) / NANOSECONDS
+        stream = self.streams.get(name)
+        if stream is not None:
+            stream.add(stamp, time, (now - stamp) / NANOSECONDS)
+        if name in self._pictures:
+            self._pictures[name].add(zlib.crc32(message.message.data), time)
+            self.frames[name] = message.message.header.frame_id
+            self._newest[name] = stamp
+            if len(self._newest) == len(self._pictures) > 1:
+                self.skew.add((max(self._newest.values()) - min(self._newest.values())) / NANOSECONDS)
+                self._newest.clear()
+
+    def on_jump(self, time: int, back: int) -> None:
+        if len(self.jumps) < LISTED:
+            self.jumps.append((round((time - self._start) / NANOSECONDS, 3), round(back / NANOSECONDS, 3)))
+        for stream in self.streams.values():
+            stream.restart()
+
+    # Observations
+
+    def on_seen(self, seen: Seen, time: float) -> None:
+        if seen.sensed is None:
+            kind = re.sub(r"[+-]?\d+(\.\d+)?", "#", seen.refusal)
+            self.refusals[kind] += 1
+            example = self._examples.setdefault(kind, {"text": seen.refusal, "first_s": round(time, 3), "count": 0})
+            example["count"] += 1
+            example["last_s"] = round(time, 3)
+            return
+        self.observations += 1
+        sensed = seen.sensed
+        if sensed.twist is None:
+            self.unknown_twists += 1
+        elif np.linalg.norm(sensed.twist[:3]) > MOVING:
+            for picture in self._pictures.values():
+                picture.moved = True
+        self.reach.add(sensed.proprio)
+
+    # Results
+
+    def finish(self, until: float) -> None:
+        """The recording ends after `until` seconds."""
+        for picture in self._pictures.values():
+            picture.end(until)
+
+    def findings(self, malformed: Counter[str]) -> list[Finding]:
+        """What is worth a line, the worst first. `malformed`: topic -> messages that could not be read."""
+        found = [*self._about_cameras(), *self._about_streams(), *self.reach.findings()]
+        for topic, count in malformed.items():
+            found.append(Finding("malformed", "warning", f"{count} messages on {topic} do not deserialize; left out"))
+        for time, back in self.jumps:
+            text = f"the clock jumps back by {back:g} s at {time:g} s; the history was reset there, as on the node"
+            found.append(Finding("clock_jump", "warning", text))
+        for example in self._examples.values():
+            text = (
+                f"refused {example['count']} times, from {example['first_s']:g} to {example['last_s']:g} s: "
+                f"{example['text']}"
+            )
+            found.append(Finding("refused", "warning", text))
+        order = {"error": 0, "warning": 1, "hint": 2}
+        return sorted(found, key=lambda finding: order[finding.level])
+
+    def _about_cameras(self) -> list[Finding]:
+        found = []
+        for camera, picture in self._pictures.items():
+            if picture.frozen:
+                time, length = max(picture.frozen, key=lambda span: span[1])
+                text = (
+                    f"camera {camera} on {self._topics.images[camera]} is frozen: the same picture for {length:g} s "
+                    f"from {time:g} s on, while the arm moves"
+                )
+                found.append(Finding("frozen_camera", "error", text))
+        for camera, frame in self.frames.items():
+            other = [name for name in self._pictures if name != camera and name in frame.lower()]
+            if other and camera not in frame.lower():
+                text = (
+                    f"the view {camera} gets images whose frame_id is {frame}, which names the view {other[0]}; the "
+                    "cameras may be swapped: check the remapping"
+                )
+                found.append(Finding("swapped_cameras", "error", text))
+        for camera, topic in self._topics.images.items():
+            same = [name for name, other in self._topics.images.items() if other == topic and name != camera]
+            if same:
+                text = f"the views {camera} and {same[0]} read the same topic {topic}; check the remapping"
+                found.append(Finding("same_camera", "error", text))
+        return found
+
+    def _about_streams(self) -> list[Finding]:
+        found = []
+        for stream in self.streams.values():
+            if stream.gap_count:
+                time, length = max(stream.gaps, key=lambda gap: gap[1])
+                severe = length > stream.allowed
+                kind = "tf_gap" if stream.name == TF else "gap"
+                stops = f"; the node stops the arm after {stream.allowed:g} s" if severe else ""
+                count = "1 gap" if stream.gap_count == 1 else f"{stream.gap_count} gaps"
+                text = f"{stream.topic} has {count}, the longest of {length:g} s at {time:g} s{stops}"
+                found.append(Finding(kind, "error" if severe else "warning", text))
+            if stream.unstamped:
+                text = f"{stream.unstamped} messages on {stream.topic} have no stamp; the time of arrival is used"
+                found.append(Finding("no_stamp", "warning", text))
+            odd = stream.repeated + stream.backwards
+            if odd and stream.name in self._pictures:
+                text = f"{odd} images on {stream.topic} came twice or out of order; the node drops them"
+                found.append(Finding("order", "warning", text))
+        if self.observations and self.unknown_twists > 0.1 * self.observations:
+            share = self.unknown_twists / self.observations
+            text = f"the end effector's velocity is unknown in {share:.0%} of the observations; pruning is fine there"
+            found.append(Finding("unknown_velocity", "warning", text))
+        return found
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "inputs": {name: stream.summary() for name, stream in self.streams.items()},
+            "camera_skew_s": {"p50": _number(self.skew.percentile(0.5)), "max": _number(self.skew.largest)},
+            "image_frames": self.frames,
+            "observations": self.observations,
+            "refused": sum(self.refusals.values()),
+            "refusals": list(self._examples.values()),
+            "clock_jumps_s": [list(jump) for jump in self.jumps],
+            "velocity_unknown": self.unknown_twists,
+            "proprio_outside_range": [round(share, 4) for share in self.reach.outside()],
+            "frozen_s": {name: [list(span) for span in picture.frozen] for name, picture in self._pictures.items()},
+        }
+
+
+def _number(value: float) -> float | None:
+    return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ros2 run specprune_ros replay BAG`: a recording through the policy, dense and pruned, and a report about it."""
+
+import json
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NoReturn
+
+from specprune_ros.errors import UserError
+from specprune_ros.openvla.digest import digest
+from specprune_ros.parameter_file import read_parameters
+from specprune_ros.recording.bag_writer import DIGEST, PARAMETERS, REMAPPINGS, no_space
+from specprune_ros.replay.arms import Arms, distinct_arms
+from specprune_ros.replay.bag import Bag, BagError
+from specprune_ros.replay.names import Names
+from specprune_ros.replay.options import Options, parse
+from specprune_ros.replay.results import INTERRUPTED, Results, say
+from specprune_ros.replay.run import Replay
+from specprune_ros.replay.schedule import Schedule
+from specprune_ros.replay.settings import Settings, settings
+from specprune_ros.replay.topics import find_topics
+from specprune_ros.sensing.stamps import from_stamp
+
+BAD_INPUT = 2  # exit code
+PARTIAL = ".replay-"  # results that are not complete yet
+
+
+def main() -> int:
+    """Exit code: 0; 2 for a user's mistake, 3 when a limit is exceeded, 130 when interrupted."""
+    for wanted in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(wanted, _interrupt)
+    try:
+        return run(parse(sys.argv[1:]))
+    except UserError as error:
+        say(str(error))
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        say("interrupted; nothing was written")
+        return INTERRUPTED
+
+
+def run(options: Options) -> int:
+    """Replay a bag and write its report. Returns the exit code. Raises UserError."""
+    with Bag(options.bag) as bag:
+        names = options.names if options.renamed else _recorded_names(bag)
+        node = _settings(options, bag, names)
+        topics = find_topics(bag, node, names)
+        if not (options.instruction or node.node.instruction or topics.instruction):
+            expected = names.resolve("~/instruction")
+            raise BagError(
+                f"{bag.path} has no instruction on {expected}; say with --instruction TEXT what the arm does"
+            )
+        arms = Arms(node, distinct_arms(options.arms, node, names.full_name))
+        warnings = [f"there is no parameter {name}; it is ignored" for name in node.unknown]
+        recorded = bag.custom_data.get(DIGEST)
+        if recorded and recorded != digest(Path(node.model.checkpoint)):
+            warnings.append("the bag was recorded with another checkpoint than the one that is replayed")
+        for warning in warnings:
+            say(warning)
+        stamps = _recorded_stamps(bag, topics.chunks) if options.as_recorded else None
+        schedule = Schedule(options.every, options.rate, stamps)
+        with _folder(options.out) as partial:
+            results = Results(Path(partial), options, bag, node, arms, warnings)
+            code = results.make(Replay(bag, node, topics, arms, schedule, options.instruction))
+            results.move(options.out)
+    say(f"report.html, report.json and chunks.mcap are in {options.out}")
+    return code
+
+
+def _recorded_names(bag: Bag) -> Names:
+    return Names.of(json.loads(bag.custom_data.get(REMAPPINGS, "[]")))
+
+
+def _settings(options: Options, bag: Bag, names: Names) -> Settings:
+    if options.params_file:
+        text, where = options.params_file.read_text(), str(options.params_file)
+    elif PARAMETERS in bag.custom_data:
+        text, where = bag.custom_data[PARAMETERS], f"{bag.path}: recorded parameters"
+    else:
+        raise BagError(f"{bag.path} brings no parameters along; give the node's parameter file with --params-file FILE")
+    return settings({**read_parameters(text, where, names.full_name), **options.parameters})
+
+
+def _recorded_stamps(bag: Bag, topic: str) -> frozenset[int]:
+    if not topic:
+        raise BagError(f"--as-recorded: {bag.path} has no recorded chunks")
+    return frozenset(
+        from_stamp(seen.message.header.stamp) for seen in bag.messages([topic]) if len(seen.message.actions)
+    )
+
+
+def _folder(out: Path) -> tempfile.TemporaryDirectory:
+    """A folder inside `out` that vanishes unless its content is moved."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for left in out.glob(PARTIAL + "*"):
+            shutil.rmtree(left, ignore_errors=True)
+        return tempfile.TemporaryDirectory(prefix=PARTIAL, dir=out)
+    except OSError as error:
+        raise no_space(error, out) from error
+
+
+def _interrupt(*_: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The replay: every arm on every chosen observation of a bag."""
+
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from specprune_ros.errors import UserError
+from specprune_ros.policy import ActionChunk, Observation
+from specprune_ros.replay.arms import Arms
+from specprune_ros.replay.audit import Audit
+from specprune_ros.replay.bag import Bag, BagMessage
+from specprune_ros.replay.ingest import Ingest, Seen
+from specprune_ros.replay.moment import Moment, Spool
+from specprune_ros.replay.schedule import Schedule
+from specprune_ros.replay.settings import Settings
+from specprune_ros.replay.topics import Topics
+from specprune_ros.sensing.stamps import NANOSECONDS, from_stamp
+
+AXIS_ANGLE = slice(3, 6)  # of an end effector's proprio
+FRAME_QUALITY = 80  # JPEG, of the pictures in the report
+AWAITED = 64  # own chunks that wait for the recorded one of the same stamp
+
+
+@dataclass(eq=False)
+class Recorded:
+    """How the recorded node's chunks compare with those of the arm that has its configuration."""
+
+    arm: str  # "" when there is no such arm
+    compared: int = 0
+    equal: int = 0  # to the last bit
+    largest: float = 0.0  # difference of an action, checkpoint units
+    _own: dict[int, ActionChunk] = field(default_factory=dict)
+
+    def remember(self, stamp: int, chunks: dict[str, ActionChunk]) -> None:
+        if self.arm:
+            self._own[stamp] = chunks[self.arm]
+            while len(self._own) > AWAITED:
+                del self._own[next(iter(self._own))]
+
+    def compare(self, message: object) -> None:
+        """With a recorded ActionChunk, if there is an own one of its stamp."""
+        own = self._own.pop(from_stamp(message.header.stamp), None)  # type: ignore[attr-defined]
+        actions = np.asarray(message.actions, np.float64)  # type: ignore[attr-defined]
+        if own is None or actions.size != own.actions.size:
+            return
+        apart = float(np.abs(actions - own.actions.ravel()).max())
+        self.compared += 1
+        self.equal += apart == 0.0
+        self.largest = max(self.largest, apart)
+
+
+@dataclass(eq=False)
+class Outcome:
+    """What came of a replay, beside the moments in the spool."""
+
+    recorded: Recorded
+    failures: list[dict[str, object]] = field(default_factory=list)  # frames whose inference failed: stamp and error
+    interrupted: bool = False
+    until: float = 0.0  # seconds of the bag that were replayed
+
+
+class Replay:
+    """One pass over a bag."""
+
+    def __init__(
+        self, bag: Bag, settings: Settings, topics: Topics, arms: Arms, schedule: Schedule, instruction: str
+    ) -> None:
+        """`instruction`: replaces the recorded one when not empty."""
+        self._bag, self._settings, self._topics, self._arms, self._schedule = bag, settings, topics, arms, schedule
+        self._instruction = instruction
+        self.audit = Audit(settings, topics, bag.start, arms.dense.proprio_range)
+        own = settings.pruning if settings.pruning_enabled else None
+        same = [name for name, config in arms.configs.items() if config == own]
+        self.outcome = Outcome(Recorded(same[0] if same else ""))
+        self._warm = ""
+
+    def run(
+        self, spool: Spool, start: float, duration: float, each: Callable[[Moment, Observation], None], quiet: bool
+    ) -> Outcome:
+        """Fill `spool`. `start` and `duration`: seconds of the bag; 0 is all of it. `each` sees every moment."""
+        begin = self._bag.start + round(start * NANOSECONDS)
+        end = begin + round(duration * NANOSECONDS) if duration else self._bag.end
+        form = "{desc}: {percentage:3.0f}% |{bar}| {n:.1f}/{total:.1f} s of the bag [{elapsed}<{remaining}]{postfix}"
+        total = (min(end, self._bag.end) - self._bag.start) / NANOSECONDS
+        with tqdm(total=total, desc="replay", bar_format=form, disable=quiet) as bar:
+            try:
+                for seen in self._observations(begin, end, bar):
+                    self._on_seen(seen, spool, each)
+            except KeyboardInterrupt:
+                self.outcome.interrupted = True
+        self.outcome.until = min(bar.n if not quiet else total, total)
+        return self.outcome
+
+    def _observations(self, begin: int, end: int, bar: tqdm) -> Iterator[Seen]:
+        near = np.zeros(3)
+        if self._settings.inputs.proprio == "end_effector":
+            low, high = self._arms.dense.proprio_range
+            near = ((low + high) / 2)[AXIS_ANGLE]
+        ingest = Ingest(self._settings, self._topics, near, self.audit, self._instruction)
+        wanted = self._schedule.due if self._settings.continuous else lambda stamp: True
+        return ingest.observations(self._messages(end, bar), wanted, begin)
+
+    def _messages(self, end: int, bar: tqdm) -> Iterator[BagMessage]:
+        """The inputs, up to the time `end`; recorded chunks are compared on their way."""
+        chunks = self._topics.chunks
+        for message in self._bag.messages(self._topics.all() | ({chunks} if chunks else set())):
+            if message.time > end:
+                return
+            elapsed = (message.time - self._bag.start) / NANOSECONDS
+            if elapsed > bar.n + 0.1:
+                bar.update(elapsed - bar.n)
+            if message.topic == chunks:
+                self.outcome.recorded.compare(message.message)
+            else:
+                yield message
+
+    def _on_seen(self, seen: Seen, spool: Spool, each: Callable[[Moment, Observation], None]) -> None:
+        time = (seen.time - self._bag.start) / NANOSECONDS
+        self.audit.on_seen(seen, time)
+        if seen.sensed is None:
+            return
+        sensed = seen.sensed
+        observation = Observation(
+            sensed.views, sensed.proprio, seen.instruction, sensed.stamp / NANOSECONDS, sensed.twist
+        )
+        try:
+            if not self._schedule.due(sensed.stamp):
+                self._arms.observe(observation)
+                return
+            if self._warm != seen.instruction:
+                self._arms.warm_up(seen.instruction)
+                self._warm = seen.instruction
+            chunks = self._arms.infer(observation)
+            after_jpeg = self._arms.dense_after_jpeg(observation)
+            for name, chunk in chunks.items():
+                if not np.isfinite(chunk.actions).all():
+                    raise UserError(f"arm {name} predicted NaN or Inf")
+        except UserError as error:
+            self._fail(sensed.stamp, time, str(error))
+            return
+        except Exception as error:  # the rest of the recording is still worth having
+            lines = traceback.format_exception(error)
+            self._fail(sensed.stamp, time, f"{type(error).__name__}: {error}".splitlines()[0], "".join(lines))
+            self._arms.reset()
+            return
+        self.outcome.recorded.remember(sensed.stamp, chunks)
+        moment = Moment(
+            stamp=sensed.stamp,
+            time=time,
+            instruction=seen.instruction,
+            proprio=sensed.proprio,
+            twist=sensed.twist,
+            pose=seen.pose,
+            joints=seen.joints,
+            chunks=chunks,
+            after_jpeg=after_jpeg,
+            frames={name: _picture(frame, self._arms.dense.image_size) for name, frame in sensed.views.items()},
+        )
+        spool.add(moment)
+        each(moment, observation)
+
+    def _fail(self, stamp: int, time: float, error: str, trace: str = "") -> None:
+        self.outcome.failures.append(
+            {"stamp": stamp, "time": round(time, 4), "error": " ".join(error.split()), "traceback": trace}
+        )
+
+
+def _picture(frame: NDArray[np.uint8], side: int) -> bytes:
+    """A JPEG of the view at the policy's resolution."""
+    small = cv2.resize(frame, (side, side), interpolation=cv2.INTER_AREA)
+    return cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, FRAME_QUALITY])[
+        1
+    ].tobytes()

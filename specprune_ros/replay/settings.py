@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node's configuration, from its parameter file, without a node."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from specprune_ros.checkpoint_config import CheckpointConfig
+from specprune_ros.control.action_space import ControllerConfig
+from specprune_ros.nodes.parameters.groups import GROUPS, NodeConfig
+from specprune_ros.parameters import check, from_mapping
+from specprune_ros.pruning.config import PruningConfig
+from specprune_ros.sensing.config import InputsConfig
+
+DEFAULT_PRESET = "paper"
+PRUNING = "pruning."
+ENABLED = PRUNING + "enabled"
+PRESET = PRUNING + "preset"
+ELSEWHERE = ("use_sim_time", ENABLED)  # parameters that no configuration group has
+OPEN_ENDED = ("qos_overrides.",)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the replay needs of the node's parameters."""
+
+    node: NodeConfig
+    model: CheckpointConfig
+    inputs: InputsConfig
+    controller: ControllerConfig
+    pruning: PruningConfig
+    pruning_enabled: bool
+    continuous: bool  # the node infers on every observation that it has time for
+    use_sim_time: bool
+    unknown: tuple[str, ...]  # names that the node would warn of
+
+
+def settings(parameters: Mapping[str, Any]) -> Settings:
+    """`parameters`: full name -> value. Raises ConfigError that names the parameter, as the node does."""
+    known = set(ELSEWHERE)
+    configs: dict[type, Any] = {}
+    for group, defaults in GROUPS.items():
+        for default in defaults:
+            configs[type(default)] = _config(parameters, group, default, known)
+    base = PruningConfig.from_preset(str(parameters.get(PRESET) or DEFAULT_PRESET))
+    pruning = _config(parameters, "pruning", base, known)
+    if pruning != dataclasses.replace(base, control_rate=pruning.control_rate, metres_per_unit=pruning.metres_per_unit):
+        pruning = dataclasses.replace(pruning, preset="")
+    return Settings(
+        node=configs[NodeConfig],
+        model=configs[CheckpointConfig],
+        inputs=configs[InputsConfig],
+        controller=configs[ControllerConfig],
+        pruning=pruning,
+        pruning_enabled=bool(parameters.get(ENABLED, True)),
+        continuous=parameters.get("replan.when", "continuous") == "continuous",
+        use_sim_time=bool(parameters.get("use_sim_time", False)),
+        unknown=tuple(sorted(name for name in parameters if name not in known and not name.startswith(OPEN_ENDED))),
+    )
+
+
+def _config(parameters: Mapping[str, Any], group: str, default: Any, known: set[str]) -> Any:
+    prefix = f"{group}." if group else ""
+    names = {prefix + field.name: field.name for field in dataclasses.fields(default)}
+    known |= set(names)
+    given = {names[name]: value for name, value in parameters.items() if name in names}
+    config = from_mapping(type(default), given, group, base=default)
+    check(config, group)
+    return config

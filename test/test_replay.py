@@ -1,0 +1,430 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bags of every kind through the policy; the same numbers each time. No ROS needed."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from replay_bags import INSTRUCTION, NODE, PERIOD, SECOND, BagMaker, parameter_file
+from rosbags.rosbag2 import CompressionMode, Reader, StoragePlugin, Writer
+
+from specprune_ros.errors import UserError
+from specprune_ros.replay.options import parse
+from specprune_ros.replay.replay import main, run
+
+SHORT = 6  # images
+
+
+def replay(bag, out, *arguments, code=0):
+    """report.json of a replay in this process."""
+    words = [str(bag), "--params-file", str(parameter_file(out.parent)), "--out", str(out), "--quiet", *arguments]
+    assert run(parse(words)) == code
+    return json.loads((out / "report.json").read_text())
+
+
+def actions(report, arm):
+    return np.array([moment["arms"][arm]["actions"] for moment in report["moments"]])
+
+
+def without_times(report):
+    """What has to be the same in every run."""
+    moments = [
+        {
+            **moment,
+            "arms": {
+                name: {key: value for key, value in arm.items() if "seconds" not in key}
+                for name, arm in moment["arms"].items()
+            },
+        }
+        for moment in report["moments"]
+    ]
+    return moments, report["noise_floor"], report["audit"], [finding["text"] for finding in report["findings"]]
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """(bag, report) of the plainest recording."""
+    folder = tmp_path_factory.mktemp("raw")
+    bag = BagMaker(SHORT).write(folder / "bag")
+    return bag, replay(bag, folder / "out", "--arms", "paper,careful")
+
+
+def test_arms_see_the_same_observations_each_with_its_own_history(raw):
+    report = raw[1]
+    assert report["inferences"] == SHORT and report["complete"]
+    assert list(report["arms"]) == ["dense", "paper", "careful"]
+    paper = [moment["arms"]["paper"] for moment in report["moments"]]
+    assert (paper[0]["mode"], paper[0]["reason"]) == ("dense", "no_history")
+    assert {entry["mode"] for entry in paper[1:]} <= {"coarse", "fine"}
+    assert np.array_equal(actions(report, "dense")[0], actions(report, "paper")[0])
+    assert not np.array_equal(actions(report, "dense")[1:], actions(report, "paper")[1:])
+    assert {moment["arms"]["dense"]["mode"] for moment in report["moments"]} == {"off"}
+
+
+def test_two_runs_give_the_same_numbers(raw, tmp_path):
+    assert without_times(replay(raw[0], tmp_path / "out", "--arms", "paper,careful")) == without_times(raw[1])
+
+
+def test_dense_is_what_the_policy_says_to_the_recorded_messages(raw):
+    """An independent reading of the bag: no assembler, no transform buffer."""
+    from scipy.spatial.transform import Rotation
+
+    from specprune_ros.policy import Observation, Policy
+
+    policy = Policy.from_checkpoint(raw[1]["checkpoint"])
+    maker = BagMaker(SHORT)
+    for index, moment in enumerate(raw[1]["moments"]):
+        time = index * PERIOD
+        views = {view: maker.pixels(time, view) for view in ("primary", "wrist")}
+        transform = next(m for t, topic, _, m in maker.messages if t == time and topic == "/tf").transforms[0].transform
+        position, turn = transform.translation, transform.rotation
+        near = np.mean(policy.proprio_range, axis=0)[3:6]
+        vector = Rotation.from_quat([turn.x, turn.y, turn.z, turn.w]).as_rotvec()
+        longer = vector * (1 - 2 * np.pi / np.linalg.norm(vector))
+        vector = min(vector, longer, key=lambda candidate: np.linalg.norm(candidate - near))
+        fingers = next(m for t, topic, _, m in maker.messages if topic == "/joint_states").position
+        proprio = np.concatenate([[position.x, position.y, position.z], vector, fingers])
+        expected = policy.act(Observation(views, proprio, INSTRUCTION)).actions
+        np.testing.assert_allclose(moment["arms"]["dense"]["actions"], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("storage", [StoragePlugin.SQLITE3, StoragePlugin.MCAP], ids=["sqlite3", "mcap"])
+@pytest.mark.parametrize("mode", [CompressionMode.NONE, CompressionMode.FILE, CompressionMode.MESSAGE], ids=str)
+def test_every_storage_gives_the_same(raw, tmp_path, storage, mode):
+    bag = BagMaker(SHORT).write(tmp_path / "bag", storage, mode)
+    report = replay(bag, tmp_path / "out", "--arms", "dense", "--every", "2")
+    assert np.array_equal(actions(report, "dense"), actions(raw[1], "dense")[::2])
+
+
+@pytest.mark.parametrize("suffix", ["mcap", "db3"])
+def test_a_single_file(raw, tmp_path, suffix):
+    storage = StoragePlugin.MCAP if suffix == "mcap" else StoragePlugin.SQLITE3
+    bag = BagMaker(SHORT).write(tmp_path / "bag", storage)
+    report = replay(bag / f"bag.{suffix}", tmp_path / "out", "--arms", "dense", "--every", "2")
+    assert np.array_equal(actions(report, "dense"), actions(raw[1], "dense")[::2])
+
+
+def test_a_split_bag(raw, tmp_path):
+    """As `ros2 bag record --max-bag-duration` leaves it: one folder, several files."""
+    halves = []
+    for half in range(2):
+        maker = BagMaker(SHORT)
+        maker.messages = [entry for entry in maker.messages if (entry[0] >= 3 * PERIOD) == half]
+        halves.append(maker.write(tmp_path / f"half{half}", StoragePlugin.MCAP))
+    bag = tmp_path / "bag"
+    bag.mkdir()
+    from ruamel.yaml import YAML
+
+    metadata = [YAML(typ="safe").load((half / "metadata.yaml").read_text()) for half in halves]
+    whole, second = (entry["rosbag2_bagfile_information"] for entry in metadata)
+    for number, half in enumerate(halves):
+        shutil.copy(half / f"half{number}.mcap", bag / f"bag_{number}.mcap")
+    whole["relative_file_paths"] = ["bag_0.mcap", "bag_1.mcap"]
+    whole["duration"]["nanoseconds"] = (2 * SHORT - 1) * PERIOD // 2
+    whole["message_count"] += second["message_count"]
+    counts = {entry["topic_metadata"]["name"]: entry["message_count"] for entry in second["topics_with_message_count"]}
+    for entry in whole["topics_with_message_count"]:
+        entry["message_count"] += counts.get(entry["topic_metadata"]["name"], 0)
+    with (bag / "metadata.yaml").open("w") as file:
+        YAML(typ="safe").dump(metadata[0], file)
+    report = replay(bag, tmp_path / "out", "--arms", "dense")
+    assert np.array_equal(actions(report, "dense"), actions(raw[1], "dense"))
+
+
+def test_compressed_images_are_found_without_being_asked_for(raw, tmp_path):
+    bag = BagMaker(SHORT, compressed=True).write(tmp_path / "bag")
+    report = replay(bag, tmp_path / "out", "--arms", "dense", "--every", "2")
+    assert np.array_equal(actions(report, "dense"), actions(raw[1], "dense")[::2])  # PNG loses nothing
+
+
+@pytest.mark.parametrize("clock", [True, False], ids=["clock", "no_clock"])
+def test_simulated_time(raw, tmp_path, clock):
+    """The stamps are a year away from the recorder's clock."""
+    maker = BagMaker(SHORT, simulated=True, offset=365 * 24 * 3600)
+    if not clock:
+        maker.drop(lambda time, topic: topic == "/clock")
+    bag = maker.write(tmp_path / "bag")
+    report = replay(bag, tmp_path / "out", "--arms", "dense", "-p", "use_sim_time:=true")
+    np.testing.assert_allclose(actions(report, "dense"), actions(raw[1], "dense"), atol=1e-6)
+
+
+def test_topics_are_remapped_as_on_the_node(raw, tmp_path):
+    maker = BagMaker(SHORT)
+    names = {f"{NODE}/image_primary": "/front", f"{NODE}/instruction": "/task", "/joint_states": "/arm/joint_states"}
+    maker.messages = [(time, names.get(topic, topic), *rest) for time, topic, *rest in maker.messages]
+    rules = ("~/image_primary:=/front", "~/instruction:=/task", "joint_states:=/arm/joint_states")
+    words = [word for rule in rules for word in ("-r", rule)]
+    report = replay(maker.write(tmp_path / "bag"), tmp_path / "out", "--arms", "dense", "--every", "3", *words)
+    assert np.array_equal(actions(report, "dense"), actions(raw[1], "dense")[::3])
+
+
+def test_start_duration_rate_and_instruction(raw, tmp_path):
+    """What was said before the start still counts."""
+    words = ("--arms", "dense", "--start", "0.25", "--duration", "0.2", "--instruction", "wave")
+    report = replay(raw[0], tmp_path / "out", *words)
+    assert [moment["time"] for moment in report["moments"]] == pytest.approx([0.3, 0.4])
+    report = replay(raw[0], tmp_path / "out", "--arms", "dense", "--rate", "5")
+    assert [moment["time"] for moment in report["moments"]] == pytest.approx([0.0, 0.2, 0.4])
+
+
+def test_chunks_are_the_nodes_messages_on_the_recorded_stamps(raw):
+    from specprune_ros.replay.bag import Bag
+
+    path = raw[0].parent / "out" / "chunks.mcap"
+    with Reader(path) as reader:
+        topics = {connection.topic: connection.msgtype for connection in reader.connections}
+        assert all(connection.msgdef.data for connection in reader.connections)
+    assert topics["/replay/paper/overlay/wrist/compressed"] == "sensor_msgs/msg/CompressedImage"
+    assert topics["/replay/careful/pruning"] == "specprune_ros/msg/PruningStats"
+    with Bag(path) as bag:
+        chunks = [seen.message for seen in bag.messages(["/replay/paper/action_chunk"])]
+        statistics = [seen.message for seen in bag.messages(["/replay/paper/pruning"])]
+    stamps = [chunk.header.stamp.sec * SECOND + chunk.header.stamp.nanosec for chunk in chunks]
+    assert stamps == [moment["stamp"] for moment in raw[1]["moments"]]
+    flat = np.array([chunk.actions for chunk in chunks]).reshape(actions(raw[1], "paper").shape)
+    assert np.array_equal(flat, actions(raw[1], "paper")) and not any(chunk.execute for chunk in chunks)
+    kept = [len(np.concatenate(moment["arms"]["paper"]["kept_final"])) for moment in raw[1]["moments"]]
+    assert [len(message.kept_final_patches) for message in statistics] == kept
+
+
+def test_the_node_arm_is_left_out_where_a_preset_is_the_same(raw, tmp_path):
+    report = replay(raw[0], tmp_path / "out", "--arms", "node,paper", "--duration", "0.05")
+    assert list(report["arms"]) == ["dense", "paper"] and report["recorded_chunks"]["arm"] == "paper"
+    report = replay(raw[0], tmp_path / "out", "--arms", "node", "-p", "pruning.budget_tokens:=50", "--duration", "0.05")
+    assert report["configurations"]["node"]["budget_tokens"] == 50
+    assert report["configurations"]["node"]["preset"] == ""
+
+
+def test_the_clock_jumps_back(tmp_path):
+    """A recording of a bag that was played in a loop."""
+    maker = BagMaker(SHORT, simulated=True)
+    length = (2 * SHORT) * PERIOD // 2
+    maker.messages += [(time + length, *rest) for time, *rest in maker.messages]
+    report = replay(maker.write(tmp_path / "bag"), tmp_path / "out", "--arms", "paper", "-p", "use_sim_time:=true")
+    assert report["inferences"] == 2 * SHORT
+    reasons = [moment["arms"]["paper"]["reason"] for moment in report["moments"]]
+    assert [index for index, reason in enumerate(reasons) if reason == "no_history"] == [0, SHORT]
+    assert any("clock jumps back" in finding["text"] for finding in report["findings"])
+    both = actions(report, "paper")
+    assert np.array_equal(both[:SHORT], both[SHORT:])
+
+
+def test_images_without_stamps_get_the_time_of_arrival(tmp_path):
+    maker = BagMaker(SHORT)
+    for _, topic, _, message in maker.messages:
+        if "image" in topic:
+            message.header.stamp.sec = message.header.stamp.nanosec = 0
+    report = replay(maker.write(tmp_path / "bag"), tmp_path / "out", "--arms", "dense")
+    assert report["inferences"] == SHORT
+    assert sum("have no stamp" in finding["text"] for finding in report["findings"]) == 2
+
+
+def test_a_failing_inference_costs_one_frame(raw, tmp_path, monkeypatch):
+    from specprune_ros.replay.arms import Arms
+
+    infer, stamp = Arms.infer, raw[1]["moments"][2]["stamp"]
+
+    def broken(self, observation):
+        if round(observation.stamp * 10) == round(stamp / SECOND * 10):
+            raise RuntimeError("the kernel exploded")
+        return infer(self, observation)
+
+    monkeypatch.setattr(Arms, "infer", broken)
+    report = replay(raw[0], tmp_path / "out", "--arms", "paper")
+    assert report["inferences"] == SHORT - 1 and [failure["stamp"] for failure in report["failures"]] == [stamp]
+    (told,) = (finding["text"] for finding in report["findings"] if finding["kind"] == "failed")
+    assert "the kernel exploded" in told and str(stamp) in told
+
+
+def test_interrupting_reports_what_is_there(raw, tmp_path, monkeypatch):
+    from specprune_ros.replay.arms import Arms
+
+    infer, calls = Arms.infer, []
+
+    def interrupted(self, observation):
+        calls.append(observation)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return infer(self, observation)
+
+    monkeypatch.setattr(Arms, "infer", interrupted)
+    report = replay(raw[0], tmp_path / "out", "--arms", "dense", code=130)
+    assert report["inferences"] == 3 and report["complete"] is False
+    assert any(finding["kind"] == "interrupted" for finding in report["findings"])
+    monkeypatch.undo()
+    assert replay(raw[0], tmp_path / "out", "--arms", "dense")["complete"] is True
+
+
+def test_limits_give_exit_code_3_and_a_junit_file(raw, tmp_path):
+    from xml.etree import ElementTree
+
+    out = tmp_path / "out"
+    limits = ("--max-error", "1000", "--max-flips", "1", "--max-latency", "0.0001")
+    report = replay(raw[0], out, "--arms", "paper", "--duration", "0.15", *limits, code=3)
+    suite = ElementTree.parse(out / "junit.xml").getroot()
+    failed = [case.get("name") for case in suite if case.find("failure") is not None]
+    assert suite.get("tests") == "3" and failed == ["max-latency"]
+    assert [limit["limit"] for limit in report["limits"] if limit["exceeded"]] == ["max-latency"]
+    replay(raw[0], out, "--arms", "paper", "--duration", "0.15", "--max-latency", "1e9")
+    replay(raw[0], out, "--arms", "paper", "--duration", "0.15")
+    assert not (out / "junit.xml").exists()  # that of an earlier replay would be taken for this one's
+
+
+def test_no_ros_is_imported():
+    code = (
+        "import sys, specprune_ros.replay.replay\n"
+        "bad = [name for name in sys.modules if name.split('.')[0] in ('rclpy', 'tf2_ros', 'launch')]\n"
+        "assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Bad input: one line, exit code 2, nothing left behind
+
+
+def write_truncated(folder):
+    bag = BagMaker(SHORT).write(folder / "bag")
+    data = (bag / "bag.mcap").read_bytes()
+    (bag / "bag.mcap").write_bytes(data[: len(data) // 2])
+    return bag
+
+
+def write_unindexed(folder):
+    bag = write_truncated(folder)
+    (bag / "metadata.yaml").unlink()
+    return bag
+
+
+def write_corrupt_database(folder):
+    bag = BagMaker(SHORT).write(folder / "bag", StoragePlugin.SQLITE3)
+    data = bytearray((bag / "bag.db3").read_bytes())
+    data[:100] = bytes(100)
+    (bag / "bag.db3").write_bytes(data)
+    return bag
+
+
+def write_text(folder):
+    (folder / "notes.txt").write_text("no bag")
+    return folder / "notes.txt"
+
+
+def write_folder(folder):
+    (folder / "photos").mkdir()
+    return folder / "photos"
+
+
+def write_empty(folder):
+    with Writer(folder / "bag", version=9, storage_plugin=StoragePlugin.MCAP):
+        pass
+    return folder / "bag"
+
+
+def write_without(topic):
+    def write(folder):
+        maker = BagMaker(SHORT)
+        maker.drop(lambda _, name: name == topic)
+        return maker.write(folder / "bag")
+
+    return write
+
+
+def write_stale(folder):
+    """The wrist camera stopped before the recording began."""
+    maker = BagMaker(SHORT)
+    for _, topic, _, message in maker.messages:
+        if topic.endswith("image_wrist"):
+            message.header.stamp.sec -= 60
+    return maker.write(folder / "bag")
+
+
+@pytest.mark.parametrize(
+    ("write", "arguments", "said"),
+    [
+        (lambda folder: folder / "nowhere", [], "does not exist"),
+        (write_text, [], "is not a bag; give a folder with metadata.yaml, an .mcap or a .db3 file"),
+        (write_folder, [], "is not a bag: it has neither metadata.yaml nor .mcap or .db3 files"),
+        (write_truncated, [], "is damaged or was cut off"),
+        (write_unindexed, [], "its recorder was killed; run `ros2 bag reindex"),
+        (write_corrupt_database, [], "is damaged or was cut off"),
+        (write_empty, [], "holds no messages"),
+        (
+            write_without(f"{NODE}/image_wrist"),
+            [],
+            f"images of the view wrist: {NODE}/image_wrist is not there; it has {NODE}/image_primary ({SHORT} messages)"
+            "; choose one with -r ~/image_wrist:=TOPIC",
+        ),
+        (write_without("/joint_states"), [], "joint states: /joint_states is not there; it has none of type"),
+        (write_without("/tf"), [], "transforms: /tf is not there"),
+        (write_without(f"{NODE}/instruction"), [], "no instruction on /specprune_policy/instruction; say"),
+        (write_stale, [], "gives no observation; refused"),
+        (None, ["-p", "inputs.cameras:=[primary]"], "inputs.cameras has 1 names (primary); the checkpoint expects 2"),
+        (None, ["-r", f"~/image_primary:={NODE}/instruction"], "is a std_msgs/msg/String; it has"),
+        (None, ["--checkpoint", "/nowhere"], "/nowhere"),
+        (None, ["--arms", "most"], "--arms most is unknown; allowed: dense, node, paper"),
+        (None, ["--every", "0"], "--every 0 is outside the allowed range"),
+        (None, ["--start", "100"], "gives no observation in this part"),
+        (None, ["--as-recorded"], "has no recorded chunks"),
+        (None, ["--out", "/proc/replay"], "/proc/replay cannot be written"),
+        (None, ["-r", "nonsense"], "-r nonsense is no remapping rule"),
+        (None, ["-p", "inputs.max_age:=-1"], "inputs.max_age = -1.0 is outside the allowed range"),
+        (None, ["--colour", "red"], "unrecognized arguments: --colour red; see replay --help"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(raw, tmp_path, monkeypatch, capsys, write, arguments, said):
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # this process belongs to pytest
+    bag = write(tmp_path) if write else raw[0]
+    out = tmp_path / "out"
+    words = [str(bag), "--params-file", str(parameter_file(tmp_path)), "--out", str(out), "--quiet", *arguments]
+    monkeypatch.setattr(sys, "argv", ["replay", *words])
+    assert main() == 2
+    error = capsys.readouterr().err.replace("\r", "\n")
+    lines = [line for line in error.splitlines() if line.startswith("replay: ")]
+    assert len(lines) == 1 and said in lines[0] and "Traceback" not in error, error
+    assert not out.exists() or not any(out.iterdir())
+
+
+def test_a_custom_type_without_a_usable_definition_does_not_matter(raw, tmp_path):
+    maker = BagMaker(SHORT)
+    maker.definitions["/odd"] = ("this is no definition %%", "RIHS01_" + "0" * 64)
+    maker.add(0, "/odd", "lab_msgs/msg/Odd", b"\0\1\0\0abcd")
+    maker.messages.sort(key=lambda entry: entry[0])
+    report = replay(maker.write(tmp_path / "bag"), tmp_path / "out", "--arms", "dense", "--every", "3")
+    assert np.array_equal(actions(report, "dense"), actions(raw[1], "dense")[::3])
+
+
+def test_a_malformed_message_costs_only_itself(raw, tmp_path):
+    maker = BagMaker(SHORT)
+    index = [i for i, entry in enumerate(maker.messages) if entry[1].endswith("image_primary")][2]
+    time, topic, kind, _ = maker.messages[index]
+    maker.messages[index] = (time, topic, kind, b"\0\1\0\0rubbish")
+    report = replay(maker.write(tmp_path / "bag"), tmp_path / "out", "--arms", "dense")
+    assert report["inferences"] == SHORT - 1
+    assert any("do not deserialize" in finding["text"] for finding in report["findings"])
+
+
+def test_no_space_left(raw, tmp_path, monkeypatch):
+    import errno
+
+    from specprune_ros.replay.moment import Spool
+
+    def full(self, moment):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Spool, "add", full)
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=f"no space left for {out}; free some"):
+        replay(raw[0], out, "--arms", "dense")
+    assert not any(out.iterdir())
+
+
+def test_a_bag_without_parameters_asks_for_them(raw, tmp_path):
+    with pytest.raises(UserError, match="brings no parameters along; give the node's parameter file"):
+        run(parse([str(raw[0]), "--out", str(tmp_path / "out")]))
+
+
+def test_unknown_parameters_are_told(raw, tmp_path):
+    report = replay(raw[0], tmp_path / "out", "--arms", "dense", "--duration", "0.05", "-p", "inputs.max_agee:=1.0")
+    assert any("no parameter inputs.max_agee" in finding["text"] for finding in report["findings"])
