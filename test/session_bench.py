@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A policy node in this process, with a fake policy, a clock that the test sets, and messages put in by hand.
 
-Nothing spins: callbacks, control ticks and time happen when the test says so; only the worker has a thread of its own.
+Nothing spins and no thread works: callbacks, control ticks, inferences and time happen when the test says so.
 """
 
 import itertools
@@ -20,6 +20,7 @@ from std_srvs.srv import SetBool, Trigger
 from tf2_msgs.msg import TFMessage
 
 from specprune_ros.nodes.policy_node import PolicyNode
+from specprune_ros.nodes.worker import InferenceWorker
 from specprune_ros.policy import ActionChunk, PruningReport
 from specprune_ros.pruning.controller import Reason
 from specprune_ros.pruning.schedule import Mode
@@ -110,6 +111,7 @@ class SessionBench:
     def __init__(self, monkeypatch, policy=None, **parameters):
         self.policy = policy or FakePolicy()
         monkeypatch.setattr("specprune_ros.nodes.session.load_policy", lambda *_: self.policy)
+        monkeypatch.setattr(InferenceWorker, "_run", lambda worker: None)
         self.sent = []
         publish = LifecyclePublisher.publish
 
@@ -171,7 +173,7 @@ class SessionBench:
         self.pose(x)
         for shade, (camera, stamp) in enumerate((("primary", primary), ("wrist", wrist))):
             stamp = self.now if stamp is None else stamp
-            image = Image(height=28, width=28, encoding="rgb8", step=84, data=bytes([40 * shade + 1]) * 2352)
+            image = Image(height=28, width=28, encoding="rgb8", step=84, data=bytes([40 * shade + 1, 90, 200]) * 784)
             image.header.stamp = Time(nanoseconds=stamp).to_msg()
             self.session._inputs._add_image(camera, image)
 
@@ -191,16 +193,15 @@ class SessionBench:
         self.session._inputs._add_joints(message)
 
     def infer(self, **stamps):
-        """One inference on new images, a millisecond later, to its end."""
+        """One inference on new images, a millisecond later."""
         self.advance(0.001)
-        count = len(self.policy.observations)
-        chunks = len(self.messages("action_chunk"))
         self.see(**stamps)
+        self.work()
+
+    def work(self):
+        """What the worker's thread does when it is woken."""
         self.session._due = True
-        self.session._worker.wake()
-        self.until(lambda: len(self.policy.observations) > count)
-        if self.policy.error is None:
-            self.until(lambda: len(self.messages("action_chunk")) > chunks)
+        self.session._worker._step()
 
     # What a user does
 

@@ -142,3 +142,53 @@ def test_closed_loop_with_late_chunks_has_no_pause_and_no_jump():
             speeds.append(result.twist[0])
     assert np.abs(np.diff(speeds)).max() <= 5.0 * 0.01 + 1e-9
     assert np.abs(np.diff(speeds, 2)).max() <= 200.0 * 0.01**2 + 1e-9
+
+
+def joint_arm(**limits):
+    arm = Arm(3, ControllerConfig(**JOINTS), LimitsConfig(gripper_debounce=0.0, **limits), ExecutorConfig())
+    arm.enable()
+    return arm
+
+
+def to_joints(target, opening=1.0, steps=8):
+    return np.tile([*target, opening], (steps, 1))
+
+
+def test_joint_limits_change_live():
+    arm = joint_arm(max_joint_speed=(1.0,), max_joint_acceleration=(1000.0,))
+    here, period = np.zeros(2), 0.02
+    arm.executor.submit(to_joints([1.0, -1.0]), 0.0, DT, 0.0)
+    first = arm.tick(0.0, joints=here).joints
+    assert np.abs(first).max() == pytest.approx(1.0 * period, rel=0.01)
+    arm.limits = LimitsConfig(gripper_debounce=0.0, max_joint_speed=(0.25,), max_joint_acceleration=(1000.0,))
+    second = arm.tick(period, joints=first).joints
+    assert np.abs(second - first).max() == pytest.approx(0.25 * period, rel=0.01)
+
+
+def test_debounce_changes_live():
+    arm = joint_arm()
+    arm.executor.submit(to_joints([0.0, 0.0]), 0.0, DT, 0.0)
+    assert arm.tick(0.0, joints=np.zeros(2)).openings == [1.0]
+    arm.limits = LimitsConfig(gripper_debounce=0.2)
+    arm.executor.submit(to_joints([0.0, 0.0], opening=0.0, steps=20), 0.001, DT, 0.02)
+    now, closed = 0.02, None
+    while closed is None and now < 0.6:
+        now += 0.02
+        if arm.tick(now, joints=np.zeros(2)).openings == [0.0]:
+            closed = now
+    assert closed == pytest.approx(0.2, abs=0.07)
+
+
+def test_after_a_hold_the_joints_start_from_where_they_were_moved_to():
+    arm = joint_arm(max_joint_speed=(1.0,), max_joint_acceleration=(10.0,))
+    arm.executor.submit(to_joints([1.0, 1.0]), 0.0, DT, 0.0)
+    here = np.zeros(2)
+    for tick in range(5):
+        here = arm.tick(0.02 * tick, joints=here).joints
+    arm.executor.stop()
+    assert isinstance(arm.tick(0.12, joints=here), Hold)
+    moved = here + 0.7  # by hand, while it held
+    arm.enable()
+    arm.executor.submit(to_joints([1.0, 1.0]), 5.0, DT, 5.0)
+    first = arm.tick(5.0, joints=moved).joints
+    assert np.abs(first - moved).max() <= 10.0 * 0.02**2 + 1e-9  # from rest, from there
