@@ -1,38 +1,49 @@
 """A LIBERO scene and the policy that drives its arm, over real topics and simulated time.
 
-    ros2 launch specprune_ros libero.launch.py checkpoint:=/path/to/checkpoint task:=3
-    ros2 service call /specprune_policy/enable std_srvs/srv/SetBool "{data: true}"
+    ros2 launch specprune_ros libero.launch.py checkpoint:=/path/to/checkpoint
+    ros2 launch specprune_ros libero.launch.py checkpoint:=/path/to/checkpoint task:=5 enable:=false
 
-The arm does not move before the second line. `--show-args` lists the arguments, those of policy.launch.py included; an
-empty one leaves the parameter file's value as it is.
+The arm moves as soon as policy and simulator run, unless `enable:=false`. Launch ends when the task is solved, with 0,
+or has not been solved in `duration` seconds, with 1. `--show-args` lists the arguments, those of policy.launch.py
+included; an empty one leaves the parameter file's value as it is.
 """
 
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
+    ExecuteProcess,
     GroupAction,
     IncludeLaunchDescription,
     OpaqueFunction,
     SetEnvironmentVariable,
     Shutdown,
 )
+from launch.conditions import IfCondition
+from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node, SetRemap
 from launch_ros.substitutions import FindPackageShare
 
 # Launch argument and parameter of the simulator, its type, and what it is.
 SCENE_ARGUMENTS = (
-    ("suite", str, "LIBERO suite"),
-    ("task", int, "Index of the task in the suite"),
-    ("init_state", int, "Initial state of the task"),
-    ("camera_rate", float, "Images per second of simulated time, per camera"),
+    ("suite", str, "", "LIBERO suite"),
+    ("task", int, "3", "Index of the task in the suite; checkpoints/nano_libero was trained on 2, 3, 5, 7 and 9"),
+    ("init_state", int, "", "Initial state of the task"),
+    ("camera_rate", float, "", "Images per second of simulated time, per camera"),
+    ("duration", float, "60", "Seconds of simulated time for the task; 0 for ever"),
+)
+# Until the policy is active it refuses.
+ENABLE = (
+    "until ros2 service call /specprune_policy/enable std_srvs/srv/SetBool '{data: true}' | grep -q success=True; "
+    "do sleep 1; done"
 )
 
 
 def _simulator(context: LaunchContext) -> list:
-    given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in SCENE_ARGUMENTS}
-    overrides = {name: kind(given[name]) for name, kind, _ in SCENE_ARGUMENTS if given[name]}
+    given = {name: LaunchConfiguration(name).perform(context) for name, _, _, _ in SCENE_ARGUMENTS}
+    overrides: dict = {name: kind(given[name]) for name, kind, _, _ in SCENE_ARGUMENTS if given[name]}
+    overrides["end_with_episode"] = True
     node = Node(
         package="specprune_ros",
         executable="libero_sim",
@@ -40,10 +51,20 @@ def _simulator(context: LaunchContext) -> list:
         output="screen",
         parameters=[LaunchConfiguration("params_file"), overrides],
         remappings=[("~/action_chunk", "/specprune_policy/action_chunk")],
-        # Without a simulator there is nothing left to do.
-        on_exit=lambda _, context: None if context.is_shutdown else [Shutdown(reason="the simulator ended")],
+        on_exit=_on_exit,
     )
-    return [node]
+    enable = ExecuteProcess(cmd=["bash", "-c", ENABLE], condition=IfCondition(LaunchConfiguration("enable")))
+    return [node, enable]
+
+
+def _on_exit(event: ProcessExited, context: LaunchContext) -> list | None:
+    """Without a simulator there is nothing left to do."""
+    if context.is_shutdown:
+        return None
+    if event.returncode:
+        # An exception is how launch ends with 1.
+        raise RuntimeError(f"the simulator ended with exit code {event.returncode}; its last line says why")
+    return [Shutdown(reason="the task is solved")]
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -71,12 +92,17 @@ def generate_launch_description() -> LaunchDescription:
                 description="Parameters of both nodes",
             ),
             *(
-                DeclareLaunchArgument(name, default_value="", description=description)
-                for name, _, description in SCENE_ARGUMENTS
+                DeclareLaunchArgument(name, default_value=default, description=description)
+                for name, _, default, description in SCENE_ARGUMENTS
             ),
+            DeclareLaunchArgument("enable", default_value="true", description="Move as soon as the policy is active"),
             # Without this profile camera frames are lost between processes.
             SetEnvironmentVariable(
-                "FASTRTPS_DEFAULT_PROFILES_FILE", PathJoinSubstitution([share, "config", "fastdds.xml"])
+                "FASTRTPS_DEFAULT_PROFILES_FILE",
+                EnvironmentVariable(
+                    "FASTRTPS_DEFAULT_PROFILES_FILE",
+                    default_value=PathJoinSubstitution([share, "config", "fastdds_localhost.xml"]),
+                ),
             ),
             OpaqueFunction(function=_simulator),
             policy,

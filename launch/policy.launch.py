@@ -7,22 +7,19 @@
 
 The arm does not move before the last line. `--show-args` lists the arguments; an empty one leaves the parameter file's
 value, or the default, as it is.
+
+The node configures and activates itself, once: what `ros2 lifecycle set` asks for later is not undone. When it cannot
+(wrong parameters, no checkpoint), launch ends with 1. After a crash or a hang it is started again, with motion off.
 """
 
-import launch_ros.events.lifecycle
-import lifecycle_msgs.msg
+from pathlib import Path
+
 from launch import LaunchContext, LaunchDescription
-from launch.actions import (
-    DeclareLaunchArgument,
-    EmitEvent,
-    OpaqueFunction,
-    RegisterEventHandler,
-    SetEnvironmentVariable,
-)
-from launch.events import matches_action
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
-from launch_ros.actions import LifecycleNode
-from launch_ros.event_handlers import OnStateTransition
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable, Shutdown
+from launch.events.process import ProcessExited
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
 # Launch argument, the parameter that it sets, and what it is.
@@ -48,22 +45,38 @@ REMAPPINGS = (
 )
 COMPRESSED = "/compressed"  # what image_transport appends; a rule for the base topic does not include it
 LISTS = ("cameras",)
+WRONG_PARAMETERS = 2  # exit code
+RESPAWN_DELAY = 2.0  # seconds
 
 
 def _value(context: LaunchContext, argument: str) -> str:
     return LaunchConfiguration(argument).perform(context)
 
 
+def _is_true(context: LaunchContext, argument: str) -> bool:
+    value = _value(context, argument).lower()
+    if value not in ("true", "false"):
+        raise RuntimeError(f"{argument}:={value} is neither true nor false")
+    return value == "true"
+
+
 def _policy(context: LaunchContext) -> list:
+    # With their types: launch would read the instruction "yes" as a boolean.
     overrides: dict = {
-        parameter: _value(context, name).split(",") if name in LISTS else _value(context, name)
+        parameter: ParameterValue(_value(context, name).split(","), value_type=list[str])
+        if name in LISTS
+        else ParameterValue(_value(context, name), value_type=str)
         for name, parameter, _ in PARAMETERS
         if _value(context, name)
     }
+    overrides["autostart"] = _is_true(context, "autostart")
     remappings = [(topic, _value(context, name)) for name, topic, _ in REMAPPINGS if _value(context, name)]
     remappings += [(topic + COMPRESSED, given + COMPRESSED) for topic, given in remappings if "image" in topic]
     params_file = _value(context, "params_file")
-    node = LifecycleNode(
+    if params_file and not Path(params_file).is_file():
+        raise RuntimeError(f"params_file {params_file} does not exist")  # launch alone would go on without it
+    respawn = _is_true(context, "respawn")
+    node = Node(
         package="specprune_ros",
         executable="policy",
         name="specprune_policy",
@@ -71,24 +84,22 @@ def _policy(context: LaunchContext) -> list:
         output="screen",
         parameters=[*([params_file] if params_file else []), overrides],
         remappings=remappings,
+        respawn=respawn,
+        respawn_delay=RESPAWN_DELAY,
+        on_exit=lambda event, context: _on_exit(event, context, respawn),
     )
-    Transition = lifecycle_msgs.msg.Transition
-    activate_when_configured = RegisterEventHandler(
-        OnStateTransition(
-            target_lifecycle_node=node,
-            start_state="configuring",
-            goal_state="inactive",
-            entities=[_change_state(node, Transition.TRANSITION_ACTIVATE)],
-        )
-    )
-    return [activate_when_configured, node, _change_state(node, Transition.TRANSITION_CONFIGURE)]
+    return [node]
 
 
-def _change_state(node: LifecycleNode, transition: int) -> EmitEvent:
-    event = launch_ros.events.lifecycle.ChangeState(
-        lifecycle_node_matcher=matches_action(node), transition_id=transition
-    )
-    return EmitEvent(event=event)
+def _on_exit(event: ProcessExited, context: LaunchContext, respawn: bool) -> list | None:
+    if context.is_shutdown:
+        return None
+    if event.returncode == 0:
+        return [Shutdown(reason="the policy was told to end")]
+    if event.returncode == WRONG_PARAMETERS or not respawn:
+        # An exception is how launch ends with 1.
+        raise RuntimeError(f"the policy ended with exit code {event.returncode}; its last line says why")
+    return None  # started again
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -98,10 +109,15 @@ def generate_launch_description() -> LaunchDescription:
             *(DeclareLaunchArgument(name, default_value="", description=text) for name, text in arguments),
             DeclareLaunchArgument("params_file", default_value="", description="Parameters, as in config/franka.yaml"),
             DeclareLaunchArgument("namespace", default_value="", description="Namespace, for more than one arm"),
-            # Without this profile camera frames are lost between processes.
+            DeclareLaunchArgument("autostart", default_value="true", description="Configure and activate at start"),
+            DeclareLaunchArgument("respawn", default_value="true", description="Start again after a crash, motion off"),
+            # Without this profile camera frames are lost, and a killed process can stop the commands.
             SetEnvironmentVariable(
                 "FASTRTPS_DEFAULT_PROFILES_FILE",
-                PathJoinSubstitution([FindPackageShare("specprune_ros"), "config", "fastdds.xml"]),
+                EnvironmentVariable(
+                    "FASTRTPS_DEFAULT_PROFILES_FILE",
+                    default_value=PathJoinSubstitution([FindPackageShare("specprune_ros"), "config", "fastdds.xml"]),
+                ),
             ),
             OpaqueFunction(function=_policy),
         ]

@@ -11,6 +11,14 @@ from typing import Any
 
 from specprune_ros.errors import ConfigError
 
+KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text; quote one that YAML takes for something else, as 'yes'",
+    tuple: "a list",
+}
+
 
 def parameter(
     default: Any,
@@ -50,7 +58,14 @@ def allowed(field: dataclasses.Field) -> str:
         return f"at least {low:g}"
     if high is not None:
         return f"at most {high:g}"
-    return f"a {type(field.default).__name__}"
+    return KINDS[type(field.default)]
+
+
+def shown(value: Any) -> str:
+    """A value as a parameter file has it."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(shown, value))}]"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def check(config: Any, group: str) -> None:
@@ -70,15 +85,15 @@ def _check_type(field: dataclasses.Field, name: str, value: Any, element: Any) -
     example = field.default
     if isinstance(example, tuple):
         if not isinstance(value, tuple):
-            raise ConfigError(f"{name} = {value!r} is not a list")
+            raise ConfigError(f"{name} = {shown(value)} is not a list; write [{shown(value)}]")
         if not example:
             return
         example = example[0]
     expected: type | tuple[type, ...] = (int, float) if isinstance(example, float) else type(example)
     if not isinstance(element, expected) or (isinstance(element, bool) and not isinstance(example, bool)):
-        raise ConfigError(f"{name} = {value!r} has the wrong type; allowed: {allowed(field)}")
+        raise ConfigError(f"{name} = {shown(value)} has the wrong type; allowed: {allowed(field)}")
     if isinstance(element, float) and not math.isfinite(element):
-        raise ConfigError(f"{name} = {value!r} is not finite; allowed: {allowed(field)}")
+        raise ConfigError(f"{name} = {shown(value)} is not finite; allowed: {allowed(field)}")
 
 
 def _check_range(field: dataclasses.Field, name: str, value: Any, element: Any) -> None:
@@ -89,7 +104,7 @@ def _check_range(field: dataclasses.Field, name: str, value: Any, element: Any) 
         or (meta["maximum"] is not None and element > meta["maximum"])
     )
     if outside:
-        raise ConfigError(f"{name} = {value!r} is outside the allowed range; allowed: {allowed(field)}")
+        raise ConfigError(f"{name} = {shown(value)} is outside the allowed range; allowed: {allowed(field)}")
 
 
 def from_mapping(cls: type, values: Mapping[str, Any], group: str, base: Any = None) -> Any:
@@ -107,5 +122,7 @@ def from_mapping(cls: type, values: Mapping[str, Any], group: str, base: Any = N
             value = tuple(value)
         if isinstance(fields[name].default, float) and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
+        for element in value if isinstance(value, tuple) else (value,):  # before the class works with it
+            _check_type(fields[name], f"{group}.{name}".lstrip("."), value, element)
         changes[name] = value
     return dataclasses.replace(base, **changes) if base is not None else cls(**changes)

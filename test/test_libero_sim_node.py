@@ -304,13 +304,13 @@ def test_the_parameter_file_fits_both_nodes():
     from specprune_ros.nodes.parameters.groups import InputsConfig
 
     sections = yaml.safe_load((ROOT / "config" / "libero.yaml").read_text())
-    given = sections["libero_sim"]["ros__parameters"]
+    given = sections["/**/libero_sim"]["ros__parameters"]
     for kind in (SceneConfig, RunConfig):
         names = {field.name for field in dataclasses.fields(kind)}
         check(from_mapping(kind, {name: value for name, value in given.items() if name in names}, ""), "")
         given = {name: value for name, value in given.items() if name not in names}
     assert not given
-    policy = sections["specprune_policy"]["ros__parameters"]
+    policy = sections["/**/specprune_policy"]["ros__parameters"]
     assert policy.pop("use_sim_time") is True
     for group, kind in (("inputs", InputsConfig), ("controller", ControllerConfig)):
         check(from_mapping(kind, policy.pop(group), group), group)

@@ -7,13 +7,17 @@ import pytest
 pytest.importorskip("rclpy")
 
 import rclpy
+from rcl_interfaces.msg import ParameterDescriptor
+from rcl_interfaces.srv import SetParameters
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from specprune_ros.errors import ConfigError
 from specprune_ros.nodes.parameters.declaration import LiveParameters, declare
+from specprune_ros.nodes.parameters.pruning import DEFAULT_PRESET, declare_pruning, expand_preset
 from specprune_ros.nodes.parameters.unknown import nearest
 from specprune_ros.parameters import parameter
+from specprune_ros.pruning.config import PRESETS, PruningConfig
 
 pytestmark = pytest.mark.ros
 
@@ -140,7 +144,7 @@ def test_hooks_refuse_and_expand(make_node):
         if proposed[Motor].gear == 4:
             raise ConfigError("motor.gear = 4 is broken")
 
-    def expand(changes):
+    def expand(changes, current):
         return {"motor.gear": 5} if changes.get("motor.mode") == "hard" else {}
 
     node = make_node()
@@ -166,3 +170,91 @@ def test_misspelled_parameters_are_warned_about(make_node, capfd):
     said = capfd.readouterr().err
     assert said.count("there is no parameter") == 1
     assert "there is no parameter motor.sped, it is ignored; did you mean motor.speed?" in said
+
+
+def call_set_parameters(node, *parameters):
+    """What `ros2 param set` and `ros2 param load` send, answered by the node's own callback."""
+    (service,) = (service for service in node.services if service.srv_type is SetParameters)
+    request = SetParameters.Request(parameters=[parameter.to_parameter_msg() for parameter in parameters])
+    return service.callback(request, SetParameters.Response()).results
+
+
+def test_a_loaded_file_is_set_together_or_not_at_all(make_node):
+    node = make_node()
+    live = live_motor(node)
+    good, bad = Parameter("motor.speed", value=2.0), Parameter("motor.mode", value="wild")
+    for unknown in (bad, Parameter("motor.sped", value=1.0)):
+        results = call_set_parameters(node, good, unknown)
+        assert not any(result.successful for result in results)
+        assert all("nothing was set: " in result.reason and unknown.name in result.reason for result in results), (
+            results
+        )
+        assert live.running(Motor) == Motor()
+    assert all(result.successful for result in call_set_parameters(node, good, Parameter("motor.gear", value=3)))
+    assert live.running(Motor) == Motor(speed=2.0, gear=3)
+
+
+def test_answer_says_what_waits_for_configure(make_node):
+    node = make_node()
+    live_motor(node)
+    live, waits = call_set_parameters(node, Parameter("motor.gear", value=3), Parameter("motor.port", value="b"))
+    assert live.successful and live.reason == "", live
+    assert waits.successful and "in force at the next configure" in waits.reason
+    (again,) = call_set_parameters(node, Parameter("motor.port", value="b"))
+    assert again.successful and again.reason == ""
+
+
+def test_what_has_its_value_already_may_be_read_only(make_node):
+    node = make_node()
+    live_motor(node)
+    node.declare_parameter("fixed", 1, ParameterDescriptor(read_only=True))
+    results = call_set_parameters(node, Parameter("fixed", value=1), Parameter("motor.speed", value=2))
+    assert all(result.successful for result in results), results
+    assert not call_set_parameters(node, Parameter("fixed", value=2))[0].successful
+
+
+@pytest.mark.parametrize("order", [("budget_tokens", "preset"), ("preset", "budget_tokens")])
+def test_loading_a_file_is_what_starting_with_it_is(make_node, order):
+    given = {"preset": "fast", "budget_tokens": 100}
+    started = PolicyParameters(make_node(*("-p", "pruning.preset:=fast", "-p", "pruning.budget_tokens:=100")))
+    loaded = PolicyParameters(make_node())
+    results = call_set_parameters(loaded.node, *(Parameter(f"pruning.{name}", value=given[name]) for name in order))
+    assert all(result.successful for result in results)
+    assert loaded.config == started.config and loaded.config.budget_tokens == 100 and loaded.config.preset == ""
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("by_hand", [{}, {"budget_tokens": 77}])
+def test_a_dump_loads_without_errors_into_any_state(make_node, preset, by_hand):
+    source, target = PolicyParameters(make_node()), PolicyParameters(make_node())
+    changes = {"preset": preset, **by_hand}
+    assert all(r.successful for r in call_set_parameters(source.node, *as_parameters(changes)))
+    dump = [source.node.get_parameter(name) for name in sorted(source.node._parameters)]
+    results = call_set_parameters(target.node, *dump)
+    assert all(result.successful for result in results), results[0].reason
+    assert target.config == source.config and target.config.preset == ("" if by_hand else preset)
+
+
+def test_setting_what_is_keeps_the_presets_name(make_node):
+    policy = PolicyParameters(make_node())
+    same = Parameter("pruning.budget_tokens", value=policy.config.budget_tokens)
+    assert policy.node.set_parameters_atomically([same]).successful
+    assert policy.config.preset == DEFAULT_PRESET
+    assert policy.node.set_parameters_atomically(as_parameters({"budget_tokens": 77})[:1]).successful
+    assert policy.config.preset == ""
+
+
+class PolicyParameters:
+    """The pruning parameters of the policy node on another node."""
+
+    def __init__(self, node):
+        self.node = node
+        self._live = LiveParameters(node, {"pruning": declare_pruning(node)}, expand=expand_preset)
+
+    @property
+    def config(self):
+        return self._live.declared(PruningConfig)
+
+
+def as_parameters(values):
+    return [Parameter(f"pruning.{name}", value=value) for name, value in values.items()]

@@ -1,5 +1,6 @@
 """The package builds with colcon and pip, and its parts agree with each other."""
 
+import ast
 import configparser
 import os
 import py_compile
@@ -123,6 +124,22 @@ def test_launch_file_describes(path: Path) -> None:
     sources = pytest.importorskip("launch.launch_description_sources")
     description = sources.get_launch_description_from_python_launch_file(str(path))
     assert description.entities
+
+
+def test_launch_ends_with_the_policy() -> None:
+    """Launch is in ROS installs only; here: nothing activates the node again and again, nobody waits for a dead one."""
+    text = (ROOT / "launch/policy.launch.py").read_text()
+    assert "OnStateTransition" not in text and 'overrides["autostart"]' in text
+    for path in (ROOT / "launch/policy.launch.py", ROOT / "launch/libero.launch.py"):
+        tree = ast.parse(path.read_text())
+        nodes = [
+            call
+            for call in ast.walk(tree)
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Node"
+        ]
+        assert nodes and all("on_exit" in {keyword.arg for keyword in call.keywords} for call in nodes), path
+        (on_exit,) = [f for f in tree.body if isinstance(f, ast.FunctionDef) and f.name == "_on_exit"]
+        assert any(isinstance(statement, ast.Raise) for statement in ast.walk(on_exit)), path
 
 
 @pytest.mark.ros

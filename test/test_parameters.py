@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specprune_ros.errors import ConfigError
-from specprune_ros.parameters import allowed, check, from_mapping, parameter
+from specprune_ros.parameters import allowed, check, from_mapping, parameter, shown
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def test_field_carries_its_documentation():
         ("speed", "0 to 2"),
         ("steps", "at least 1"),
         ("style", "one of walk, trot"),
-        ("careful", "a bool"),
+        ("careful", "true or false"),
         ("weights", "at most 1"),
     ],
 )
@@ -115,7 +115,7 @@ def test_range_applies_to_every_element(values, field):
 )
 def test_wrong_types_are_refused(values):
     name = next(iter(values))
-    assert f"gait.{name} = {next(iter(values.values()))!r}" in refused(**values)
+    assert f"gait.{name} = {shown(next(iter(values.values())))}" in refused(**values)
 
 
 def test_mapping_changes_what_it_names():
@@ -126,8 +126,11 @@ def test_mapping_changes_what_it_names():
     assert from_mapping(Gait, {}, "gait") == Gait()
 
 
-def test_mapping_leaves_wrong_types_for_the_check():
-    assert from_mapping(Gait, {"speed": True}, "gait").speed is True
+def test_mapping_refuses_wrong_types_before_the_class_works_with_them():
+    with pytest.raises(ConfigError, match=r"gait\.speed = true has the wrong type"):
+        from_mapping(Gait, {"speed": True}, "gait")
+    with pytest.raises(ConfigError, match=r"gait.names = 'left' is not a list; write \['left'\]"):
+        from_mapping(Gait, {"names": "left"}, "gait")
 
 
 def test_unknown_name_lists_the_known_ones():

@@ -164,4 +164,4 @@ def _folder(out: Path) -> Path:
 
 
 def _policy_parameters() -> dict:
-    return yaml.safe_load(CONFIG.read_text())["specprune_policy"]["ros__parameters"]
+    return yaml.safe_load(CONFIG.read_text())["/**/specprune_policy"]["ros__parameters"]

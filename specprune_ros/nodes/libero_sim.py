@@ -38,6 +38,7 @@ from specprune_ros.errors import UserError
 from specprune_ros.msg import ActionChunk as ActionChunkMessage
 from specprune_ros.nodes import libero_messages
 from specprune_ros.nodes.parameters.declaration import LiveParameters, declare_groups
+from specprune_ros.nodes.parameters.files import check_files
 from specprune_ros.nodes.subscribing import LATCHED
 from specprune_ros.sim.config import RunConfig, SceneConfig
 from specprune_ros.sim.libero_env import CAMERAS, CONTROL_RATE, LiberoEnv, simulator_action
@@ -57,6 +58,7 @@ class LiberoSim(Node):
     def __init__(self) -> None:
         """Raises UserError for parameters that are out of range and for scenes that do not exist."""
         super().__init__("libero_sim")
+        check_files(sys.argv, self.get_fully_qualified_name())
         self._settings = LiveParameters(
             self, declare_groups(self, GROUPS), validate=self._validate, changed=self._on_changed
         )
@@ -76,6 +78,7 @@ class LiberoSim(Node):
         self.create_service(Trigger, "~/reset", self._on_reset)
 
         self._stopped = False
+        self.exit_code = 0
         self._ticks = 0  # control periods since the start; time 0 means "no clock yet" in ROS
         self._chunks = ChunkExecutor(ACTION_DIM, PERIOD, config=self._settings.running(ExecutorConfig))
         self._scene = scene
@@ -165,7 +168,12 @@ class LiberoSim(Node):
             self._over = True
             self._success_pub.publish(Bool(data=success))
             result = "solved" if success else "not solved"
-            self.get_logger().info(f"task {result} after {elapsed:.2f} s; the arm holds until ~/reset")
+            ends = self._settings.running(RunConfig).end_with_episode
+            then = "the simulator ends" if ends else "the arm holds until ~/reset"
+            self.get_logger().info(f"task {result} after {elapsed:.2f} s; {then}")
+            if ends:
+                self.exit_code = 0 if success else 1
+                self.stop()
 
     def _publish_state(self) -> None:
         stamp = self._stamp
@@ -239,7 +247,8 @@ class LiberoSim(Node):
 
 
 def main() -> int:
-    """Run the node until it is interrupted. Returns 2 when the user's parameters are wrong."""
+    """Run the node until it is interrupted. Returns 2 when the user's parameters are wrong, and see
+    `end_with_episode`."""
     # Not rclpy's handlers, which invalidate the publishers in the middle of a step, and no exceptions either, which get
     # lost in compiled code. While the scene is loading there is nothing to finish: a signal just ends the process.
     leave_at_once()
@@ -258,7 +267,7 @@ def main() -> int:
     node.run()
     node.destroy_node()
     rclpy.shutdown()
-    return 0
+    return node.exit_code
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from std_srvs.srv import SetBool, Trigger
 from specprune_ros.errors import ConfigError, UserError
 from specprune_ros.nodes.node_process import NodeProcess, transport_problems
 from specprune_ros.nodes.parameters.declaration import LiveParameters, declare_groups
+from specprune_ros.nodes.parameters.files import check_files
 from specprune_ros.nodes.parameters.groups import GROUPS, NodeConfig
 from specprune_ros.nodes.parameters.pruning import check_preset, declare_pruning, expand_preset
 from specprune_ros.nodes.reporting.diagnostics import ERROR, OK, Diagnostics, Status
@@ -47,6 +48,7 @@ class PolicyNode(LifecycleNode):
     def __init__(self, **kwargs: Any) -> None:
         """Raises UserError for parameters that are out of range. `kwargs` go to the node."""
         super().__init__("specprune_policy", **kwargs)
+        check_files(kwargs.get("cli_args") or sys.argv, self.get_fully_qualified_name())
         self._answer_impossible_transitions()
         self.session: Session | None = None
         self._state = "unconfigured"

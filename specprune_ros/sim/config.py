@@ -52,3 +52,6 @@ class RunConfig:
         maximum=3600.0,
         unit="s",
     )
+    end_with_episode: bool = parameter(
+        False, "The process ends when the episode does: with exit code 0 when the task is solved, else with 1."
+    )

@@ -10,15 +10,17 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rcl_interfaces.srv import SetParameters
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from specprune_ros.errors import UserError
-from specprune_ros.nodes.parameters.unknown import warn_of_unknown
+from specprune_ros.nodes.parameters.unknown import LATER, no_such_parameter, warn_of_unknown
 from specprune_ros.parameters import allowed, check, from_mapping
 
 Config = TypeVar("Config")
 
+WAITS = "in force at the next configure (deactivate, cleanup, configure, activate)"
 INT64_MAX = 2**63 - 1
 _SCALARS = {
     bool: Parameter.Type.BOOL,
@@ -68,8 +70,8 @@ class LiveParameters:
 
     `declared` is what the parameters say; `running` is the same but for fields that only take effect at the next
     *configure* (`adopt`). `validate` may refuse a change by raising a UserError, before anything changes; `changed` is
-    told afterwards. `expand` returns what else a change sets (a preset, the fields it stands for).
-    Given parameters that no group has are warned about. Changes happen on the executor's thread; the frozen
+    told afterwards. `expand`, given a change and the values before it, returns what else that sets (a preset, its
+    fields). Given parameters that no group has are warned about. Changes happen on the executor's thread; the frozen
     configurations may be read from any thread.
     """
 
@@ -80,7 +82,7 @@ class LiveParameters:
         *,
         validate: Callable[["LiveParameters", dict[type, Any]], None] = lambda live, proposed: None,
         changed: Callable[[set[str]], None] = lambda names: None,
-        expand: Callable[[dict[str, Any]], dict[str, Any]] = lambda changes: {},
+        expand: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] = lambda changes, current: {},
     ) -> None:
         """`groups`: group name -> the configurations declared under it."""
         self._node = node
@@ -98,6 +100,9 @@ class LiveParameters:
         node.add_pre_set_parameters_callback(self._before)
         node.add_on_set_parameters_callback(self._check)
         node.add_post_set_parameters_callback(self._commit)
+        for service in node.services:
+            if service.srv_type is SetParameters:
+                service.callback = self._set_together
 
     def declared(self, config_class: type[Config]) -> Config:
         """The configuration that the next *configure* will use."""
@@ -119,9 +124,54 @@ class LiveParameters:
                 parameter = self._coerced(parameter)
             result[parameter.name] = parameter
         ours = {name: plain(p.value) for name, p in result.items() if name in self._owner}
-        for name, value in self._expand(ours).items():
+        for name, value in self._expand(ours, self._values()).items():
             result[name] = Parameter(name, self._type(name), _to_ros(value))
         return list(result.values())
+
+    def _values(self) -> dict[str, Any]:
+        """Every parameter's value, as declared."""
+        return {name: getattr(self._declared[owner], field.name) for name, (owner, field) in self._owner.items()}
+
+    def _set_together(self, request: SetParameters.Request, response: SetParameters.Response) -> SetParameters.Response:
+        """~/set_parameters, which `ros2 param set` and `load` call: all of a request or, with the reason, nothing.
+
+        So the order of a file does not matter. What has its value already is left alone: a dump also holds what cannot
+        be set.
+        """
+        wanted = [Parameter.from_parameter_msg(message) for message in request.parameters]
+        changes = [p for p in wanted if not (self._has_value(p) or p.name.startswith(LATER))]
+        unknown = [p.name for p in changes if not self._node.has_parameter(p.name)]
+        try:
+            # These name the parameter, which rclpy does not for an unknown one or a wrong type.
+            result = (
+                SetParametersResult(reason=no_such_parameter(self._node, unknown[0]))
+                if unknown
+                else self._check(self._before(changes))
+            )
+            if result.successful and changes:
+                result = self._node.set_parameters_atomically(changes)
+        except Exception as error:  # rclpy has several, of no common kind
+            result = SetParametersResult(successful=False, reason=str(error))
+        if not result.successful and len(changes) > 1:
+            result.reason = f"nothing was set: {result.reason}"
+        changed = {parameter.name for parameter in changes}
+        for parameter in wanted:
+            waits = parameter.name in self._owner and not self._owner[parameter.name][1].metadata["live"]
+            reason = WAITS if waits and parameter.name in changed else ""
+            response.results.append(
+                result
+                if not result.successful and parameter.name in changed
+                else SetParametersResult(successful=result.successful, reason=reason or result.reason)
+            )
+        return response
+
+    def _has_value(self, parameter: Parameter) -> bool:
+        if not self._node.has_parameter(parameter.name):
+            return False
+        current = self._node.get_parameter(parameter.name)
+        if parameter.name in self._owner and parameter.type_ is not Parameter.Type.NOT_SET:
+            parameter = self._coerced(parameter)
+        return current.type_ == parameter.type_ and plain(current.value) == plain(parameter.value)
 
     def _coerced(self, parameter: Parameter) -> Parameter:
         type_ = self._type(parameter.name)
@@ -161,7 +211,7 @@ class LiveParameters:
         names = {parameter.name for parameter in parameters if parameter.name in self._owner}
         waiting = sorted(name for name in names if not self._owner[name][1].metadata["live"])
         if waiting:
-            self._node.get_logger().info(f"{', '.join(waiting)}: in force at the next configure (cleanup, configure)")
+            self._node.get_logger().info(f"{', '.join(waiting)}: {WAITS}")
         if names:
             self._changed(names)
 

@@ -38,17 +38,24 @@ def declare_pruning(node: Node) -> tuple[PruningSwitch, PruningConfig]:
     return switch, config
 
 
-def expand_preset(changes: dict[str, Any]) -> dict[str, Any]:
-    """What a change of `pruning.*` entails: a preset sets the other fields; a field set by hand clears the preset."""
+def expand_preset(changes: dict[str, Any], current: dict[str, Any]) -> dict[str, Any]:
+    """What a change of `pruning.*` entails: a preset sets the fields that were not given with it.
+
+    A field that gets another value by hand clears the preset's name.
+    """
     neutral = {PREFIX + name for name in ("enabled", "preset", *ROBOT)}
-    by_hand = {name for name in changes if name.startswith(PREFIX)} - neutral
-    cleared = {PREFIX + "preset": ""} if by_hand else {}
+    given = {name: value for name, value in changes.items() if name.startswith(PREFIX) and name not in neutral}
     preset = changes.get(PREFIX + "preset")
-    if preset not in PRESETS:
-        return {} if preset else cleared
-    values = dataclasses.asdict(PruningConfig.from_preset(preset))
-    stood_for = {PREFIX + name: value for name, value in values.items() if name not in ROBOT}
-    return {name: value for name, value in stood_for.items() if name not in by_hand} | cleared
+    if preset and preset not in PRESETS:
+        return {}  # to be refused
+    expected = current
+    if preset:
+        values = dataclasses.asdict(PruningConfig.from_preset(preset))
+        expected = {PREFIX + name: value for name, value in values.items()}
+    cleared = {PREFIX + "preset": ""} if any(value != expected.get(name) for name, value in given.items()) else {}
+    if not preset:
+        return cleared
+    return {name: value for name, value in expected.items() if name not in given and name not in neutral} | cleared
 
 
 def check_preset(config: PruningConfig) -> None:

@@ -9,13 +9,16 @@ LATER = ("qos_overrides.",)  # declared with their subscriptions
 
 def warn_of_unknown(node: Node) -> None:
     """Log every given parameter that does not exist, with the nearest one that does. Call it after declaring."""
-    known = list(node.get_parameters_by_prefix(""))
     # rclpy has no public way to ask for overrides that were not declared.
     for name in sorted(node._parameter_overrides):
         if not node.has_parameter(name) and not name.startswith(LATER):
-            near = nearest(name, known)
-            hint = f"; did you mean {near}?" if near else ""
-            node.get_logger().warning(f"there is no parameter {name}, it is ignored{hint}")
+            node.get_logger().warning(no_such_parameter(node, name, ", it is ignored"))
+
+
+def no_such_parameter(node: Node, name: str, consequence: str = "") -> str:
+    """That `name` does not exist, and which one may be meant."""
+    near = nearest(name, list(node.get_parameters_by_prefix("")))
+    return f"there is no parameter {name}{consequence}" + (f"; did you mean {near}?" if near else "")
 
 
 def nearest(name: str, known: list[str]) -> str:
