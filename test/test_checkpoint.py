@@ -495,3 +495,10 @@ def test_auto_dtype_is_bfloat16_only_where_the_gpu_computes_in_it(monkeypatch, c
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     assert loader.auto_dtype("cuda:0") == expected
     assert loader.auto_dtype("cpu") == "float32"
+
+
+def test_sizes_that_are_not_the_weights_are_told_before_memory_is(good, folder):
+    """A text_config left out means Llama-2 7B, whose 27 GB are not what is wrong here."""
+    for text_config in (None, {}, config(SIZES)["text_config"] | {"num_hidden_layers": 3}):
+        edit_json(folder / "config.json", text_config=text_config)
+        assert "config.json and the weights" in refused(folder) or "weights are missing" in refused(folder)

@@ -26,7 +26,7 @@ def test_parameters_exist(document):
     known = set(re.findall(r"^\| `([a-z_.]+)`", (ROOT / "docs" / "parameters.md").read_text(), re.MULTILINE))
     # `limits.max_speed` in text, `limits.max_speed 0.05` in a command; not limits.py, not limits.*
     named = set(re.findall(rf"(?<![\w/.])((?:{GROUPS})\.[a-z_]+)\b(?!\()", document.read_text()))
-    assert {name for name in named if not name.endswith((".py", ".md", ".yaml"))} <= known
+    assert {name for name in named if not name.endswith((".py", ".md", ".yaml", ".safetensors"))} <= known
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)

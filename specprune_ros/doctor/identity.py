@@ -26,6 +26,9 @@ def check_identity(subject: Subject) -> list[Check]:
         steps = {step_of(path) for path in subject.variant.components.values()}
         step = f"; step {steps.pop()}" if steps else ""
         rows.append(Check("variant", PASS, f"{subject.variant}{step}"))
+        if not subject.variant.proprio:
+            detail = "none is read, for want of a proprio_projector file; copy it if the training used proprio"
+            rows.append(Check("proprio", PASS, detail))
     if subject.contents:
         rows.append(Check("model", PASS, _model(subject.contents.config, subject)))
         with torch.device("meta"):

@@ -14,7 +14,7 @@ from specprune_ros.openvla.family import Fact, FamilyConfig
 from specprune_ros.openvla.model import OpenVLA
 from specprune_ros.openvla.prompt import PromptTokenizer
 from specprune_ros.openvla.statistics import Normalizer
-from specprune_ros.openvla.weight_map import fill
+from specprune_ros.openvla.weight_map import check_places, fill
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -54,6 +54,7 @@ def load(
     contents = read_contents(folder, unnorm_key, overrides or {}, base)
     with torch.device("meta"):
         model = OpenVLA(contents.config).to(torch_dtype)
+        check_places(model, contents.weights, contents.components)  # before memory and minutes are spent
         if prepare:
             prepare(model)
     _check_memory(model, target)

@@ -137,7 +137,7 @@ class Fields:
         return float(self._get(name, default, lambda x: is_number(x) and x > 0, "a number above 0"))
 
     def counts(self, name: str, default: list[int]) -> list[int]:
-        allowed = "a list of whole numbers of at least 1, such as [224, 224]"
+        allowed = "a list of a whole number for each tower"
         return self._get(name, default, lambda x: _is_list(x, lambda y: type(y) is int and y >= 1), allowed)
 
     def numbers(self, name: str) -> list[list[float]]:
