@@ -1,6 +1,7 @@
 """Latency of pruned against dense inference at the real 7B geometry, side by side in one run.
 
     scripts/env python benchmarks/latency.py --quick                     # CPU, all 32 layers, under 5 minutes
+    scripts/env python benchmarks/latency.py --quick --precision int8    # the same and 8 bits, in one run
     scripts/env python benchmarks/latency.py --device cuda --rounds 50   # a GPU
 
 Weights are random: time does not depend on their values. On a CPU all decoder layers share one set of weights (0.8 GB,
@@ -28,7 +29,9 @@ from specprune_ros.engine.calibration import calibrate
 from specprune_ros.engine.engine import Engine
 from specprune_ros.engine.flops import decoder_flops, vision_flops
 from specprune_ros.engine.packed_linear import pack_linears
+from specprune_ros.engine.precision import NATIVE, PRECISIONS, check_precision, pack, store_linears
 from specprune_ros.engine.stage_clock import STAGES
+from specprune_ros.errors import UserError
 from specprune_ros.openvla.model import OpenVLA, SequenceLayout
 from specprune_ros.pruning.config import PruningConfig
 
@@ -63,10 +66,13 @@ def main() -> None:
     model = build(device, dtype, num_layers=args.layers, share_layers=share)
     pack_linears(model)
     tile = args.tile or calibrate(model).tile
-    variants = make_variants(model, tile)
-    if args.quick:
-        variants = [variant for variant in variants if variant.name in QUICK]
-    else:  # on a CPU ours is packed by now, and the reference's way needs plain weights of its own
+    variants = make_variants(model, tile, args.quick)
+    if args.precision != NATIVE:
+        small = build(device, dtype, num_layers=args.layers, share_layers=share)
+        store_linears(small, args.precision, device)
+        pack(small)
+        variants += make_variants(small, tile, args.quick, args.precision)
+    if not args.quick:  # on a CPU ours is packed by now, and the reference's way needs plain weights of its own
         plain = build(device, dtype, num_layers=args.layers, share_layers=share) if share else model
         variants.insert(0, Variant("reference", "reference-style dense", reference_run(plain)))
     measure(variants, device, args.rounds, QUICK_SECONDS if args.quick else None)
@@ -90,6 +96,12 @@ def parse_arguments() -> argparse.Namespace:
         "--rounds", type=int, default=0, help="rounds (default: 3 on a CPU, 2 with --quick, 50 on a GPU)"
     )
     parser.add_argument("--tile", type=int, default=0, help="sequence-length tile (default: measured)")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default=NATIVE,
+        help="measure every variant in this number format too (NAME_int8 ...), turn by turn with the native ones",
+    )
     parser.add_argument("--quick", action="store_true", help="dense, paper and fast only; ends within 5 minutes")
     parser.add_argument("--json", type=Path, help="write the result here")
     parser.add_argument("--plot", type=Path, help="write a picture here")
@@ -98,16 +110,20 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("--layers must be at least 4, so that there is something behind the static selection")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no CUDA GPU; use --device cpu or mend the driver")
+    try:
+        check_precision(args.precision, torch.device(args.device))
+    except UserError as error:
+        parser.error(str(error))
     args.rounds = args.rounds or (50 if args.device == "cuda" else 2 if args.quick else 3)
     return args
 
 
-def make_variants(model: OpenVLA, tile: int) -> list[Variant]:
-    """Our dense path, and the presets in their modes."""
+def make_variants(model: OpenVLA, tile: int, quick: bool, precision: str = NATIVE) -> list[Variant]:
+    """Our dense path, and the presets in their modes; `quick`: few of them. Another precision is part of the names."""
     paper = PruningConfig.from_preset("paper")
     static_only = paper.changed({"prune_layers": (0,), "update_layers": (0,)})
     dense = Engine(model, EOS_ID, True, None, tile)
-    return [
+    variants = [
         Variant("dense", "dense (ours)", engine_run(dense, "off")),
         Variant(
             "static_only", "paper, static only", engine_run(Engine(model, EOS_ID, True, static_only, tile), "coarse")
@@ -122,6 +138,11 @@ def make_variants(model: OpenVLA, tile: int) -> list[Variant]:
             )
         ),
     ]
+    chosen = [variant for variant in variants if not quick or variant.name in QUICK]
+    if precision != NATIVE:
+        for variant in chosen:
+            variant.name, variant.title = f"{variant.name}_{precision}", f"{variant.title}, {precision}"
+    return chosen
 
 
 def camera_frames(num_views: int, seed: int) -> list[np.ndarray]:
