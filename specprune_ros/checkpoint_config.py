@@ -83,6 +83,14 @@ class CheckpointConfig:
         live=False,
     )
 
+    threads: int = parameter(
+        0,
+        "CPU threads of an inference; 0 is auto: at warm-up it measures what is fastest beside whatever else runs.",
+        minimum=0,
+        maximum=1024,
+        live=False,
+    )
+
     def facts(self) -> dict[str, Any]:
         """Those that are given, as arguments of `Policy.from_checkpoint`; None for the others."""
         return {

@@ -15,6 +15,7 @@ from specprune_ros.engine.calibration import Calibration, calibrate
 from specprune_ros.engine.cuda_graph import Graphs
 from specprune_ros.engine.engine import Engine, Result
 from specprune_ros.engine.precision import NATIVE, check_precision, pack, store_linears
+from specprune_ros.engine.threads import Threads
 from specprune_ros.errors import CheckpointError, ObservationError
 from specprune_ros.openvla import checkpoint as release
 from specprune_ros.openvla.config import DIFFUSION
@@ -87,9 +88,12 @@ class ActionChunk:
 class Policy:
     """An OpenVLA-OFT checkpoint with SpecPrune-VLA's pruning. One caller at a time."""
 
-    def __init__(self, loaded: release.Checkpoint, pruning: str | PruningConfig = "off", tile: int = 0):
+    def __init__(
+        self, loaded: release.Checkpoint, pruning: str | PruningConfig = "off", tile: int = 0, threads: int = 0
+    ):
         self._loaded = loaded
         self._model = loaded.model
+        self._threads = Threads(threads)
         self._tokenizer = loaded.tokenizer
         self._normalizer = loaded.normalizer
         self._center_crop = loaded.family.center_crop
@@ -120,6 +124,7 @@ class Policy:
         action_names: Sequence[str] | None = None,
         action_units: Sequence[str] | None = None,
         tile: int = 0,
+        threads: int = 0,
         precision: str = NATIVE,
         base_checkpoint: str | Path | None = None,
         num_diffusion_steps: int | None = None,
@@ -130,7 +135,8 @@ class Policy:
         `unnorm_key` may be left out when the checkpoint has one. `pruning`: "off", a preset's name, or a
         PruningConfig. `chunk_length` to `action_units` override what config.json says and what is known of the
         data set (`family.py` says which values they have).
-        `tile`: 0 measures the device's best tile. `precision`: number format of the matrix products, one of
+        `tile`: 0 measures the device's best tile. `threads`: of inferences on a CPU, 0 measures at `warm_up` how many
+        are fastest. `precision`: number format of the matrix products, one of
         `engine.precision.PRECISIONS`; weights go straight into it. `base_checkpoint`: folder of the model that an
         un-merged LoRA adapter was trained from. `num_diffusion_steps`, `num_diffusion_steps_train`: denoising steps of
         a diffusion head in inference and in training; 50 by default, as in the reference.
@@ -154,14 +160,14 @@ class Policy:
 
         loaded = release.load(path, device, dtype, unnorm_key, overrides, base_checkpoint, prepare)
         pack(loaded.model)
-        return cls(loaded, pruning, tile)
+        return cls(loaded, pruning, tile, threads)
 
     def sibling(self, pruning: str | PruningConfig) -> "Policy":
         """Another policy on the same weights, with its own pruning and history. One caller at a time for them all.
 
         Raises ConfigError when the configuration does not fit the model.
         """
-        return Policy(self._loaded, pruning, self.tile)
+        return Policy(self._loaded, pruning, self.tile, self.threads)
 
     @property
     def chunk_length(self) -> int:
@@ -222,6 +228,11 @@ class Policy:
         return self.calibration.tile
 
     @property
+    def threads(self) -> int:
+        """Threads of an inference on a CPU; 0 before they are measured, and on a GPU unless they were given."""
+        return self._threads.count
+
+    @property
     def graph_problem(self) -> str:
         """Why inferences do not run from CUDA graphs although they could, and so are slower; "" when all is well."""
         return self._graphs.problem
@@ -264,6 +275,9 @@ class Policy:
             prompt = self._tokenizer(instruction or WARM_UP_INSTRUCTION)
         else:
             prompt = self._prompt[1]
+        if self._model.device.type == "cpu" and not self._threads.count:
+            self._threads.measure(lambda: self._engine.infer_blank(self._engine.modes[-1], prompt))
+        self._threads.apply()
         seconds = self._engine.warm_up(prompt)
         self.reset()
         return seconds

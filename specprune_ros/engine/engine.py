@@ -166,20 +166,23 @@ class Engine:
 
     def warm_up(self, prompt: Prompt, runs: int = 3) -> dict[str, float]:
         """Capture or warm every mode for a prompt; median seconds of an inference per mode. Resets the history."""
-        size = self.model.config
-        views = [np.zeros((size.image_size, size.image_size, 3), np.uint8)] * size.num_views
-        reference = self.prepare(views)
         seconds = {}
         for mode in self.modes:
             times = []
             for _ in range(runs):
                 begin = time.perf_counter()
-                sight = self.look(views, reference)
-                self.run(mode, prompt, sight.frames, sight.similarity, np.zeros(size.proprio_dim))
+                self.infer_blank(mode, prompt)
                 times.append(time.perf_counter() - begin)
             seconds[mode] = statistics.median(times[1:])
         self.reset()
         return seconds
+
+    def infer_blank(self, mode: str, prompt: Prompt) -> None:
+        """A whole inference on black frames. Its scores stay in the history: `reset` afterwards."""
+        size = self.model.config
+        views = [np.zeros((size.image_size, size.image_size, 3), np.uint8)] * size.num_views
+        sight = self.look(views, self._no_reference)
+        self.run(mode, prompt, sight.frames, sight.similarity, np.zeros(size.proprio_dim))
 
     def is_warm(self, prompt: Prompt) -> bool:
         """Whether every mode has run, or been captured, for a prompt of this shape."""

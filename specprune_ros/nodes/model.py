@@ -32,6 +32,7 @@ def load_policy(model: CheckpointConfig, pruning: PruningConfig | None) -> Polic
             model.unnorm_key or None,
             pruning if pruning is not None else "off",
             tile=model.tile,
+            threads=model.threads,
             precision=model.precision,
             base_checkpoint=model.base_checkpoint or None,
             **model.facts(),

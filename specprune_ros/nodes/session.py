@@ -163,6 +163,8 @@ class Session:
         self.warm_seconds = self.policy.warm_up(instruction)
         chunk = self._chunk_seconds
         modes = ", ".join(f"{mode} {seconds * 1e3:.0f} ms" for mode, seconds in self.warm_seconds.items())
+        if self.policy.threads:
+            modes += f" on {self.policy.threads} thread{'s' if self.policy.threads > 1 else ''}"
         self._node.get_logger().info(
             f"{self._parameters.running(CheckpointConfig).checkpoint}: chunks of {self.policy.chunk_length} x "
             f"{self.policy.action_dim}, {chunk:.2f} s; inference: {modes}; {self.policy.calibration}"
