@@ -63,14 +63,16 @@ def main() -> None:
     print(
         f"building the 7B geometry, {args.layers} layers, {dtype}{', layers share one set of weights' if share else ''}"
     )
+    small = None
+    if args.precision != NATIVE:  # the small one first: its large form is gone when the other one comes
+        small = build(device, dtype, num_layers=args.layers, share_layers=share)
+        store_linears(small, args.precision, device)
+        pack(small)
     model = build(device, dtype, num_layers=args.layers, share_layers=share)
     pack_linears(model)
     tile = args.tile or calibrate(model).tile
     variants = make_variants(model, tile, args.quick)
-    if args.precision != NATIVE:
-        small = build(device, dtype, num_layers=args.layers, share_layers=share)
-        store_linears(small, args.precision, device)
-        pack(small)
+    if small:
         variants += make_variants(small, tile, args.quick, args.precision)
     if not args.quick:  # on a CPU ours is packed by now, and the reference's way needs plain weights of its own
         plain = build(device, dtype, num_layers=args.layers, share_layers=share) if share else model
