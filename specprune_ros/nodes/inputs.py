@@ -1,4 +1,7 @@
-"""Subscriptions to the cameras and joint states of one observation. Callbacks (executor thread) only store messages."""
+"""Subscriptions to the cameras and joint states of one observation.
+
+Callbacks (executor thread) only store messages; compressed images are decoded in a thread per camera.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +16,7 @@ from specprune_ros.nodes.subscribing import TopicPeers, subscribe
 from specprune_ros.sensing.assembler import ObservationAssembler
 from specprune_ros.sensing.camera_check import info_topic
 from specprune_ros.sensing.config import InputsConfig, image_input
+from specprune_ros.sensing.decoder import NewestDecoder
 from specprune_ros.sensing.end_effector import EndEffector
 
 JOINT_STATES_QOS = QoSProfile(depth=50)
@@ -34,6 +38,7 @@ class Inputs:
         self._node, self._on_image = node, on_image
         self._subscriptions: list[Any] = []
         self._peers = TopicPeers(node, self._subscriptions)
+        self._decoders: dict[str, NewestDecoder] = {}
         topics = {camera: self._subscribe_camera(camera, config) for camera in config.cameras}
         joints_topic = node.resolve_topic_name("joint_states")
         self.assembler = ObservationAssembler(
@@ -46,6 +51,8 @@ class Inputs:
             peers=self._peers,
         )
         for camera, topic in topics.items():
+            if config.image_transport == "compressed":
+                self._decoders[camera] = NewestDecoder(topic, partial(self._store_image, camera))
             store = partial(self.assembler.add_camera_info, camera)
             self._subscriptions.append(
                 node.create_subscription(CameraInfo, info_topic(topic), store, qos_profile_sensor_data)
@@ -77,7 +84,15 @@ class Inputs:
         return self._node.get_clock().now().nanoseconds
 
     def _add_image(self, camera: str, message: Image | CompressedImage) -> None:
-        if self.assembler.add_image(camera, message, self._now()):
+        decoder = self._decoders.get(camera)
+        if decoder:
+            decoder.put(message, self._now(), self.assembler.era)
+        else:
+            self._store_image(camera, message, self._now())
+
+    def _store_image(self, camera: str, message: Any, now: int, era: int | None = None) -> None:
+        """Of a compressed image: on its decoder's thread."""
+        if self.assembler.add_image(camera, message, now, era):
             self._on_image()
 
     def _add_joints(self, message: JointState) -> None:
@@ -86,3 +101,5 @@ class Inputs:
     def destroy(self) -> None:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
+        for decoder in self._decoders.values():
+            decoder.close()

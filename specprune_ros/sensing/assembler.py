@@ -65,6 +65,7 @@ class ObservationAssembler:
         self._peers = peers or UnknownPeers()
         self._arrival = arrival
         self._lock = threading.Lock()
+        self.era = 0  # counts the jumps of the clock
         self._images: dict[str, History] = {camera: History(IMAGES_KEPT) for camera in config.cameras}
         self._checks = {camera: CameraCheck(topic, info_topic(topic)) for camera, topic in self.topics.items()}
         self._proprio_joints = config.joint_names if config.proprio != "none" else ()
@@ -77,13 +78,16 @@ class ObservationAssembler:
         """Whether any joint's position is part of the observation or of the control."""
         return self._joints is not None
 
-    def add_image(self, camera: str, message: Any, now: int) -> bool:
+    def add_image(self, camera: str, message: Any, now: int, era: int | None = None) -> bool:
         """Store a camera message; False when it came twice or out of order.
 
-        `now`: nanoseconds, the stamp of a message whose driver leaves it empty; likewise below.
+        `now`: nanoseconds, the stamp of a message whose driver leaves it empty; likewise below. `era`: the one in which
+        it came, if that was not just now; it is dropped when the clock has jumped since.
         """
         stamp = stamp_or_arrival(message.header.stamp, now)
         with self._lock:
+            if era is not None and era != self.era:
+                return False
             return self._images[camera].add(stamp, message, self._arrival())
 
     def add_camera_info(self, camera: str, message: Any) -> None:
@@ -284,6 +288,7 @@ class ObservationAssembler:
     def clear(self) -> None:
         """Forget every message: the clock jumped."""
         with self._lock:
+            self.era += 1
             for history in self._images.values():
                 history.clear()
             if self._joints:

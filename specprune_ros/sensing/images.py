@@ -63,11 +63,13 @@ OTHER_DEPTH = re.compile(r"mono16|(rgb|bgr)a?16|bayer_\w{4}16|8SC[1-4]?|(16|32|6
 
 
 def to_rgb(message: Any, topic: str) -> np.ndarray:
-    """A sensor_msgs/Image or CompressedImage as (H, W, 3) uint8 RGB.
+    """A sensor_msgs/Image or CompressedImage, or one that is decoded already, as (H, W, 3) uint8 RGB.
 
     Raises ObservationError that names the topic for what is not a colour or grey picture of 8 bits, a size that does
     not fit the data, or compressed data that does not decode.
     """
+    if hasattr(message, "frame"):
+        return message.frame
     frame = _decompressed(message, topic) if hasattr(message, "format") else _raw(message, topic)
     if min(frame.shape[:2]) < MIN_SIDE:
         size = f"{frame.shape[1]}x{frame.shape[0]}"
