@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a number format does to the actions and to the choice of patches, on recorded observations.
+
+    scripts/env python -m training.collect HELD_OUT --first 1000000 --episodes 3 --wide
+    scripts/env python benchmarks/precision_error.py CHECKPOINT HELD_OUT --json FILE --precision int8
+
+Every episode is replayed in native precision and in the other, with the same arm and an inference per chunk: how far
+apart the arm would be at the end of a chunk, in what share of the steps the gripper differs, and what share of the
+patches that native precision keeps the other keeps too. `--exact` multiplies 8-bit numbers exactly where the processor
+cannot (no VNNI), slowly.
+"""
+
+import argparse
+import itertools
+import json
+import sys
+
+import machine
+import numpy as np
+import torch
+from arms import Arm, arm
+from libero_open_loop import _error, _steps, recording_parser, recordings
+from torch import Tensor
+from tqdm import tqdm
+
+from specprune_ros.engine import precision as precisions
+from specprune_ros.engine.precision_int8 import Int8Linear
+from specprune_ros.errors import UserError
+from specprune_ros.policy import ActionChunk, Observation, Policy
+from training.episodes import read_episode
+
+
+def main(arguments: list[str]) -> None:
+    given = _parser().parse_args(arguments)
+    if given.exact:
+        Int8Linear.pack = lambda layer: None  # type: ignore[method-assign]
+        torch._int_mm = _exact_product  # type: ignore[assignment]
+    native = Policy.from_checkpoint(given.checkpoint, given.device, given.dtype)
+    small = Policy.from_checkpoint(given.checkpoint, given.device, given.dtype, precision=given.precision)
+    paths = recordings(given)
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in given.arms}
+    for path in tqdm(paths, unit="episode"):
+        steps = itertools.islice(_steps(read_episode(path), native, None), given.inferences)
+        observations = [step.observation for step in steps]
+        for name in given.arms:
+            pairs = zip(*(_replay(policy, arm(name), observations) for policy in (small, native)), strict=True)
+            rows[name] += [_error(*pair) | agreement(*pair) for pair in pairs]
+    summary = {name: summarize(measured) for name, measured in rows.items()}
+    content = {
+        "run": machine.describe(torch.device(given.device)),
+        "episodes": len(paths),
+        "precision": given.precision,
+        "exact": given.exact,
+        "arms": summary,
+    }
+    given.json.write_text(json.dumps(content, indent=1) + "\n")
+    for name, row in summary.items():
+        print(name, ", ".join(f"{key} {value:.3g}" for key, value in row.items()))
+
+
+def agreement(chunk: ActionChunk, native: ActionChunk) -> dict[str, float]:
+    """Shares of native precision's patches that are kept too, after the static selection and at the end."""
+    shares = {}
+    for stage in ("kept_static", "kept_final"):
+        kept, wanted = (
+            {(view, patch) for view, patches in enumerate(getattr(c.pruning, stage)) for patch in patches.tolist()}
+            for c in (chunk, native)
+        )
+        shares[stage] = len(kept & wanted) / len(wanted)
+    return shares
+
+
+def summarize(rows: list[dict[str, float]]) -> dict[str, float]:
+    summary: dict[str, float] = {"inferences": len(rows)}
+    for name in ("centimetres", "degrees", "gripper_flips", "kept_static", "kept_final"):
+        values = np.array([row[name] for row in rows])
+        summary[name] = float(values.mean())
+        summary[f"{name}_worst_5_percent"] = float(np.quantile(values, 0.05 if name.startswith("kept") else 0.95))
+    return summary
+
+
+def _replay(policy: Policy, chosen: Arm, observations: list[Observation]) -> list[ActionChunk]:
+    chosen.apply(policy)
+    return [policy.act(observation) for observation in observations]
+
+
+def _exact_product(a: Tensor, b: Tensor) -> Tensor:
+    """Of 8-bit numbers: float64 holds every sum."""
+    return a.double() @ b.double()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = recording_parser("What a number format does to actions and kept patches.")
+    parser.add_argument("--precision", choices=precisions.PRECISIONS[1:], default="int8", help="default: %(default)s")
+    parser.add_argument("--arms", nargs="+", default=["dense", "paper", "fast"], help="see benchmarks/arms.py")
+    parser.add_argument("--inferences", type=int, default=None, help="at most this many per episode (default: all)")
+    parser.add_argument("--exact", action="store_true", help="8-bit numbers multiplied exactly")
+    return parser
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"benchmarks/precision_error.py: {error}")
