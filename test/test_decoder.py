@@ -80,7 +80,7 @@ def test_a_broken_image_comes_through_for_its_user_to_refuse():
     decoder.put(jpeg(50))
     sink.wait(2)
     decoder.close()
-    with pytest.raises(ObservationError, match="compressed image on /camera .* does not decode"):
+    with pytest.raises(ObservationError, match=r"compressed image on /camera .* does not decode"):
         to_rgb(sink.images[0][0], "/camera")
     assert isinstance(sink.images[1][0], DecodedImage)
 
