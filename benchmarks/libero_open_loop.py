@@ -29,12 +29,12 @@ from significance import grouped_mean
 from torch import Tensor
 from tqdm import tqdm
 
+from specprune_ros.camera import Camera
 from specprune_ros.errors import UserError
 from specprune_ros.openvla.model import OpenVLA
 from specprune_ros.policy import ActionChunk, Observation, Policy
 from specprune_ros.pose import Pose
 from specprune_ros.pruning.config import PruningConfig
-from specprune_ros.pruning.scene_motion import Camera
 from specprune_ros.sensing.twist_estimator import TwistEstimator
 from specprune_ros.sim.libero_env import CONTROL_RATE, LiberoEnv
 from training.episodes import Episode, episode_paths, read_episode

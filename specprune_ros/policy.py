@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from specprune_ros.camera import Camera
 from specprune_ros.checked_values import as_array, as_seconds
 from specprune_ros.engine.calibration import Calibration, calibrate
 from specprune_ros.engine.cuda_graph import Graphs
@@ -25,7 +26,7 @@ from specprune_ros.openvla.prompt import Prompt
 from specprune_ros.pruning.config import PruningConfig
 from specprune_ros.pruning.controller import ActionAwareController, Decision, Reason, Speed
 from specprune_ros.pruning.frames import FrameHistory, StampedFrames, reference_delay
-from specprune_ros.pruning.scene_motion import Camera, MotionCue, SceneMotion
+from specprune_ros.pruning.scene_motion import MotionCue, SceneMotion
 from specprune_ros.pruning.schedule import MODES, Mode, ModelShape, make_schedule
 
 NOISE_SEED = 0

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from oracle.policy import OraclePolicy
 from random_model import model_config, random_checkpoint
 
+from specprune_ros.camera import Camera
 from specprune_ros.openvla.checkpoint import Checkpoint
 from specprune_ros.openvla.config import DIFFUSION, DISCRETE, ModelConfig
 from specprune_ros.policy import Observation, Policy
 from specprune_ros.pruning.config import PruningConfig
-from specprune_ros.pruning.scene_motion import Camera
 
 RESTING, RISING, CREEPING, FAST = (
     np.array(twist, dtype=np.float64)

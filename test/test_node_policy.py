@@ -210,6 +210,10 @@ def test_odd_cameras_are_warned_about(running):
     running.wait(lambda: says("has been the same picture", CameraInfo(width=224, height=224)), "the frozen camera")
     assert running.set(inputs__frozen_after=0.0) == ""
     running.wait(lambda: running.statuses()["inputs"] == (DiagnosticStatus.OK, "complete"), "nothing odd")
+    assert running.set(pruning__enabled=True, pruning__history_motion="tf") == ""
+    running.wait(lambda: says("has no calibration", CameraInfo(width=224, height=224)), "the camera without a place")
+    assert running.set(pruning__enabled=False, pruning__history_motion="none") == ""
+    running.wait(lambda: running.statuses()["inputs"] == (DiagnosticStatus.OK, "complete"), "nothing odd")
 
 
 def image_change(view="primary", **fields):

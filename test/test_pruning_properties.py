@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from random_model import model_config, random_checkpoint
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
+from specprune_ros.camera import Camera
 from specprune_ros.engine.forward_pass import ForwardPass
 from specprune_ros.errors import ObservationError
 from specprune_ros.openvla.config import DIFFUSION, DISCRETE
@@ -21,7 +22,7 @@ from specprune_ros.pruning.config import PRESETS, PruningConfig
 from specprune_ros.pruning.controller import ActionAwareController, Speed
 from specprune_ros.pruning.frames import FrameHistory, patch_similarity, reference_delay
 from specprune_ros.pruning.ranking import ranks, top_indices, top_mask
-from specprune_ros.pruning.scene_motion import Camera, SceneMotion, plane_displacement
+from specprune_ros.pruning.scene_motion import SceneMotion, plane_displacement
 from specprune_ros.pruning.schedule import ModelShape, SetSizes, make_schedule
 from specprune_ros.pruning.score_history import ScoreHistory, moved
 from specprune_ros.pruning.static_selection import Evidence, PatchSets, choose_sets, select_budget, select_union

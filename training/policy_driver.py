@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from specprune_ros.camera import Camera
 from specprune_ros.policy import Observation, Policy
 from specprune_ros.pose import Pose
-from specprune_ros.pruning.scene_motion import Camera
 from specprune_ros.sim.libero_env import CAMERAS, CONTROL_RATE, LiberoEnv
 from training.expert import Expert, Phase
 

@@ -112,7 +112,7 @@ class Recorder(Node):
         if self.episode is not None:
             stamp = sensed.stamp / NANOSECONDS
             self.episode.observations.append(
-                Observation(sensed.views, sensed.proprio, self.instruction, stamp, sensed.twist)
+                Observation(sensed.views, sensed.proprio, self.instruction, stamp, sensed.twist, sensed.cameras)
             )
 
     def _on_actions(self, message: ActionChunkMessage) -> None:

@@ -111,6 +111,7 @@ class Session:
             node, inputs, self.end_effector, self._controller.joint_names, middle, lambda: self._worker.wake()
         )
         self.sensors = self._inputs.assembler
+        self._locate_cameras()
         self._publisher = ChunkPublisher(
             node, self.policy, inputs.cameras, inputs.base_frame, self._controller.step_duration
         )
@@ -282,6 +283,7 @@ class Session:
         if any(name.startswith("pruning.") for name in names):
             self._worker.set_pruning(self._wanted_pruning() or "off")
             self._mode_controller = self._new_mode_controller()
+            self._locate_cameras()
         if "instruction" in names:
             self.reset()
             self._advise_on_instruction()
@@ -299,6 +301,10 @@ class Session:
         instruction = self._parameters.running(NodeConfig).instruction
         for advice in instruction_advice(instruction, None):
             self._node.get_logger().warning(f"the instruction {advice}")
+
+    def _locate_cameras(self) -> None:
+        pruning = self._wanted_pruning()
+        self.sensors.locates_cameras = pruning is not None and pruning.history_motion == "tf"
 
     def _wanted_pruning(self) -> PruningConfig | None:
         enabled = self._parameters.running(PruningSwitch).enabled

@@ -136,12 +136,14 @@ class InferenceWorker:
         self._last_seen = sensed.stamp
         if due:
             self._last_inferred = sensed.stamp
-            chunk = self._policy.act(Observation(sensed.views, sensed.proprio, instruction, stamp, sensed.twist))
+            chunk = self._policy.act(
+                Observation(sensed.views, sensed.proprio, instruction, stamp, sensed.twist, sensed.cameras)
+            )
             with self._lock:
                 if generation == self._generation:
                     self._on_chunk(sensed, chunk)
         else:
-            self._policy.observe(sensed.views, stamp)
+            self._policy.observe(sensed.views, stamp, sensed.cameras)
         self.problem = ""
 
 

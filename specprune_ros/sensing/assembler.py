@@ -7,13 +7,15 @@ converts the chosen ones (the worker's thread).
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from specprune_ros.camera import Camera
 from specprune_ros.errors import ObservationError
 from specprune_ros.sensing.camera_check import CameraCheck, info_topic
+from specprune_ros.sensing.camera_view import CameraView
 from specprune_ros.sensing.config import JOINT_STATES, TF, InputsConfig, image_input
 from specprune_ros.sensing.end_effector import EndEffector, MeasuredTwist
 from specprune_ros.sensing.history import History
@@ -35,6 +37,7 @@ class Sensed:
     proprio: np.ndarray  # (P,) float64
     twist: np.ndarray | None  # (6,) m/s and rad/s in the base frame; None: unknown
     twist_problem: str  # why the twist is unknown
+    cameras: Mapping[str, Camera] = field(default_factory=dict)  # of the views whose place is asked for and known
 
 
 class ObservationAssembler:
@@ -68,6 +71,9 @@ class ObservationAssembler:
         self.era = 0  # counts the jumps of the clock
         self._images: dict[str, History] = {camera: History(IMAGES_KEPT) for camera in config.cameras}
         self._checks = {camera: CameraCheck(topic, info_topic(topic)) for camera, topic in self.topics.items()}
+        self._camera_views = {camera: CameraView(topic, info_topic(topic)) for camera, topic in self.topics.items()}
+        self.locates_cameras = False  # whether observations say where the cameras are
+        self._lost_camera = ""  # why it is not known of one
         self._proprio_joints = config.joint_names if config.proprio != "none" else ()
         self._controlled_joints = controlled_joints
         joints = {*self._proprio_joints, *controlled_joints}
@@ -92,6 +98,7 @@ class ObservationAssembler:
 
     def add_camera_info(self, camera: str, message: Any) -> None:
         self._checks[camera].on_info(message)
+        self._camera_views[camera].on_info(message)
 
     def add_joints(self, message: Any, now: int) -> None:
         assert self._joints is not None
@@ -113,7 +120,24 @@ class ObservationAssembler:
             joints = self._positions(self._proprio_joints, stamp, self.config.max_skew_of(JOINT_STATES))
         views = {camera: self._view(camera, *found) for camera, found in messages.items()}
         proprio, measured = self._motion(stamp, joints)
-        return Sensed(stamp, views, proprio, measured.twist, measured.problem)
+        return Sensed(stamp, views, proprio, measured.twist, measured.problem, self._located(messages))
+
+    def _located(self, messages: Mapping[str, tuple[int, Any]]) -> dict[str, Camera]:
+        """The cameras at the stamps of their images, those that are known."""
+        cameras: dict[str, Camera] = {}
+        self._lost_camera = ""
+        if not self.locates_cameras:
+            return cameras
+        skew = int(self.config.max_skew_of(TF) * NANOSECONDS)
+        for name, (stamp, message) in messages.items():
+            try:
+                if self._end_effector is None:
+                    raise ObservationError("pruning.history_motion tf needs inputs.base_frame and ee_frame")
+                view, transform = self._camera_views[name], self.config.transform_of(name)
+                cameras[name] = view.camera(message.header.frame_id, transform, self._end_effector, stamp, skew)
+            except ObservationError as error:
+                self._lost_camera = self._lost_camera or str(error)
+        return cameras
 
     def _view(self, camera: str, stamp: int, message: Any) -> np.ndarray:
         frame = to_rgb(message, self.topics[camera])
@@ -178,8 +202,8 @@ class ObservationAssembler:
 
     def oddity(self) -> str:
         """What is odd about a camera whose images are used, "" for nothing."""
-        problems = (check.problem(self.config.frozen_after) for check in self._checks.values())
-        return next(filter(None, problems), "")
+        problems = [check.problem(self.config.frozen_after) for check in self._checks.values()]
+        return next(filter(None, [*problems, self._lost_camera]), "")
 
     def _newest_common_stamp(self, now: int) -> int:
         """The stamp of the camera that lags behind most.

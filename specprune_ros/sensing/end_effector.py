@@ -84,7 +84,11 @@ class EndEffector:
 
         Nanoseconds. Raises ObservationError that names the frames.
         """
-        return self._pose(self._usable(stamp, max_skew))
+        return self.pose_of(self.ee_frame, stamp, max_skew)
+
+    def pose_of(self, frame: str, stamp: int, max_skew: int) -> Pose:
+        """The same of any other frame, such as a camera's, in the base frame."""
+        return self._pose(self._usable(stamp, max_skew, frame), frame)
 
     def twist(self, stamp: int, max_skew: int) -> MeasuredTwist:
         """The velocity at `stamp`, or at most `max_skew` earlier. Nanoseconds.
@@ -173,20 +177,22 @@ class EndEffector:
         """New poses per second as `newest` saw them, so at most as many as it was asked; 0 for static ones."""
         return self._seen.rate(time.monotonic())
 
-    def _usable(self, stamp: int, max_skew: int) -> int:
+    def _usable(self, stamp: int, max_skew: int, frame: str = "") -> int:
         """`stamp`, or the time of the newest transform where that has not arrived yet."""
-        newest = self._transforms.lookup(self.base_frame, self.ee_frame, None).stamp
+        frame = frame or self.ee_frame
+        newest = self._transforms.lookup(self.base_frame, frame, None).stamp
         if newest is None or newest >= stamp:
             return stamp
         if stamp - newest > max_skew:
             raise ObservationError(
-                f"TF {self.base_frame} -> {self.ee_frame} is {(stamp - newest) / NANOSECONDS:.2f} s older than the "
+                f"TF {self.base_frame} -> {frame} is {(stamp - newest) / NANOSECONDS:.2f} s older than the "
                 "images; check robot_state_publisher and the clocks"
             )
         return newest
 
-    def _pose(self, stamp: int) -> Pose:
-        pose = self._transforms.lookup(self.base_frame, self.ee_frame, stamp).pose
+    def _pose(self, stamp: int, frame: str = "") -> Pose:
+        frame = frame or self.ee_frame
+        pose = self._transforms.lookup(self.base_frame, frame, stamp).pose
         if not (np.isfinite(pose.position).all() and np.isfinite(pose.quaternion).all()):
-            raise ObservationError(f"TF {self.base_frame} -> {self.ee_frame} is not finite; check its publisher")
+            raise ObservationError(f"TF {self.base_frame} -> {frame} is not finite; check its publisher")
         return pose

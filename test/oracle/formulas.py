@@ -11,8 +11,8 @@ try:
 except ImportError:  # only flow needs it: the other tests run where there is no OpenCV
     cv2 = None
 
+from specprune_ros.camera import Camera
 from specprune_ros.pruning.config import PruningConfig
-from specprune_ros.pruning.scene_motion import Camera
 
 PATCH = 14  # pixels
 

@@ -11,12 +11,12 @@ from oracle import formulas
 from oracle.controller import Controller
 from oracle.decoder import Array, EagerModel
 from oracle.heads import predict
+from specprune_ros.camera import Camera
 from specprune_ros.openvla.model import OpenVLA
 from specprune_ros.openvla.prompt import PROMPT, PromptTokenizer
 from specprune_ros.openvla.statistics import Normalizer
 from specprune_ros.policy import Observation
 from specprune_ros.pruning.config import PruningConfig
-from specprune_ros.pruning.scene_motion import Camera
 
 
 @dataclass
