@@ -20,6 +20,7 @@ from specprune_ros.replay.junit import write_junit
 from specprune_ros.replay.measurements import Measurements
 from specprune_ros.replay.moment import Moment, Spool
 from specprune_ros.replay.options import PROGRAM, Options
+from specprune_ros.replay.page_builder import write_page
 from specprune_ros.replay.run import Outcome, Replay
 from specprune_ros.replay.settings import Settings
 from specprune_ros.replay.summary import FORMAT, exceeded, machine, number, summarize, verdict
@@ -58,6 +59,7 @@ class Results:
             chunks.finish(folder / "chunks.mcap")
             report = self._report(replay, outcome, found)
             _write_json(folder / "report.json", report, spool)
+            write_page(folder / "report.html", report, found, spool, self._arms.dense)
         except OSError as error:
             raise no_space(error, options.out) from error
         finally:
