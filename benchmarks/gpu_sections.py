@@ -322,7 +322,7 @@ def kernels(bench: Bench) -> dict[str, Any]:
 
 
 def layer_parts(bench: Bench) -> dict[str, Any]:
-    """Parts of a decoder layer, the layer, and the layer fused by torch.compile, with the error that fusing makes."""
+    """Parts of a decoder layer, the layer, and the layer fused in two ways, with the error that fusing makes."""
     decoder = bench.model.decoder
     layer = decoder.layers[0]
     result: dict[str, Any] = {}
@@ -333,11 +333,14 @@ def layer_parts(bench: Bench) -> dict[str, Any]:
             for mode in ("default", "max-autotune-no-cudagraphs"):
                 fused = torch.compile(layer.forward, dynamic=False, mode=mode)
                 runs[f"layer, compiled {mode}"] = lambda fused=fused, x=x, rope=rope: fused(x, rope)
+            from fused_layer import fused_layer  # needs Triton
+
+            runs["layer, Triton kernels"] = lambda x=x, rope=rope: fused_layer(layer, x, rope)
         result[str(length)] = bench.milliseconds(runs)
         with device_scope(bench.device, bench.dtype):
             expected = layer(x, rope)[0].float()
             for name, run in runs.items():
-                if "compiled" in name:
+                if name.startswith("layer, "):
                     error = (run()[0].float() - expected).norm() / expected.norm()
                     result[str(length)][f"{name}, relative error"] = float(error)
     return result
