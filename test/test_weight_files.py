@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from specprune_ros.errors import CheckpointError
 from specprune_ros.openvla.checkpoint import load
 from specprune_ros.openvla.files import check_folder, read_json, trouble
+from specprune_ros.openvla.lora import adapter_scaling
 from specprune_ros.openvla.weight_containers import read_state
 from specprune_ros.openvla.weight_files import WeightFiles, has_weights, weight_names
 
@@ -429,3 +430,32 @@ def test_json_that_is_too_deep(tmp_path):
 
 def test_nothing_is_wrong_with_a_good_file(folder):
     assert [trouble(path) for path in folder.iterdir()] == [""] * len(list(folder.iterdir()))
+
+
+# The adapter's configuration
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"r": True}, "r is true; it has to be a whole number"),
+        ({"r": "32"}, 'r is "32"'),
+        ({"r": None}, "r is missing"),
+        ({"lora_alpha": "16"}, 'lora_alpha is "16"'),
+        ({"lora_alpha": float("nan")}, "lora_alpha is NaN"),
+        ({"lora_alpha": 0}, "lora_alpha is 0"),
+        ({"use_rslora": "false"}, 'use_rslora is "false"'),
+        ({"fan_in_fan_out": True}, "fan_in_fan_out is True"),
+        ({"use_dora": True}, "use_dora is True"),
+        ({"rank_pattern": {"q_proj": 8}}, "rank_pattern is"),
+        ({"peft_type": "IA3"}, 'peft_type is "IA3"'),
+        ({"peft_type": 3}, "peft_type is 3"),
+    ],
+    ids=str,
+)
+def test_an_adapter_that_is_not_plain_lora_is_refused_by_name(tmp_path, changes, expected):
+    plain = {"peft_type": "LORA", "r": 32, "lora_alpha": 16, "use_rslora": False}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(plain))
+    assert adapter_scaling(tmp_path) == 0.5
+    (tmp_path / "adapter_config.json").write_text(json.dumps(plain | changes))
+    assert expected in refused(adapter_scaling, tmp_path)

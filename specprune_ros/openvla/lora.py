@@ -10,14 +10,21 @@ import torch
 from torch import Tensor
 
 from specprune_ros.errors import CheckpointError
-from specprune_ros.openvla.files import read_json
+from specprune_ros.openvla.files import Fields, read_json
 from specprune_ros.openvla.weight_containers import open_safetensors
 from specprune_ros.openvla.weight_files import Weights
 
 ALPHA = 16  # in the reference's training, lora_alpha is the rank, but at most this
 FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.(?:\w+\.)?weight")
 COPY = re.compile(r"base_model\.model\.(?P<module>.+)\.base_layer\.weight")  # of the base's lm_head, which peft adds
-PLAIN = {"use_dora": False, "bias": "none", "rank_pattern": {}, "alpha_pattern": {}, "modules_to_save": None}
+PLAIN = {
+    "use_dora": False,
+    "fan_in_fan_out": False,
+    "bias": "none",
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "modules_to_save": None,
+}
 
 
 def merged(weight: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
@@ -35,17 +42,19 @@ def adapter_scaling(adapter: Path) -> float:
     """lora_alpha / r of `adapter_config.json`. Raises CheckpointError for anything but plain LoRA."""
     path = adapter / "adapter_config.json"
     config = read_json(path)
-    if config.get("peft_type") != "LORA":
-        raise CheckpointError(f"{path}: peft_type is {config.get('peft_type')!r}; only LORA is supported")
+    fields = Fields(config, str(path))
+    if fields.text("peft_type", "") != "LORA":
+        raise fields.refuse("peft_type", 'only "LORA" is supported')
     for name, plain in PLAIN.items():
         if (config.get(name) or plain) != plain:
             raise CheckpointError(
                 f"{path}: {name} is {config[name]!r}; merge this adapter with peft and load the result"
             )
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
-        raise CheckpointError(f"{path}: r is {rank!r} and lora_alpha {alpha!r}, not numbers; copy the file again")
-    return alpha / (rank**0.5 if config.get("use_rslora") else rank)
+    for name in ("r", "lora_alpha"):
+        if not fields.has(name):
+            raise CheckpointError(f"{path}: {name} is missing; copy the file again")
+    rank, alpha = fields.count("r", 1), fields.positive("lora_alpha", ALPHA)
+    return alpha / (rank**0.5 if fields.flag("use_rslora", False) else rank)
 
 
 class LoraWeights:
