@@ -49,8 +49,9 @@ def test_resizing_pictures_is_pillows(height: int, width: int, seed: int):
     frame = cv2.GaussianBlur(picture(height, width, seed, False), (9, 9), 2)
     frame = cv2.normalize(frame, None, 0, 255, cv2.NORM_MINMAX)
     difference = np.abs(resize(torch.from_numpy(frame), 224).numpy() - pillow(frame, 224).astype(int))
-    assert difference.max() <= 1
-    assert (difference > 0).mean() < 0.05
+    assert difference.max() <= 2
+    assert (difference > 1).mean() < 0.001
+    assert (difference > 0).mean() < 0.1
 
 
 @given(SIDE, SIDE)
