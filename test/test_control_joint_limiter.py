@@ -105,3 +105,31 @@ def test_limits_hold_for_any_sequence(seed, period, speed, acceleration):
         assert np.abs(new_velocity).max() <= speed * (1 + 1e-6)
         assert np.abs(new_velocity - velocity).max() <= acceleration * period * (1 + 1e-6)
         before, velocity = value, new_velocity
+
+
+def test_a_hold_stays_within_braking_distance_of_the_last_target():
+    """1.5 rad/s with 10 rad/s^2: 0.1125 rad, a tick of 0.02 s and a measurement 0.05 s late: 0.2175 rad."""
+    limiter = JointLimiter(LimitsConfig(), PERIOD)
+    for _ in range(20):
+        sent = limiter.apply(np.array([1.0, -1.0]), REST).value
+    stop = limiter.hold(np.array([-5.0, sent[1] + 0.1]))
+    np.testing.assert_allclose(stop.positions, [sent[0] - 0.2175, sent[1] + 0.1])
+    assert stop.seconds == pytest.approx(0.145)
+
+
+def test_a_hold_without_a_measurement_stays_where_the_arm_was_seen_last():
+    limiter = JointLimiter(LimitsConfig(), PERIOD)
+    assert limiter.hold(None) is None
+    seen = REST
+    for _ in range(20):
+        before, seen = seen, 0.8 * limiter.apply(np.array([1.0, 0.0]), seen).value
+    np.testing.assert_allclose(limiter.hold(None).positions, before)
+
+
+def test_continuous_joints_have_no_range_and_go_the_short_way():
+    limiter = JointLimiter(LimitsConfig(joint_max=(3.0,), joint_min=(-3.3,)), PERIOD)
+    limiter.continuous = np.array([True, False])
+    measured = np.array([-3.13, 0.0])
+    for _ in range(200):
+        value = limiter.apply(np.array([3.10, 0.0]), measured).value
+    np.testing.assert_allclose(value, [3.10 - 2 * np.pi, 0.0], atol=1e-4)

@@ -4,13 +4,16 @@ import itertools
 import math
 import time
 
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy")
 
 from builtin_interfaces.msg import Time
 from faults import GOES_ON, HOLDS, fault
+from policy_client import INSTRUCTION
 from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
 
 pytestmark = pytest.mark.ros
 
@@ -98,6 +101,28 @@ def loop(bench):
     bench.change_transform = change
 
 
+def second_publisher(bench):
+    """Says that the hand is half a metre away."""
+    turns = itertools.cycle((False, True))
+
+    def change(message):
+        if next(turns):
+            message.transform.translation.x += 0.5
+
+    bench.change_transform = change
+
+
+def without_stamp(message):
+    message.header.stamp = Time()
+
+
+def dead_without_stamps(bench):
+    """A driver that leaves its stamps empty, which does not make its transforms static."""
+    bench.change_transform = without_stamp
+    bench.spin(1.0)
+    bench.missing.add("TF")
+
+
 def far_future(message):
     message.header.stamp = Time(sec=message.header.stamp.sec + 3600)
 
@@ -126,6 +151,10 @@ HELD = [
         fault(IMAGES, "depth image instead of colour", HOLDS, "inference", "publish rgb8"),
         image(encoding="16UC1", width=336),
     ),
+    (
+        fault(IMAGES, "colours in no known order (8UC3)", HOLDS, "inference", "does not say its colours"),
+        image(encoding="8UC3"),
+    ),
     (fault(IMAGES, "one camera dies", HOLDS, "inference", "image_wrist is"), dead("wrist")),
     (fault(IMAGES, "every camera dies", HOLDS, "inference", "s old (inputs.max_age"), dead("primary", "wrist")),
     (fault(IMAGES, "camera repeats one image", HOLDS, "inference", "image_wrist is"), frozen),
@@ -140,6 +169,11 @@ HELD = [
     (fault(JOINTS, "fewer positions than names", HOLDS, "inference", "away from what it is used"), positions(0.0)),
     (fault(JOINTS, "driver dies", HOLDS, "inference", "panda_finger_joint1 on /joint_states is"), dead("joints")),
     (fault(TF, "publisher dies", HOLDS, "inference", "older than the images"), dead("TF")),
+    (fault(TF, "publisher without stamps dies", HOLDS, "inference", "older than the images"), dead_without_stamps),
+    (
+        fault(TF, "a second publisher puts the end effector elsewhere", HOLDS, "motion", "jumps by 0.500 m"),
+        second_publisher,
+    ),
     (fault(TF, "NaN", HOLDS, "inputs", "holds NaN or Inf"), transform(nan_translation)),
     (fault(TF, "quaternion of length 7", HOLDS, "inputs", "has a quaternion of norm"), transform(long_quaternion)),
     (fault(TF, "frame has another name", HOLDS, "inference", "older than the images"), transform(other_child)),
@@ -178,6 +212,22 @@ def small(message: Image):
     message.data = bytes(120 * 480)
 
 
+def grey(message: Image):
+    message.data = np.frombuffer(message.data, np.uint8).reshape(-1, 3)[:, :1].repeat(3, axis=1).tobytes()
+
+
+def seldom(bench):
+    """Every second message has other joints alone: the fingers come at 10 Hz, beside a skew of 20 ms."""
+    assert bench.set(inputs__own_limits=["joint_states.max_skew=0.02"]) == ""
+    turns = itertools.cycle((False, True))
+
+    def change(message: JointState):
+        if next(turns):
+            rename(message)
+
+    bench.change_joints = change
+
+
 def short_gap(bench):
     """TF is missing for half of the watchdog period."""
     bench.missing.add("TF")
@@ -191,6 +241,11 @@ TOLERATED = [
         fault(IMAGES, "another resolution", GOES_ON, "inputs", "complete"),
         lambda bench: bench.change_image.update(primary=small),
     ),
+    (
+        fault(IMAGES, "grey pictures for a colour policy", GOES_ON, "inputs", "has no colours"),
+        lambda bench: bench.change_image.update(primary=grey, wrist=grey),
+    ),
+    (fault(JOINTS, "a joint comes more seldom than the images", GOES_ON, "inputs", "complete"), seldom),
     (fault(TF, "gap shorter than inputs.max_skew and chunk", GOES_ON, "inputs", "complete"), short_gap),
 ]
 
@@ -201,6 +256,7 @@ def test_the_arm_goes_on(bench, row, inject):
     bench.assert_moves_on()
     bench.says(row)
     bench.recover()
+    assert bench.set(inputs__own_limits=[]) == ""
 
 
 SAME_PICTURE = fault(
@@ -217,3 +273,44 @@ def test_same_picture_is_told(bench):
     bench.says(SAME_PICTURE)
     bench.assert_moves_on(1.0)
     assert bench.set(inputs__frozen_after=0.0) == ""
+
+
+NO_EFFECT = fault(
+    "Other nodes",
+    "the arm's controller listens and does not act",
+    "goes on; holds with controller.on_no_effect hold",
+    "motion",
+    "m in 2 s and measured 0.00",
+)
+
+
+def test_motion_without_effect_is_told_and_holds_when_asked(bench):
+    """The bench's arm never moves."""
+    bench.says(NO_EFFECT)
+    bench.assert_moves_on(1.0)
+    assert bench.set(controller__on_no_effect="hold") == ""
+    try:
+        bench.wait_for_problem("motion", "then call ~/enable")
+        assert bench.enable().success
+        bench.wait_until_moving("motion after enabling")
+    finally:
+        assert bench.set(controller__on_no_effect="warn") == ""
+
+
+VOLATILE_INSTRUCTION = fault(
+    "Instructions and parameters",
+    "instruction of a publisher that is not latched",
+    GOES_ON,
+    "inference",
+    "put it on the shelf",
+    "is taken like any other",
+)
+
+
+def test_instruction_of_a_volatile_publisher_is_taken(bench):
+    publisher = bench.node.create_publisher(String, "/specprune_policy/instruction", 10)
+    bench.wait(publisher.get_subscription_count, "the subscription that is not latched")
+    publisher.publish(String(data="put it on the shelf"))
+    bench.says(VOLATILE_INSTRUCTION)
+    bench.node.destroy_publisher(publisher)
+    assert bench.set(instruction=INSTRUCTION) == ""
