@@ -83,7 +83,7 @@ class Bench:
 
     def milliseconds(self, calls: Mapping[Any, Callable[[], Any]], repeat: int = 4) -> dict[Any, float]:
         """Median device time of each call."""
-        with device_scope(self.device, self.dtype):
+        with device_scope(self.device):
             seconds = device_seconds(calls, self.device, rounds=2 if self.reduced else 9, repeat=repeat)
         return {key: float(np.median(values)) * 1e3 for key, values in seconds.items()}
 
@@ -337,7 +337,7 @@ def layer_parts(bench: Bench) -> dict[str, Any]:
 
             runs["layer, Triton kernels"] = lambda x=x, rope=rope: fused_layer(layer, x, rope)
         result[str(length)] = bench.milliseconds(runs)
-        with device_scope(bench.device, bench.dtype):
+        with device_scope(bench.device):
             expected = layer(x, rope)[0].float()
             for name, run in runs.items():
                 if name.startswith("layer, "):
@@ -351,7 +351,7 @@ def towers(bench: Bench) -> dict[str, Any]:
     model, config = bench.model, bench.geometry
     size = config.image_size
     frames = torch.randint(0, 256, (config.num_views, size, size, 3), dtype=torch.uint8, device=bench.device)
-    with device_scope(bench.device, bench.dtype):
+    with device_scope(bench.device):
         pixels = [normalize(frames).to(bench.dtype) for normalize in model.normalizations()]
     first, second = model.towers
     runs: dict[str, Callable[[], Any]] = {

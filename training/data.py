@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from specprune_ros.errors import UserError
-from specprune_ros.openvla.preprocessing import CROP_AREA, TENSORFLOW_ROUNDING, CenterCrop, resize
+from specprune_ros.openvla.preprocessing import CROP_AREA, TENSORFLOW_SCALE, CenterCrop, resize
 from specprune_ros.openvla.statistics import EPSILON, Normalizer
 from training.episodes import VIEWS, Episode, episode_paths, read_episode
 from training.settings import CHUNK_LENGTH
@@ -137,7 +137,7 @@ def crop(frames: Tensor, corners: Tensor) -> Tensor:
     grid = torch.stack([x[:, None].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=-1)
     pixels = frames.flatten(0, 1).permute(0, 3, 1, 2).float()
     sampled = F.grid_sample(pixels, grid * (2 / (size - 1)) - 1, mode="bilinear", align_corners=True)
-    return (sampled.permute(0, 2, 3, 1) * TENSORFLOW_ROUNDING).to(torch.uint8).unflatten(0, frames.shape[:2])
+    return (sampled.permute(0, 2, 3, 1) * (TENSORFLOW_SCALE / 255)).to(torch.uint8).unflatten(0, frames.shape[:2])
 
 
 def cropped_points(points: Tensor, corners: Tensor, size: int) -> Tensor:

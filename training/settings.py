@@ -7,8 +7,8 @@ from typing import Any
 import yaml
 
 from specprune_ros.errors import ConfigError
-from specprune_ros.openvla.checkpoint import HALF, IMAGENET
 from specprune_ros.openvla.config import DecoderConfig, ModelConfig, TowerConfig
+from specprune_ros.openvla.image_config import HALF, IMAGENET
 from specprune_ros.parameters import check, from_mapping, parameter
 
 ACTION_DIM, PROPRIO_DIM, CHUNK_LENGTH, NUM_VIEWS = 7, 8, 8, 2  # LIBERO

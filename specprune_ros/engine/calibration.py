@@ -54,7 +54,7 @@ def calibrate(model: OpenVLA) -> Calibration:
         return Calibration(1)
     decoder = model.decoder
     generator = torch.Generator(model.device).manual_seed(0)
-    with device_scope(model.device, model.dtype):
+    with device_scope(model.device):
 
         def layer_at(length: int):
             shape = length, decoder.config.hidden_size

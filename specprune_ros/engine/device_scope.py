@@ -3,7 +3,8 @@
 
 Streams, events, graphs and memory pools of torch belong to the *current* device, which is a property of the thread, so
 a model on cuda:1 needs it set in every call. TF32 (on by default in cuDNN's convolutions, and settable for matrix
-products by any other code of the process) keeps ten bits of a float32; a float32 model is wanted for parity.
+products by any other code of the process) keeps ten bits of a float32: too few for frames that are resized by products,
+and for a float32 model, which is wanted for parity.
 """
 
 import functools
@@ -36,10 +37,9 @@ def exact_float32() -> Iterator[None]:
 
 
 @contextmanager
-def device_scope(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+def device_scope(device: torch.device) -> Iterator[None]:
     """Around everything that an engine does on a device, in whatever thread."""
-    exact = exact_float32() if dtype == torch.float32 else nullcontext()
-    with torch.inference_mode(), current_device(device), exact:
+    with torch.inference_mode(), current_device(device), exact_float32():
         yield
 
 
@@ -48,7 +48,7 @@ def on_model_device(method: Method) -> Method:
 
     @functools.wraps(method)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with device_scope(self.model.device, self.model.dtype):
+        with device_scope(self.model.device):
             return method(self, *args, **kwargs)
 
     return run  # type: ignore[return-value]

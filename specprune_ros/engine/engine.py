@@ -75,7 +75,7 @@ class Engine:
         tile: int = 1,
         graphs: Graphs | None = None,
     ):
-        with device_scope(model.device, model.dtype):
+        with device_scope(model.device):
             self.model = model
             self.config = config
             self.graphs = graphs or Graphs.of(model.device)
