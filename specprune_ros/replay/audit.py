@@ -24,6 +24,7 @@ FROZEN = 1.0  # seconds of one picture while the arm moves
 MOVING = 0.02  # m/s or rad/s of the end effector
 CLIPPED = 0.2  # share of observations outside of the training data's range that is worth a warning
 BEYOND = 0.05  # of the range: so little outside of it is no warning
+FEW = 5  # observations without velocity: those before TF has filled its window
 UNSTAMPED = 0
 
 
@@ -299,7 +300,7 @@ class Audit:
             if odd and stream.name in self._pictures:
                 text = f"{odd} images on {stream.topic} came twice or out of order; the node drops them"
                 found.append(Finding("order", "warning", text))
-        if self.observations and self.unknown_twists > 0.1 * self.observations:
+        if self.unknown_twists > max(0.1 * self.observations, FEW):
             share = self.unknown_twists / self.observations
             text = f"the end effector's velocity is unknown in {share:.0%} of the observations; pruning is fine there"
             found.append(Finding("unknown_velocity", "warning", text))

@@ -65,7 +65,7 @@ class Results:
         finally:
             spool.close()
             chunks.abort()
-        for sentence in report["verdict"]:
+        for sentence in filter(None, report["verdict"]):
             say(sentence)
         return self._code(report, outcome)
 
