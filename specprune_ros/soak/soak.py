@@ -4,21 +4,15 @@ import argparse
 import json
 import os
 import platform
-import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
-from std_srvs.srv import SetBool
 from tqdm import tqdm
 
-from specprune_ros.errors import ConfigError, UserError
-from specprune_ros.processes.children import ChildEnded, ChildProcesses
-from specprune_ros.processes.free_domain import free_domain, local_network
+from specprune_ros.errors import ConfigError
+from specprune_ros.processes.runner import FAILED, RunFailed, Runner, children_of_a_run, command, listening
 from specprune_ros.soak import robot
 from specprune_ros.soak.listener import POLICY, Listener
 from specprune_ros.soak.plot import plot
@@ -28,34 +22,20 @@ from specprune_ros.soak.verdict import Series, summary
 ROOT = Path(__file__).parents[2]
 MIN_MINUTES, MAX_MINUTES = 0.5, 7 * 24 * 60.0
 CONTROL_RATE = 20.0  # Hz
-START_TIMEOUT = 900.0  # seconds; a large checkpoint takes minutes to load and warm up
 MEMORY_PERIOD = 1.0  # seconds
 # Bytes; glibc returns buffers from this size on as soon as they are freed. Otherwise it keeps those of images at times,
 # the node's memory swings by 8 MiB, and a leak of 5 cannot be seen. Inferences take longer so (mallopt(3)).
 RETURN_FROM = str(128 << 10)
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
 RATES = {**{f"image_{name}": robot.CAMERA_RATE for name in robot.CAMERAS}, "joint_states": robot.MOTION_RATE}
 
 
-class SoakFailed(Exception):
-    """It did not come up; one line."""
-
-
 def main() -> int:
-    """Exit code: 0, 1 when the node did not pass, 2 for a user's mistake, 130 when interrupted."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
-    try:
-        options = _parse(sys.argv[1:])
-        series = _record(options)
-        return _report(options, series)
-    except (UserError, SoakFailed, ChildEnded) as error:
-        say(str(error))
-        bad_input = isinstance(error, UserError) or (isinstance(error, ChildEnded) and error.code == BAD_INPUT)
-        return BAD_INPUT if bad_input else FAILED
-    except KeyboardInterrupt:
-        say("interrupted; nothing is left running")
-        return INTERRUPTED
+    """Exit code: see `runner.command`; 1 also when the node did not pass."""
+    return command(lambda: _soak(_parse(sys.argv[1:])), say)
+
+
+def _soak(options: argparse.Namespace) -> int:
+    return _report(options, _record(options))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -90,68 +70,38 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 def _record(options: argparse.Namespace) -> Series:
     """Nothing is left running, whatever happens."""
-    with free_domain() as domain:
-        # Before rclpy starts, here and in the children: never talk to somebody's robot.
-        os.environ.update(local_network(domain))
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # the robot needs a processor, too
-        os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", RETURN_FROM)
-        with ChildProcesses(options.out / "logs") as children:
-            policy = children.start("policy", "specprune_ros.nodes.policy_node", _policy_arguments(options.checkpoint))
-            children.start("robot", "specprune_ros.soak.robot", _robot_arguments())
-            rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-            try:
-                return _Loop(children, policy).run(options.minutes * 60)
-            finally:
-                rclpy.try_shutdown()
+    # One thread: the robot needs a processor, too.
+    own = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": RETURN_FROM}
+    with children_of_a_run(options.out / "logs", own) as children:
+        policy = children.start("policy", "specprune_ros.nodes.policy_node", _policy_arguments(options.checkpoint))
+        children.start("robot", "specprune_ros.soak.robot", _robot_arguments())
+        with listening(children) as runner:
+            listener = Listener()
+            runner.add(listener)
+            return _series(runner, listener, policy, options.minutes * 60)
 
 
-class _Loop:
-    """Spins the listener while it watches the children. `policy`: the node's process ID."""
-
-    def __init__(self, children: ChildProcesses, policy: int) -> None:
-        self._children, self._policy = children, policy
-        self._listener = Listener()
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self._listener)
-
-    def run(self, seconds: float) -> Series:
-        self._wait_for_inference()
-        self._enable()
-        listener, series = self._listener, Series(1 / CONTROL_RATE, RATES)
-        listener.delay, listener.series = MachineDelay(self._policy), series
-        start = due = time.monotonic()
-        form = "{desc}: {percentage:3.0f}% |{bar}| {n:.0f}/{total:.0f} s{postfix}"
-        with tqdm(total=seconds, desc="soak", bar_format=form, mininterval=5.0) as bar:
-            while (elapsed := time.monotonic() - start) < seconds:
-                self._spin()
-                if time.monotonic() >= due:
-                    due += MEMORY_PERIOD
-                    series.memory.append((time.time(), *memory(self._policy)))
-                    bar.n = min(elapsed, seconds)
-                    bar.set_postfix_str(f", {series.memory[-1][1]:.1f} MiB, {listener.status}", refresh=False)
-                    bar.update(0)
-        listener.delay.close()
-        if not series.ticks or not series.inferences:
-            raise SoakFailed(f"the node sent no commands ({listener.status}); see its log")
-        return series
-
-    def _wait_for_inference(self) -> None:
-        begin = time.monotonic()
-        while not self._listener.inferences:
-            self._spin()
-            if time.monotonic() - begin > START_TIMEOUT:
-                raise SoakFailed(f"no inference within {START_TIMEOUT:.0f} s ({self._listener.status}); see the logs")
-
-    def _enable(self) -> None:
-        answer = self._listener.enable.call_async(SetBool.Request(data=True))
-        while not answer.done():
-            self._spin()
-        if not answer.result().success:
-            raise SoakFailed(f"{POLICY}/enable refused: {answer.result().message}")
-
-    def _spin(self) -> None:
-        self._executor.spin_once(timeout_sec=0.05)
-        self._children.check()
+def _series(runner: Runner, listener: Listener, policy: int, seconds: float) -> Series:
+    """What the node does in `seconds`. `policy`: its process ID."""
+    runner.wait(lambda: "" if listener.inferences else f"the first inference ({listener.status})")
+    runner.enable(listener.enable, True)
+    series = Series(1 / CONTROL_RATE, RATES)
+    listener.delay, listener.series = MachineDelay(policy), series
+    start = due = time.monotonic()
+    form = "{desc}: {percentage:3.0f}% |{bar}| {n:.0f}/{total:.0f} s{postfix}"
+    with tqdm(total=seconds, desc="soak", bar_format=form, mininterval=5.0) as bar:
+        while (elapsed := time.monotonic() - start) < seconds:
+            runner.spin()
+            if time.monotonic() >= due:
+                due += MEMORY_PERIOD
+                series.memory.append((time.time(), *memory(policy)))
+                bar.n = min(elapsed, seconds)
+                bar.set_postfix_str(f", {series.memory[-1][1]:.1f} MiB, {listener.status}", refresh=False)
+                bar.update(0)
+    listener.delay.close()
+    if not series.ticks or not series.inferences:
+        raise RunFailed(f"the node sent no commands ({listener.status}); see its log")
+    return series
 
 
 def _policy_arguments(checkpoint: Path) -> list[str]:
@@ -206,10 +156,6 @@ def _lines(found: dict[str, Any]) -> list[str]:
 
 def say(text: str) -> None:
     tqdm.write(f"scripts/soak: {text}", file=sys.stderr)
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
