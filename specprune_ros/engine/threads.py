@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 MOST = torch.get_num_threads()  # the cores that this process may use, or what OMP_NUM_THREADS says
-ROUNDS = 5  # of every count in turn, so that a disturbance meets all of them
+ROUNDS = 3  # of every count in turn, so that a disturbance meets all of them; few, because a node waits for it
 LONG = 2.0  # seconds; an inference that takes longer is all products, which all cores share
 GAIN = 1.05  # more threads must be this much faster
 
@@ -39,7 +39,6 @@ class Threads:
         for _ in range(ROUNDS):
             for count in counts:
                 torch.set_num_threads(count)
-                infer()  # the first one after a change also wakes the threads
                 seconds[count].append(_seconds(infer))
         self.count = fewest_that_pay({count: statistics.median(times) for count, times in seconds.items()})
         self.apply()
