@@ -51,7 +51,8 @@ def lock_free_domain() -> tuple[int, IO[str]]:
 
 
 def pytest_configure() -> None:
-    # Before any test imports rclpy. The caller's own domain is never used: it may have a robot in it.
+    # Before any test imports rclpy, and in every worker of pytest-xdist, which is a process of its own.
+    # The caller's own domain is never used: it may have a robot in it.
     global domain_lock
     domain, domain_lock = lock_free_domain()
     os.environ["ROS_DOMAIN_ID"] = str(domain)
