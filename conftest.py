@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Keeps the tests' ROS traffic on this machine and away from every other test run and robot."""
 
 import fcntl

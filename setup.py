@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Serves pip. Where ROS 2 is found, runs the same CMakeLists.txt as colcon, so that the wheel has the interfaces too.
 
 Without ROS the wheel has the policy, which needs none. What pip needs beyond this is in setup.cfg.

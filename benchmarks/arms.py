@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The arms of an evaluation: ways to run one and the same checkpoint."""
 
 import math

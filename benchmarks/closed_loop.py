@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One episode in the simulator: observe, infer, execute the chunk through the real executor, until success."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What fusing more of a decoder layer could gain: its parts, and the whole layer under torch.compile.
 
     scripts/env python benchmarks/fusion.py --json out/fusion.json

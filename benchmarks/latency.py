@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Latency of pruned against dense inference at the real 7B geometry, side by side in one run.
 
     scripts/env python benchmarks/latency.py --quick                     # CPU, all 32 layers, under 5 minutes

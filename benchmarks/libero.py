@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Success rates of a checkpoint in the LIBERO simulator, dense and pruned, from the same initial states.
 
     scripts/env python benchmarks/libero.py CHECKPOINT --json FILE --arms dense paper fastv --tasks 0 2 3 --episodes 30

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One task through the real nodes over DDS, and directly through `Policy.act`, from the same initial states.
 
     scripts/env python benchmarks/libero_nodes.py CHECKPOINT --task 3 --episodes 10 --no-shadows --json FILE

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How far each arm's actions are from the dense ones on the same recorded observations: the sensitive measure.
 
     scripts/env python -m training.collect HELD_OUT --first 1000000 --episodes 5 --wide

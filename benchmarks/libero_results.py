@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Results of a closed-loop evaluation: the JSON file, the summary per arm, the table and the plots."""
 
 import json

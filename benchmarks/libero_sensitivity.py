@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the method's constants do: action error against dense over each of them, the others at the preset's values.
 
     scripts/env python benchmarks/libero_sensitivity.py CHECKPOINT HELD_OUT --json FILE

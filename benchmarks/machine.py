@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the numbers were measured on, and how fast it multiplies matrices."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """OpenVLA-OFT at its real 7B geometry, with random weights: time does not depend on their values."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Dense inference the way the paper's code runs it: one view at a time, eager attention, every attention map kept.
 
 Same weights and result as ours; only the execution differs. What the public code does beyond this and we leave out, in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How time grows with the patches kept and with the number of views, with a straight-line fit.
 
     scripts/env python benchmarks/scaling.py --json out/scaling.json --plot out/scaling.png

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How sure a rate is, a difference of pairs, and a mean of observations that come in groups."""
 
 import math

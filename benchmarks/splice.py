@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where chunks meet: commanded position, velocity and acceleration with and without what the executor does there.
 
     scripts/env python benchmarks/splice.py --plot docs/splice.png

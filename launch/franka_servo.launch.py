@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """MoveIt Servo for a Franka Research 3, beside franka_fr3_moveit_config's moveit.launch.py. See docs/deploy.md.
 
     ros2 launch franka_fr3_moveit_config moveit.launch.py robot_ip:=172.16.0.2

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A LIBERO scene and the policy that drives its arm, over real topics and simulated time.
 
     ros2 launch specprune_ros libero.launch.py checkpoint:=/path/to/checkpoint

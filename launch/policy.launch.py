@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The policy node, configured and activated.
 
     ros2 launch specprune_ros policy.launch.py checkpoint:=/path/to/checkpoint params_file:=my_arm.yaml \\

@@ -18,7 +18,18 @@ PACKAGE = "specprune_ros"
 WIDTH, HEIGHT, FLOOR = 2.5, 0.7, 1.35  # of a box, and between floors
 SIZE = (11.0, 9.5)  # inches
 # Everyone stands on these: no arrows.
-GROUND = ("pose", "parameters", "parameter_file", "checked_values", "checks", "free_memory", "errors")
+GROUND = (
+    "angles",
+    "arrays",
+    "camera",
+    "pose",
+    "parameters",
+    "parameter_file",
+    "free_memory",
+    "checked_values",
+    "checks",
+    "errors",
+)
 
 
 def floors() -> list[list[str]]:

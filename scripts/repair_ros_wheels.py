@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Point the CMake files of the ros-jazzy wheels at this Python.
 
 The wheels' `*__rosidl_generator_pyExport.cmake` files name the include folders of the machine that built them.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """OpenVLA-OFT with SpecPrune-VLA token pruning as a real-time ROS 2 policy."""
 
 from pkgutil import extend_path

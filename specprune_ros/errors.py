@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Errors that a user can mend. Their message is one line: what is wrong, where, and what to do."""
 
 

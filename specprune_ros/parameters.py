@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Documented, range-checked configuration fields.
 
 Every configuration group is a frozen dataclass whose fields are made with `parameter(...)`. The same metadata

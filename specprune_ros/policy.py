@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Observation in, action chunk out: one object that owns model, pruning state and normalisation."""
 
 import math

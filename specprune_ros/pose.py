@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A rigid transform."""
 
 from dataclasses import dataclass

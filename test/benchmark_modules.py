@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Imports from benchmarks/, whose files are scripts and no package."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The bench of the fault tests: one policy process for all tests of a module."""
 
 import signal

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A policy node in a process of its own, a robot that publishes in a thread of this one, and what the node sends.
 
 The node controls a twist at 20 Hz from chunks that last 1.6 s, so that a hold within the watchdog period is the

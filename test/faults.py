@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The list of faults that the tests in test_faults_*.py inject, and the table of them in docs/faults.md."""
 
 import sys

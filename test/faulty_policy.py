@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The policy node on a machine that breaks: the instructions below inject what only broken hardware would cause."""
 
 import ctypes

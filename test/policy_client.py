@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The world around the policy node in tests: publishes real inputs over DDS, listens, and drives the lifecycle."""
 
 import signal

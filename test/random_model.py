@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random OpenVLA models of any geometry, in memory, whose attention is far from uniform."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Synthetic checkpoints in the release format, with random weights of any size."""
 
 import json

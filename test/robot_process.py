@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Robots in processes of their own, to be killed: each publishes the inputs of PolicyClient until then.
 
 `Robots` is for the tests. The process that it starts imports everything once and then forks, so that a robot, or a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The loader: files and shards, memory, and every way in which a checkpoint folder can be wrong."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """scripts/demo as users run it, less the set-up: real ROS 2, real LIBERO, a short episode."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Video, plot, speed-up and summary of an episode that the tiny checkpoint answered."""
 
 import json

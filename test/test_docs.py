@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The documents name files, parameters and launch arguments that exist."""
 
 import ast

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The example configurations of real arms: a node takes every line. (config/libero.yaml: test_libero_sim_node.py.)"""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The scripted expert, its noise, and where its episodes start."""
 
 import itertools

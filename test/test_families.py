@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is known of a robot family: from families.yaml, config.json, and arguments."""
 
 import dataclasses

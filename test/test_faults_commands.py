@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bad commands: instructions, parameters, other nodes on the same topics."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/faults.md lists the faults that are tested. `python test/test_faults_document.py` writes its tables."""
 
 import importlib

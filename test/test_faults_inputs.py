@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Broken cameras, joint states and transforms: the arm holds in time, the reason is told, and it goes on by itself."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lifecycle abuse, and checkpoints that change on disk."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inferences that fail, a disk that is full."""
 
 import resource

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The policy node is told to end: while it moves an arm, and before that; or it hangs."""
 
 import contextlib

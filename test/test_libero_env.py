@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The simulator wrapper against a recorded episode of LIBERO-Spatial task 0, initial state 0.
 
 The recording (data/libero_episode.npz) comes from LIBERO's own environment: one row per 20 Hz step, taken before its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The simulator node as users run it: a real process, real DDS, real LIBERO."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fast code against the slow NumPy version of the whole method, over episodes."""
 
 import dataclasses

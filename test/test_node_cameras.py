@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cameras whose images can be used although something is odd about them."""
 
 import numpy as np

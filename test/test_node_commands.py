@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Control outputs as messages, over DDS: target poses, joint trajectories, grippers."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the diagnostics count of inferences, and what `~/status` says of one."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What becomes of messages before they reach the policy: images, joints, histories, proprio, twist."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two arms on one machine: two policy nodes, a namespace each, that share nothing but TF and /diagnostics."""
 
 import time

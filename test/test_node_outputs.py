@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What drives an arm, simulated time, overlays, compressed images, namespaces, exit codes."""
 
 import subprocess

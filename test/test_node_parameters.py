@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parameters declared from dataclasses: overrides, descriptors, atomic live changes."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The policy node as users run it: a real process, real DDS, a real checkpoint with tiny weights."""
 
 import math

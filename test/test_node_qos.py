@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The quality of service of inputs, as ROS itself reports it, and its overrides."""
 
 import pytest

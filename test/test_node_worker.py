@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The inference thread alone: what becomes of results and errors."""
 
 import threading

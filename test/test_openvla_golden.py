@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The dense model against the recorded reference, stage by stage, on one real LIBERO-Spatial observation.
 
 `data/tiny_oft` is a checkpoint in the release format with random weights; `golden.npz` in it holds what the public

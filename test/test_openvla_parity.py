@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Towers and decoder against transformers' SigLIP, DINOv2 with registers and Llama, on random weights.
 
 The weights travel from transformers into a checkpoint in the release format and from there through the loader, so its

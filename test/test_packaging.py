@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The package builds with colcon and pip, and its parts agree with each other."""
 
 import ast

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packed weights give what nn.Linear gives, for any number of rows."""
 
 import pytest

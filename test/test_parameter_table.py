@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/parameters.md says what the nodes declare."""
 
 import re

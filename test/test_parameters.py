@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Configuration fields: documented, checked, and built from plain values."""
 
 import dataclasses

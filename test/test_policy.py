@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The policy object: golden actions, what it remembers, and what it refuses."""
 
 import dataclasses

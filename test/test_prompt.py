@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The prompt's token ids, and which of them are the instruction's words."""
 
 import json

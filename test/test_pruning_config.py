@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a pruning configuration refuses, what the presets hold, and what they cost at the 7B geometry."""
 
 import dataclasses

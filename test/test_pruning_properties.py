@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Properties that every implementation of the method must have."""
 
 from dataclasses import replace

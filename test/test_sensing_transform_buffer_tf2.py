@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our buffer against the answers of the real tf2 (`oracle/tf2_reference.py` recorded them).
 
 Poses and twists of the end effector come from such look-ups alone (`nodes.end_effector`), so equal answers here are

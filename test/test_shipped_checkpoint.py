@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The policy that the repository ships: complete, small enough, and it looks before it moves."""
 
 from pathlib import Path

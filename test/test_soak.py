@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """When a soak passes, and what the machine is blamed for."""
 
 import os

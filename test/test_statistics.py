@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Normalisation: what the statistics' bounds, masks and clipping do, and how bad statistics are refused."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The evaluation's arms, intervals, results and closed loop."""
 
 import itertools

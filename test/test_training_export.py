@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What training saves is what the policy runs."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The instruction's attention and what it should look at."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights of a trained run in a finer or deeper model."""
 
 from dataclasses import replace

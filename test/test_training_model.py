@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The batched forward pass is OpenVLA's own, sample by sample.
 
 In float64, so that only a different computation can differ: sums of some hundred terms of size 1, added in another

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A policy that drives while the expert labels."""
 
 import numpy as np

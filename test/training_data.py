@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small synthetic demonstrations in the format of `training.episodes`."""
 
 from pathlib import Path

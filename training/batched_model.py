@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Many samples at once through the parts of `OpenVLA`, whose own forward pass takes one sequence.
 
 Sequences of different length are padded behind `</s>`, as in OpenVLA-OFT's training: padded keys are masked, so every

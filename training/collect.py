@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Collect demonstrations of LIBERO-Spatial with the scripted expert.
 
     scripts/env python -m training.collect DATA --episodes 50 --processes 2            # LIBERO's initial states

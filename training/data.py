@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Samples for training: observation and action chunk, from the episode files of a data folder."""
 
 import hashlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a data folder holds: README.md for people, dataset_statistics.json for training and for the checkpoint."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Episode files: one demonstration each, with its frames as H.264 videos inside an .npz.
 
 | key | content |

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A scripted expert for "pick up the bowl, place it on the plate" (LIBERO-Spatial and its variants).
 
 It reads the simulator's state, so it labels every state that it is brought into; the policy that learns from it sees

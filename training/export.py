@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes a model as a checkpoint folder in the release format: the inverse of `openvla.checkpoint.load`."""
 
 import json

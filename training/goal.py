@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A second auxiliary task: where, from the gripper, the bowl to move is and where it goes. Its head is dropped later.
 
 Behaviour cloning learns slowly which of two bowls the instruction means and how depth shows in two views, because most

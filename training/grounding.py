@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A third auxiliary task: the instruction's words look at the things that they name, and at the gripper.
 
 SpecPrune-VLA keeps the patches that the instruction attends to. A pretrained vision-language model brings such

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights to start from: random ones, or those of a run with a coarser patch grid or fewer layers."""
 
 import torch

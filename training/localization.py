@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The auxiliary task: say in which patches things are, from the towers' features alone. Its head is dropped later.
 
 Labels come free with the simulator. Behaviour cloning alone teaches small towers to see very slowly. Every kind of

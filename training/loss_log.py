@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Losses of a training run: a CSV file, and curves drawn from it."""
 
 import csv

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where an episode starts: LIBERO's own initial states, split for training and evaluation, or wide random placements.
 
 LIBERO-Spatial's initial states differ by centimetres, so a policy hardly needs to look. Wide placements put every

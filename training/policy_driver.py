@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lets a policy drive now and then while the expert labels, so that the data shows how to mend the policy's mistakes.
 
 Source: DAgger, arXiv 1011.0686.

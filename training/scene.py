@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is where in a LIBERO scene: the objects, the goal, and where both are in the camera images."""
 
 import numpy as np

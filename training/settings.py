@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sizes of the model and settings of its training, from a YAML file."""
 
 from dataclasses import dataclass, fields

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small tokenizer in the format of Llama-2's: BPE over words, `▁` for the space before a word, bytes as fallback."""
 
 from collections.abc import Iterable

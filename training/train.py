@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Train a small OpenVLA-OFT by behaviour cloning, with the L1 loss on action chunks.
 
     scripts/env python -m training.train DATA OUT                                   # training/nano.yaml, on a CPU

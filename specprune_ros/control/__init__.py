@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Chunk execution, limits and hold. No ROS, no clock of its own: every call gets the time in seconds.
 
 A node builds one `Arm`, gives it chunks (`arm.executor.submit`), reports fresh inputs (`arm.watchdog.feed`), calls

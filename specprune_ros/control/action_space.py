@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the numbers of an action mean, per checkpoint family, and how the arm's controller wants them."""
 
 from dataclasses import dataclass
@@ -5,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from specprune_ros.arrays import Floats
 from specprune_ros.errors import ConfigError
 from specprune_ros.parameters import check, parameter
 
@@ -200,7 +202,7 @@ class ActionSpace:
                 f"the checkpoint moves {len(self.arm)} joints"
             )
 
-    def twist(self, action: np.ndarray, dt: float, tool_in_base: Rotation) -> np.ndarray:
+    def twist(self, action: Floats, dt: float, tool_in_base: Rotation) -> Floats:
         """(6,) [m/s, rad/s] in the base frame, from an increment `action` (A,) per `dt` seconds.
 
         `tool_in_base`: the tool's orientation, used when increments are along the tool's axes.
@@ -211,13 +213,14 @@ class ActionSpace:
             angular = Rotation.from_euler("xyz", angular).as_rotvec()
         if self.config.frame == "tool":
             linear, angular = tool_in_base.apply(linear), tool_in_base.apply(angular)
-        return np.concatenate([linear, angular]) / dt
+        result: Floats = np.concatenate([linear, angular]) / dt
+        return result
 
-    def joints(self, action: np.ndarray) -> np.ndarray:
+    def joints(self, action: Floats) -> Floats:
         """(J,) joint positions, rad, in the order of `joint_names`."""
         return action[self.arm]
 
-    def openings(self, action: np.ndarray) -> np.ndarray:
+    def openings(self, action: Floats) -> Floats:
         """(G,) how far each gripper should be open: 0 closed, 1 open; binary grippers give exactly 0 or 1."""
         closed, opened = self.config.gripper_closed_value, self.config.gripper_open_value
         share = np.clip((action[self.grippers] - closed) / (opened - closed), 0.0, 1.0)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From motion to the plain numbers of controller messages. No ROS types here."""
 
 from dataclasses import dataclass
@@ -5,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from specprune_ros.arrays import Floats
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.deviation import integrate
 from specprune_ros.control.joint_limiter import JointStop
@@ -19,7 +21,7 @@ class TrajectoryPoint:
     """A trajectory_msgs/JointTrajectory of one point, which replaces the one before it."""
 
     names: tuple[str, ...]
-    positions: np.ndarray  # (J,) rad, or the gripper controller's unit
+    positions: Floats  # (J,) rad, or the gripper controller's unit
     time_from_start: float  # seconds
 
 
@@ -40,7 +42,7 @@ class TargetPose:
         self._measured: Pose | None = None  # when it was advanced last
         self._held = False
 
-    def advance(self, twist: np.ndarray, measured: Pose) -> Pose:
+    def advance(self, twist: Floats, measured: Pose) -> Pose:
         """The target after one period of `twist` (6,), at most the maximum lead away from the `measured` pose."""
         start = measured if self._target is None or self._held else self._target
         self._target, self._held = self._leashed(integrate(start, twist, self.config.period), measured), False
@@ -64,11 +66,11 @@ class TargetPose:
 
 
 def joint_point(
-    joints: np.ndarray,
-    velocities: np.ndarray,
+    joints: Floats,
+    velocities: Floats,
     controller: ControllerConfig,
     limits: LimitsConfig,
-    continuous: np.ndarray | bool = False,
+    continuous: Floats | bool = False,
 ) -> TrajectoryPoint:
     """A point that passes `joints` (J,) at the end of this control period and goes on with `velocities` (J,) rad/s.
 
@@ -86,24 +88,24 @@ def joint_hold(stop: JointStop, controller: ControllerConfig) -> TrajectoryPoint
     return TrajectoryPoint(controller.joint_names, stop.positions, max(stop.seconds, controller.trajectory_time))
 
 
-def gripper_commands(openings: np.ndarray, controller: ControllerConfig) -> list[GripperGoal]:
+def gripper_commands(openings: Floats, controller: ControllerConfig) -> list[GripperGoal]:
     """One command per gripper, from the openings (G,) 0 closed .. 1 open."""
     positions = _gripper_positions(openings, controller)
     return [GripperGoal(float(position), controller.gripper_max_effort) for position in positions]
 
 
-def gripper_point(openings: np.ndarray, controller: ControllerConfig) -> TrajectoryPoint:
+def gripper_point(openings: Floats, controller: ControllerConfig) -> TrajectoryPoint:
     """All gripper joints, gripper after gripper, from the openings (G,) 0 closed .. 1 open."""
     joints_each = len(controller.gripper_joint_names) // len(controller.gripper_dimensions)
     positions = np.repeat(_gripper_positions(openings, controller), joints_each)
     return TrajectoryPoint(controller.gripper_joint_names, positions, controller.trajectory_time)
 
 
-def _gripper_positions(openings: np.ndarray, controller: ControllerConfig) -> np.ndarray:
+def _gripper_positions(openings: Floats, controller: ControllerConfig) -> Floats:
     closed, opened = controller.gripper_closed_position, controller.gripper_open_position
     return closed + openings * (opened - closed)
 
 
-def _at_most(vector: np.ndarray, longest: float) -> np.ndarray:
+def _at_most(vector: Floats, longest: float) -> Floats:
     length = float(np.linalg.norm(vector))
     return vector if length <= longest else vector * (longest / length)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One control tick: from the running chunk to motion within the limits."""
 
 import math
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from specprune_ros.angles import FULL_TURN, beside
+from specprune_ros.arrays import Floats
 from specprune_ros.control.action_space import ActionSpace, ControllerConfig
 from specprune_ros.control.cartesian_limiter import CartesianLimiter, Limited
 from specprune_ros.control.command import Command, Hold, HoldReason
@@ -25,10 +27,10 @@ from specprune_ros.pose import Pose
 class Motion:
     """What the arm does during one control period."""
 
-    twist: np.ndarray | None  # (6,) m/s, rad/s in the base frame, within limits; None for joint-space policies
-    joints: np.ndarray | None  # (J,) rad to reach after the period, within limits; None for end-effector policies
-    joint_velocities: np.ndarray | None  # (J,) rad/s
-    openings: np.ndarray  # (G,) 0 closed .. 1 open
+    twist: Floats | None  # (6,) m/s, rad/s in the base frame, within limits; None for joint-space policies
+    joints: Floats | None  # (J,) rad to reach after the period, within limits; None for end-effector policies
+    joint_velocities: Floats | None  # (J,) rad/s
+    openings: Floats  # (G,) 0 closed .. 1 open
     limits_hit: tuple[str, ...]  # names of the limits that changed the motion
     deviation: float  # m between the arm and the plan; 0 for joint-space policies
     deviation_angle: float  # rad between the arm, or its worst joint, and the plan
@@ -91,7 +93,7 @@ class Arm:
             raise ConfigError(f"limits of joints have {limits.joint_count} numbers for {joints} controller.joint_names")
 
     @property
-    def continuous(self) -> np.ndarray:
+    def continuous(self) -> Floats:
         """(J,) which of the controlled joints turn without end and are allowed to."""
         return np.broadcast_to(self._joints.continuous, len(self.space.config.joint_names))
 
@@ -126,7 +128,7 @@ class Arm:
         self._joints.forget()
         self._stop = None
 
-    def hold(self, joints: np.ndarray | None = None) -> None:
+    def hold(self, joints: Floats | None = None) -> None:
         """Start from rest at the next motion; `joints` (J,) rad: where they are measured, None when that is unknown."""
         self._cartesian.reset()
         self._stop = self._joints.hold(joints)
@@ -144,12 +146,12 @@ class Arm:
         return self._effect.problem
 
     @property
-    def openings(self) -> np.ndarray | None:
+    def openings(self) -> Floats | None:
         """(G,) the openings commanded last, which a hold keeps; None before the first."""
         return self._gripper.state
 
     def tick(
-        self, now: float, pose: Pose | None = None, joints: np.ndarray | None = None, problem: str = ""
+        self, now: float, pose: Pose | None = None, joints: Floats | None = None, problem: str = ""
     ) -> Motion | Hold:
         """What to do in [now, now + period].
 
@@ -166,7 +168,7 @@ class Arm:
             self.hold(joints)
         return result
 
-    def _result(self, now: float, pose: Pose | None, joints: np.ndarray | None, problem: str) -> Motion | Hold:
+    def _result(self, now: float, pose: Pose | None, joints: Floats | None, problem: str) -> Motion | Hold:
         command = self.executor.step(now)
         if isinstance(command, Hold):
             return command
@@ -191,7 +193,7 @@ class Arm:
         openings = self._gripper.update(self.space.openings(command.action), now)
         return Motion(limited.value, None, None, openings, limited.hit, deviation, angle, command)
 
-    def _joint_motion(self, command: Command, now: float, joints: np.ndarray) -> Motion | Hold:
+    def _joint_motion(self, command: Command, now: float, joints: Floats) -> Motion | Hold:
         wanted = self.space.joints(command.action)
         doubt = self._joints.doubt(wanted, joints)
         if doubt is not None:

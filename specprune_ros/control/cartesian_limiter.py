@@ -1,9 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 """Keeps an end-effector twist inside workspace, speed, acceleration and jerk limits."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from specprune_ros.arrays import Floats
 from specprune_ros.control.braking import braking_speed
 from specprune_ros.control.limits import LimitsConfig
 
@@ -14,7 +16,7 @@ TOLERANCE = 1e-9  # relative; clamped values must not count as violations again
 class Limited:
     """A command within the limits."""
 
-    value: np.ndarray  # the command to send
+    value: Floats  # the command to send
     hit: tuple[str, ...]  # names of the limits that changed it
     hold: bool  # a limit was violated and `on_violation` is hold; do not move
 
@@ -37,7 +39,7 @@ class CartesianLimiter:
         self._twist = np.zeros(6)
         self._acceleration = np.zeros(6)
 
-    def apply(self, twist: np.ndarray, position: np.ndarray) -> Limited:
+    def apply(self, twist: Floats, position: Floats) -> Limited:
         """The twist to send for one period.
 
         `twist` (6,) m/s and rad/s in the base frame; `position` (3,) m, of the end effector, in the base frame.
@@ -71,8 +73,14 @@ class CartesianLimiter:
         return Limited(sent.copy(), tuple(dict.fromkeys(hit)), hold=False)
 
     def _approach(
-        self, wanted: np.ndarray, part: slice, max_acceleration: float, max_jerk: float, prefix: str, hit: list[str]
-    ) -> np.ndarray:
+        self,
+        wanted: Floats,
+        part: slice,
+        max_acceleration: float,
+        max_jerk: float,
+        prefix: str,
+        hit: list[str],
+    ) -> Floats:
         """The velocity one period later on the way to `wanted`: there at once when the limits allow, else as fast as
         they do while the acceleration can still be released in time not to overshoot."""
         period, velocity, acceleration = self._period, self._twist[part], self._acceleration[part]
@@ -93,7 +101,7 @@ class CartesianLimiter:
             step *= max_jerk * period / length
         return velocity + _shorten(acceleration + step, max_acceleration, prefix + "acceleration", hit) * period
 
-    def _inside(self, linear: np.ndarray, position: np.ndarray, hit: list[str]) -> np.ndarray:
+    def _inside(self, linear: Floats, position: Floats, hit: list[str]) -> Floats:
         config = self.config
         up = braking_speed(config.workspace_max - position, config.max_acceleration, self._period)
         down = braking_speed(position - config.workspace_min, config.max_acceleration, self._period)
@@ -103,7 +111,7 @@ class CartesianLimiter:
         return inside
 
 
-def _shorten(vector: np.ndarray, longest: float, name: str, hit: list[str]) -> np.ndarray:
+def _shorten(vector: Floats, longest: float, name: str, hit: list[str]) -> Floats:
     length = float(np.linalg.norm(vector))
     if length <= longest * (1 + TOLERANCE):
         return vector

@@ -1,9 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the executor answers: a command for this control tick, or a hold with its reason; and a receipt for a chunk."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+from numpy.typing import NDArray
+
+from specprune_ros.arrays import Floats
 
 
 class HoldReason(StrEnum):
@@ -41,7 +45,9 @@ class Refusal(StrEnum):
 class Command:
     """What to do during one control period."""
 
-    action: np.ndarray  # (A,) float64, checkpoint units; deltas are per `dt` of the chunk, whatever the control period
+    action: NDArray[
+        np.float64
+    ]  # (A,) float64, checkpoint units; deltas are per `dt` of the chunk, whatever the control period
     dt: float  # seconds per chunk step
     index: int  # step of the chunk that is running, 0 .. C-1
     stamp: float  # the chunk's observation, seconds
@@ -63,7 +69,7 @@ class Receipt:
     refusal: Refusal | None = None
     detail: str = ""
     first_step: int = 0  # the first step that can still be executed; earlier ones are past
-    jump: np.ndarray | None = None  # (A,) new minus old command at the splice; None when nothing was running
+    jump: Floats | None = None  # (A,) new minus old command at the splice; None when nothing was running
 
     @property
     def accepted(self) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from specprune_ros.arrays import Floats
 from specprune_ros.pose import Pose
 
 BLOCK = 0.2  # seconds of motion that are compared as one
@@ -25,8 +26,8 @@ ADVICE = (
 class Block:
     """Motion during `BLOCK` seconds, (N,) m or rad."""
 
-    commanded: np.ndarray
-    measured: np.ndarray
+    commanded: Floats
+    measured: Floats
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,13 @@ class MotionEffect:
 
     def _restart(self) -> None:
         self._blocks: deque[Block] = deque(maxlen=BLOCKS)
-        self._commanded: np.ndarray | None = None
+        self._commanded: Floats | None = None
         self._since = self._last = 0.0
 
-    def of_twist(self, now: float, step: np.ndarray, pose: Pose) -> None:
+    def of_twist(self, now: float, step: Floats, pose: Pose) -> None:
         """`step` (6,) m and rad in the base frame: commanded for this period. `pose`: measured at its start."""
         if self._begins(now, step):
-            self._start: Pose | np.ndarray = pose
+            self._start: Pose | Floats = pose
         elif now - self._since >= BLOCK:
             assert isinstance(self._start, Pose)
             turned = (pose.rotation * self._start.rotation.inv()).as_rotvec()
@@ -68,7 +69,7 @@ class MotionEffect:
             self._start = pose
         self._add(now, step)
 
-    def of_joints(self, now: float, step: np.ndarray, joints: np.ndarray, names: Sequence[str]) -> None:
+    def of_joints(self, now: float, step: Floats, joints: Floats, names: Sequence[str]) -> None:
         """`step` (J,) rad: commanded for this period. `joints` (J,) rad: measured at its start."""
         if self._begins(now, step):
             self._start = joints
@@ -79,19 +80,19 @@ class MotionEffect:
             self._start = joints
         self._add(now, step)
 
-    def _begins(self, now: float, step: np.ndarray) -> bool:
+    def _begins(self, now: float, step: Floats) -> bool:
         if self._commanded is not None and 0 <= now - self._last <= PAUSE:
             return False
         self._restart()
         self._commanded, self._since = np.zeros(len(step)), now
         return True
 
-    def _add(self, now: float, step: np.ndarray) -> None:
+    def _add(self, now: float, step: Floats) -> None:
         assert self._commanded is not None
         self._commanded = self._commanded + step
         self._last = now
 
-    def _end_block(self, now: float, measured: np.ndarray, parts: Sequence[Part]) -> None:
+    def _end_block(self, now: float, measured: Floats, parts: Sequence[Part]) -> None:
         assert self._commanded is not None
         self._blocks.append(Block(self._commanded, measured))
         self._commanded, self._since = np.zeros(len(measured)), now
@@ -112,12 +113,12 @@ class MotionEffect:
             self.problem = ""
 
 
-def _length(motion: np.ndarray) -> float:
+def _length(motion: Floats) -> float:
     """Of the path, (B, N) -> m or rad."""
     return float(np.linalg.norm(motion, axis=1).sum())
 
 
-def _share(commanded: np.ndarray, measured: np.ndarray) -> float:
+def _share(commanded: Floats, measured: Floats) -> float:
     """How much of the commanded motion (B, N) is in the measured one, for the lag that fits best."""
     shares = []
     for lag in range(LAGS):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs action chunks on time: skips what is past, splices newer chunks in, and holds when anything is wrong."""
 
 import math
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from specprune_ros.angles import FULL_TURN
+from specprune_ros.arrays import Floats
 from specprune_ros.control.command import Command, Hold, HoldReason, Receipt, Refusal
 from specprune_ros.control.plan import Plan
 from specprune_ros.control.watchdog import CLOCK_TOLERANCE, Watchdog
@@ -104,7 +106,7 @@ class ChunkExecutor:
         with self._lock:
             self._clear()
 
-    def submit(self, actions: np.ndarray, stamp: float, dt: float, now: float) -> Receipt:
+    def submit(self, actions: Floats, stamp: float, dt: float, now: float) -> Receipt:
         """Offer a chunk: `actions` (C, A) in checkpoint units, `stamp` of its observation, `dt` per step, seconds.
 
         Never raises for a bad chunk; the receipt says why it was refused.
@@ -160,7 +162,7 @@ class ChunkExecutor:
         self._plan = None
         self._chunks = []
 
-    def _refuse(self, actions: np.ndarray, stamp: float, dt: float, now: float) -> Receipt | None:
+    def _refuse(self, actions: Floats, stamp: float, dt: float, now: float) -> Receipt | None:
         newest = self._chunks[0].stamp if self._chunks else -math.inf
         if not self._enabled:
             return Receipt(Refusal.DISABLED)
@@ -184,7 +186,7 @@ class ChunkExecutor:
             return Receipt(Refusal.EXPIRED, f"ended {now - stamp - len(actions) * dt:.3f} s ago")
         return None
 
-    def _unwound(self, actions: np.ndarray, now: float) -> np.ndarray:
+    def _unwound(self, actions: Floats, now: float) -> Floats:
         """`actions` with circular angles that go the short way, step by step and from the running plan on."""
         for dimension in self.circular:
             angles = np.unwrap(actions[:, dimension])
@@ -224,7 +226,7 @@ class ChunkExecutor:
         actions[:, self._discrete] = new.actions[:, self._discrete]
         return Plan(actions, new.stamp, new.dt)
 
-    def _at_step(self, plan: Plan, time: float, dt: float) -> np.ndarray:
+    def _at_step(self, plan: Plan, time: float, dt: float) -> Floats:
         """What `plan` does in the step of length `dt` that starts at `time`, as an action per `dt`."""
         return plan.mean(time, dt) * self._scale(plan, dt) if self._delta else plan.interpolate(time)
 
@@ -232,7 +234,7 @@ class ChunkExecutor:
         """From an action of `plan` to one per `dt`."""
         return dt / plan.dt if self._delta else 1.0
 
-    def _sample(self, plan: Plan, now: float) -> np.ndarray:
+    def _sample(self, plan: Plan, now: float) -> Floats:
         action = plan.mean(now, self._period) if self._delta else plan.interpolate(now)
         action[self._discrete] = plan.actions[plan.index(now), self._discrete]
         return action

@@ -1,6 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gripper debounce: a single outlier among the predicted steps must not drop the object."""
 
 import numpy as np
+
+from specprune_ros.arrays import Floats
 
 ROUNDING = 1e-6  # seconds; stamps are floats
 
@@ -12,16 +15,16 @@ class GripperDebounce:
         """`seconds`: 0 passes everything on. Proportional grippers (`binary` false) are passed on at once."""
         self.seconds = seconds
         self._binary = binary
-        self._state: np.ndarray | None = None
-        self._asked: np.ndarray | None = None  # at the last update
-        self._since: np.ndarray | None = None  # when that was first asked for
+        self._state: Floats | None = None
+        self._asked: Floats | None = None  # at the last update
+        self._since: Floats | None = None  # when that was first asked for
 
     @property
-    def state(self) -> np.ndarray | None:
+    def state(self) -> Floats | None:
         """The openings passed on last, (G,); None before the first."""
         return self._state
 
-    def update(self, openings: np.ndarray, now: float) -> np.ndarray:
+    def update(self, openings: Floats, now: float) -> Floats:
         """The openings to send, (G,), from those asked for, (G,) in 0 .. 1. The first ones pass at once."""
         if self._state is None or not self._binary:
             self._state = openings.copy()

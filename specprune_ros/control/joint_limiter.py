@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Keeps joint targets inside position, speed and acceleration limits."""
 
 from dataclasses import dataclass
@@ -5,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from specprune_ros.angles import FULL_TURN, beside
+from specprune_ros.arrays import Floats
 from specprune_ros.control.braking import braking_distance, braking_speed
 from specprune_ros.control.cartesian_limiter import TOLERANCE, Limited
 from specprune_ros.control.limits import LimitsConfig
@@ -17,7 +19,7 @@ NEARLY_A_TURN = 0.5  # rad; a gap this close to a full turn is a joint that turn
 class JointStop:
     """Where joints come to rest."""
 
-    positions: np.ndarray  # (J,) rad
+    positions: Floats  # (J,) rad
     seconds: float  # that it takes from the last target, within the speeds allowed
 
 
@@ -39,21 +41,21 @@ class JointLimiter:
         """`period`: seconds between calls. `max_lead`: rad."""
         self.config = config
         self.max_lead = max_lead
-        self.continuous: np.ndarray | bool = False  # (J,) which joints turn without end: they have no range
+        self.continuous: Floats | bool = False  # (J,) which joints turn without end: they have no range
         self._period = period
-        self._held: np.ndarray | None = None
+        self._held: Floats | None = None
         self.rest()
 
     @property
-    def velocity(self) -> np.ndarray | None:
+    def velocity(self) -> Floats | None:
         """(J,) rad/s of the last target sent; None while the arm holds."""
         return self._velocity
 
     def rest(self) -> None:
         """The arm stands still; the next target starts from where it is measured."""
-        self._sent: np.ndarray | None = None
-        self._wanted: np.ndarray | None = None
-        self._velocity: np.ndarray | None = None
+        self._sent: Floats | None = None
+        self._wanted: Floats | None = None
+        self._velocity: Floats | None = None
         self._measured = np.zeros(0)  # at the last target
 
     def forget(self) -> None:
@@ -61,7 +63,7 @@ class JointLimiter:
         self._held = None
         self.rest()
 
-    def hold(self, measured: np.ndarray | None) -> JointStop | None:
+    def hold(self, measured: Floats | None) -> JointStop | None:
         """Rest where the arm is `measured` (J,) rad, within braking distance of the last target.
 
         `measured` None: where it was at that target. Answers None when it was never known.
@@ -77,7 +79,7 @@ class JointLimiter:
         self.rest()
         return None if self._held is None else JointStop(self._held.copy(), seconds)
 
-    def doubt(self, target: np.ndarray, measured: np.ndarray) -> JointDoubt | None:
+    def doubt(self, target: Floats, measured: Floats) -> JointDoubt | None:
         """A joint that must not move: the arm is not where it was told to be, or the target is a turn away.
 
         `target`, `measured`: (J,) rad.
@@ -103,12 +105,12 @@ class JointLimiter:
             return JointDoubt(joint, reason)
         return None
 
-    def _braking_distance(self, joints: int) -> np.ndarray:
+    def _braking_distance(self, joints: int) -> Floats:
         """(J,) rad in which the arm stops from its highest speed, and what its measurement lags behind."""
         speed, acceleration = np.array(self.config.max_joint_speed), np.array(self.config.max_joint_acceleration)
         return np.broadcast_to(braking_distance(speed, acceleration, self._period), (joints,)) + MEASURED_LAG * speed
 
-    def apply(self, target: np.ndarray, measured: np.ndarray) -> Limited:
+    def apply(self, target: Floats, measured: Floats) -> Limited:
         """The joint positions to reach after one period, (J,) rad.
 
         `target` (J,): asked for; `measured` (J,): where the joints are.
@@ -152,7 +154,13 @@ class JointLimiter:
         self._wanted = wanted
         return Limited(self._sent.copy(), tuple(dict.fromkeys(hit)), hold=False)
 
-    def _inside(self, velocity: np.ndarray, low: np.ndarray, high: np.ndarray, deceleration: np.ndarray) -> np.ndarray:
+    def _inside(
+        self,
+        velocity: Floats,
+        low: Floats,
+        high: Floats,
+        deceleration: Floats,
+    ) -> Floats:
         """`velocity` (J,), slow enough to stop before `low` and `high`."""
         assert self._sent is not None
         up = braking_speed(high - self._sent, deceleration, self._period)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the arm may do. Enforced in cartesian_limiter.py and joint_limiter.py."""
 
 import math

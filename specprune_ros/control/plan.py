@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A chunk laid out in time: step k belongs to [stamp + k dt, stamp + (k + 1) dt)."""
 
 import math
@@ -5,12 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from specprune_ros.arrays import Floats
+
 SNAP = 1e-3  # steps; stamps carry rounding errors, so a time this close to a step's start is the start
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    actions: np.ndarray  # (C, A) float64
+    actions: Floats  # (C, A) float64
     stamp: float  # seconds, start of step 0
     dt: float  # seconds per step
 
@@ -32,7 +35,7 @@ class Plan:
         """Whether the plan runs at `now` and does not end within `duration` seconds."""
         return 0 <= self.index(now) < len(self.actions) and self.position(now + duration) <= len(self.actions)
 
-    def mean(self, now: float, period: float) -> np.ndarray:
+    def mean(self, now: float, period: float) -> Floats:
         """The mean action over [now, now + period], shape (A,), for actions that are increments per step.
 
         A control tick rarely falls on a step's start. Averaging over the tick's period executes every increment
@@ -48,7 +51,7 @@ class Plan:
             total += overlap * self.actions[k]
         return total / max(length, stop - start)
 
-    def interpolate(self, now: float) -> np.ndarray:
+    def interpolate(self, now: float) -> Floats:
         """The target at `now`, shape (A,), linear between steps, for actions that are absolute targets.
 
         Before the plan its first target, after it its last.
@@ -57,6 +60,7 @@ class Plan:
         position = min(max(self.position(now), 0.0), float(last))
         k = min(math.floor(position), max(last - 1, 0))
         fraction = position - k
-        if fraction == 0.0:
-            return self.actions[k].copy()
-        return (1 - fraction) * self.actions[k] + fraction * self.actions[k + 1]
+        target: Floats = self.actions[k].copy()
+        if fraction:
+            target = (1 - fraction) * target + fraction * self.actions[k + 1]
+        return target

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """When to compute the next chunk."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which of the watched inputs (observation, TF, joint states) is missing or too old."""
 
 import math

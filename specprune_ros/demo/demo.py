@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`scripts/demo`: LIBERO behind ROS 2 topics in one process, the policy in another, and what came of it on disk.
 
 This process starts both, enables motion, records one episode, and then writes the video, the plot and the summary.

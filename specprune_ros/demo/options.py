@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo's command line, and what can be wrong with it before anything starts."""
 
 import argparse

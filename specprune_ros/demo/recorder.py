@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A node that listens to a policy and its robot and keeps the episode in memory."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Video, plot and summary of an episode, in one folder."""
 
 import itertools

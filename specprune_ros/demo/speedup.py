@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How much faster a pruned policy is than the same policy without pruning, on the same frames."""
 
 import time

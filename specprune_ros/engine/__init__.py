@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """How a forward pass is run fast: fixed shapes, CUDA graphs, precision, timing."""

@@ -5,7 +5,7 @@ Snapping moves a length to the nearest multiple. That pays only where a layer's 
 that fills whole steps wastes none. Where time grows evenly, or does not depend on the length at all, 1 wins.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,7 +56,7 @@ def calibrate(model: OpenVLA) -> Calibration:
     generator = torch.Generator(model.device).manual_seed(0)
     with device_scope(model.device):
 
-        def layer_at(length: int):
+        def layer_at(length: int) -> Callable[[], object]:
             shape = length, decoder.config.hidden_size
             x = torch.randn(shape, generator=generator, dtype=model.dtype, device=model.device)
             rope = decoder.rope(length)
@@ -94,7 +94,8 @@ def snapped(length: int, tile: int) -> int:
 def _cost_per_token(seconds: Mapping[int, Sequence[float]], tile: int) -> NDArray[np.float64]:
     """(rounds,) over the same wanted lengths for every tile."""
     lengths = [snapped(length, tile) for length in LENGTHS]
-    return np.sum([seconds[length] for length in lengths], axis=0) / sum(lengths)
+    result: NDArray[np.float64] = np.sum([seconds[length] for length in lengths], axis=0) / sum(lengths)
+    return result
 
 
 def _gain(before: NDArray[np.float64], after: NDArray[np.float64]) -> tuple[float, float]:

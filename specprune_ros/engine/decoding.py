@@ -64,7 +64,8 @@ class DenseDecoding:
         self._clock.mark("decoder")
         hidden = self._model.decoder.norm(self._pass(own, actions))
         self._clock.mark("head")
-        return hidden
+        result: Tensor = hidden
+        return result
 
     def finish(self) -> Selection:
         """After the last pass."""
@@ -78,7 +79,8 @@ class DenseDecoding:
         *layers, last = self._model.decoder.layers
         for layer in layers:
             x, _, _ = layer(x, self._rope)
-        return last(x, self._rope, self._layout.action_rows(self._layout.num_patches))[0]
+        result: Tensor = last(x, self._rope, self._layout.action_rows(self._layout.num_patches))[0]
+        return result
 
     def _assemble(self, patches: Tensor, own: Tensor | None, actions: Tensor | None) -> Tensor:
         embedded = self._embedded

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs inferences of every mode: prepares frames, owns the device state, keeps a pass per mode and prompt length."""
 
 import statistics
@@ -92,7 +93,7 @@ class Engine:
             self._standing_still = torch.zeros(size.num_views, size.patches_per_view, 2, device=model.device)
             self._known = {known: torch.tensor(known, device=model.device) for known in (False, True)}
             self._state = PruningState(config, self._shape, model.device) if config else None
-            self._passes: dict[tuple, Pass] = {}
+            self._passes: dict[tuple[Any, ...], Pass] = {}
             self._embedded: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
     @property

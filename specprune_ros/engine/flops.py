@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Floating-point operations, counted from shapes (a multiply-add is two)."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One forward pass of one mode: the model and the method, read from top to bottom.
 
 In `budget` selection every shape is fixed by the schedule and nothing is read back to the host, so the same code runs

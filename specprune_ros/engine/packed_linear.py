@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Linear layers for CPUs: float32 weights laid out once in oneDNN's blocked format.
 
 torch's own linear packs the weights anew in every call, which costs most where there are few tokens: with 216 tokens
@@ -20,7 +21,8 @@ class PackedLinear(nn.Module):
         self._bias = None if linear.bias is None else linear.bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+        return result
 
 
 def pack_linears(module: nn.Module) -> None:

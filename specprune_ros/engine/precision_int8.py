@@ -85,6 +85,7 @@ def products_saturate() -> bool:
 
 def _product(x: Tensor, zero_point: int, packed: Tensor | None, scale: Tensor, zeros: Tensor) -> Tensor:
     """scale[j] * sum_k (x[i, k] - zero_point) * w[j, k], float32. `zeros`: int32, one per channel."""
-    return torch.ops.onednn.qlinear_pointwise(
+    result: Tensor = torch.ops.onednn.qlinear_pointwise(
         x, 1.0, zero_point, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )
+    return result

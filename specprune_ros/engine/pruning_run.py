@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The method inside one forward pass: what happens between the decoder's layers."""
 
 import torch

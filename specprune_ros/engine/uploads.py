@@ -2,6 +2,7 @@
 """What changes from inference to inference goes to the device through buffers that are made once."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +20,9 @@ class Uploads:
 
     def __init__(self, device: torch.device):
         self._device = device
-        self._buffers: dict[tuple[str, int, np.dtype], Buffer] = {}
+        self._buffers: dict[tuple[str, int, np.dtype[Any]], Buffer] = {}
 
-    def __call__(self, name: str, arrays: Sequence[NDArray]) -> Tensor:
+    def __call__(self, name: str, arrays: Sequence[NDArray[Any]]) -> Tensor:
         """The arrays, all of one dtype, one behind the other: flat, on the device."""
         size, dtype = sum(array.size for array in arrays), arrays[0].dtype
         key = name, size, dtype
@@ -35,7 +36,7 @@ class Uploads:
 class Buffer:
     """A flat buffer on the host and, on CUDA, its twin on the device."""
 
-    def __init__(self, size: int, dtype: np.dtype, device: torch.device):
+    def __init__(self, size: int, dtype: np.dtype[Any], device: torch.device):
         on_gpu = device.type == "cuda"
         self._host = torch.from_numpy(np.empty(size, dtype))
         if on_gpu:
@@ -44,7 +45,7 @@ class Buffer:
         self._twin = torch.empty(size, dtype=self._host.dtype, device=device) if on_gpu else None
         self._fetched = torch.cuda.Event() if on_gpu else None
 
-    def fill(self, arrays: Sequence[NDArray]) -> Tensor:
+    def fill(self, arrays: Sequence[NDArray[Any]]) -> Tensor:
         if self._fetched:
             self._fetched.synchronize()  # the GPU may not have fetched the last contents yet
         start = 0

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Subscriptions to the cameras and joint states of one observation.
 
 Callbacks (executor thread) only store messages; compressed images are decoded in a thread per camera.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The simulator's state as ROS messages, all stamped with simulated time."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Node `libero_sim`: the LIBERO simulator behind the topics of a real arm.
 
 Publishes /clock, ~/<camera>/image, joint_states, /tf, /tf_static, ~/success, ~/real_time_factor and ~/instruction;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loads the policy that `model.*` names, and tells the memory that it takes and leaves."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The control loop: every period one command, or a hold with its reason. Runs on the executor's thread, on a timer.
 
 It never waits for an inference; chunks come in from the worker's thread through `submit`.

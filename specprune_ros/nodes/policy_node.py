@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Node `specprune_policy`: cameras, joint states and TF in; chunks of actions out.
 
 A lifecycle node. Threads: the executor's (callbacks, control timer, lifecycle) and the worker's (inference). Everything

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`ros2 run specprune_ros preflight`: is everything ready for motion? Takes the policy node's arguments.
 
 Loads the model, listens to the inputs for a few seconds, and prints a table: pass, warn or fail, and what to do. The

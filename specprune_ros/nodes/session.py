@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Everything between *configure* and *cleanup*: policy, inputs, worker, control loop, publishers."""
 
 import math

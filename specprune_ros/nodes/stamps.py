@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Times in nanoseconds as messages carry them."""
 
 from builtin_interfaces.msg import Duration, Time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Subscriptions whose quality of service the user can override, by `qos_overrides.<topic>.subscription.*`."""
 
 from collections.abc import Callable, Sequence

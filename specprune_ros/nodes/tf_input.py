@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Transforms from /tf and /tf_static: tf2_ros where it is installed, otherwise a buffer of our own with its results."""
 
 import importlib.util

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inference in one thread, on the newest complete observation, never on a queue."""
 
 import threading

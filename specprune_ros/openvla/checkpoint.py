@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loading a checkpoint folder in the release format: config.json, safetensors, heads, statistics, tokenizer."""
 
 from collections.abc import Callable

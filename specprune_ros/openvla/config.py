@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sizes of the model, and the decoder's as `config.json` states them."""
 
 from collections.abc import Mapping

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Llama decoder as OpenVLA-OFT runs it: bidirectional attention over one sequence, no cache, no batch."""
 
 import torch
@@ -57,7 +58,8 @@ class DecoderLayer(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
-        return self.down_proj(F.silu(gate) * up)
+        result: Tensor = self.down_proj(F.silu(gate) * up)
+        return result
 
 
 def rotate(x: Tensor, rope: Rope) -> Tensor:

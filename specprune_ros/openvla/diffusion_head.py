@@ -65,7 +65,8 @@ def alphas_cumprod(num_steps: int) -> list[float]:
         return math.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
 
     betas = [min(1 - left((i + 1) / num_steps) / left(i / num_steps), MAX_BETA) for i in range(num_steps)]
-    return np.cumprod(1 - np.array(betas, np.float32)).tolist()
+    result: list[float] = np.cumprod(1 - np.array(betas, np.float32)).tolist()
+    return result
 
 
 def timestep_token(timestep: int, hidden: int, device: torch.device) -> Tensor:

@@ -68,7 +68,10 @@ KINDS = {
 @cache
 def families() -> dict[str, dict[str, Any]]:
     """`families.yaml`: family -> its facts and, under `keys`, the data sets that it is known for."""
-    return yaml.safe_load(resources.files("specprune_ros.openvla").joinpath("families.yaml").read_text())
+    result: dict[str, dict[str, Any]] = yaml.safe_load(
+        resources.files("specprune_ros.openvla").joinpath("families.yaml").read_text()
+    )
+    return result
 
 
 def family_of(unnorm_key: str) -> str:

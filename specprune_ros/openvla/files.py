@@ -124,26 +124,35 @@ class Fields:
         return Fields(value, f"{self.where}: {name}")
 
     def text(self, name: str, default: str) -> str:
-        return self._get(name, default, lambda x: isinstance(x, str), "a text in quotes")
+        result: str = self._get(name, default, lambda x: isinstance(x, str), "a text in quotes")
+        return result
 
     def flag(self, name: str, default: bool) -> bool:
-        return self._get(name, default, lambda x: isinstance(x, bool), "true or false, without quotes")
+        result: bool = self._get(name, default, lambda x: isinstance(x, bool), "true or false, without quotes")
+        return result
 
     def count(self, name: str, default: int, least: int = 1) -> int:
         allowed = f"a whole number of at least {least}"
-        return self._get(name, default, lambda x: type(x) is int and x >= least, allowed)
+        result: int = self._get(name, default, lambda x: type(x) is int and x >= least, allowed)
+        return result
 
     def positive(self, name: str, default: float) -> float:
         return float(self._get(name, default, lambda x: is_number(x) and x > 0, "a number above 0"))
 
     def counts(self, name: str, default: list[int]) -> list[int]:
         allowed = "a list of a whole number for each tower"
-        return self._get(name, default, lambda x: _is_list(x, lambda y: type(y) is int and y >= 1), allowed)
+        result: list[int] = self._get(
+            name, default, lambda x: _is_list(x, lambda y: type(y) is int and y >= 1), allowed
+        )
+        return result
 
     def numbers(self, name: str) -> list[list[float]]:
         """A list of lists of numbers, empty when left out."""
         allowed = "a list of lists of numbers"
-        return self._get(name, [], lambda x: _is_list(x, lambda y: _is_list(y, is_number)), allowed)
+        result: list[list[float]] = self._get(
+            name, [], lambda x: _is_list(x, lambda y: _is_list(y, is_number)), allowed
+        )
+        return result
 
     def refuse(self, name: str, what_to_do: str) -> CheckpointError:
         """The error to raise for a value that is of its kind and still not supported."""

@@ -17,4 +17,5 @@ class L1Head(ResidualMLP):
 
     def predict(self, decode: Decode, noise: Tensor) -> Tensor:
         """(C, A) float32 normalised actions; `noise` is the diffusion head's."""
-        return self(decode().view(self.chunk_length, -1)).float()
+        result: Tensor = self(decode().view(self.chunk_length, -1)).float()
+        return result

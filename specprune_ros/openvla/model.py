@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """OpenVLA-OFT put together, and the layout of its token sequence."""
 
 from dataclasses import dataclass
@@ -96,7 +97,8 @@ class OpenVLA(nn.Module):
 
     def embed_text(self, token_ids: Tensor, eos_id: int) -> Tensor:
         """Embeddings (n + 1, hidden) of a prompt's n tokens, BOS first, and of </s>."""
-        return self.decoder.embed_tokens(F.pad(token_ids, (0, 1), value=eos_id))
+        result: Tensor = self.decoder.embed_tokens(F.pad(token_ids, (0, 1), value=eos_id))
+        return result
 
     def see(self, pixels: list[Tensor], film: Tensor) -> Tensor:
         """Per tower (V, 3, S, S) pixels -> (V * patches, vision width): views batched, then one after another.
@@ -108,7 +110,8 @@ class OpenVLA(nn.Module):
 
     def embed_proprio(self, proprio: Tensor) -> Tensor:
         """(P,) normalised -> (1, hidden); (0, hidden) in a checkpoint without proprio."""
-        return self.proprio_projector(proprio[None].to(self.dtype))
+        result: Tensor = self.proprio_projector(proprio[None].to(self.dtype))
+        return result
 
     def assemble(self, text: Tensor, patches: Tensor, state: list[Tensor], actions: Tensor | None) -> Tensor:
         """The decoder's input (L, hidden). `state`: tokens (k, hidden) each; `actions`: zeros by default."""
@@ -131,7 +134,8 @@ class OpenVLA(nn.Module):
             x = self.assemble(text, patches, [state] if own is None else [state, own], actions)
             for layer in decoder.layers[:-1]:
                 x, _, _ = layer(x, rope)
-            return decoder.norm(decoder.layers[-1](x, rope, layout.action_rows(layout.num_patches))[0])
+            result: Tensor = decoder.norm(decoder.layers[-1](x, rope, layout.action_rows(layout.num_patches))[0])
+            return result
 
         if noise is None:
             noise = torch.zeros(config.chunk_length, config.action_dim, device=self.device)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Into the decoder's embedding space: patch features, proprio, noisy actions."""
 
 import torch.nn.functional as F
@@ -15,7 +16,8 @@ class PatchProjector(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(patches, vision_width) -> (patches, hidden)."""
-        return self.fc3(F.gelu(self.fc2(F.gelu(self.fc1(features)))))
+        result: Tensor = self.fc3(F.gelu(self.fc2(F.gelu(self.fc1(features)))))
+        return result
 
 
 class TokenProjector(nn.Module):
@@ -28,7 +30,8 @@ class TokenProjector(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """(..., inputs) -> (..., hidden)."""
-        return self.fc2(F.gelu(self.fc1(values)))
+        result: Tensor = self.fc2(F.gelu(self.fc1(values)))
+        return result
 
 
 class NoProprio(nn.Module):

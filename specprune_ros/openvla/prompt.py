@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The prompt, its tokens, and which of them are the words of the instruction."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The net of both continuous heads: one residual MLP over the hidden states of a step's action tokens."""
 
 import torch.nn.functional as F
@@ -20,7 +21,8 @@ class ResidualMLP(nn.Module):
         x = F.relu(self.fc1(self.norm1(steps)))
         for block in self.blocks:
             x = block(x)
-        return self.fc2(self.norm2(x))
+        result: Tensor = self.fc2(self.norm2(x))
+        return result
 
 
 class ResidualBlock(nn.Module):

@@ -56,7 +56,8 @@ class Bounds:
     def moved(self, values: NDArray[np.float64]) -> list[int]:
         """Dimensions that were constant in the training data and are another number now."""
         tolerance = CONSTANT_TOLERANCE * np.maximum(1.0, np.abs(self.low))
-        return np.flatnonzero(self.constant & (np.abs(values - self.low) > tolerance)).tolist()
+        result: list[int] = np.flatnonzero(self.constant & (np.abs(values - self.low) > tolerance)).tolist()
+        return result
 
 
 NO_BOUNDS = Bounds(np.empty(0), np.empty(0), np.empty(0, bool), np.empty(0, bool), np.empty(0))

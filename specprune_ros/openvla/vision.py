@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The two vision towers: pre-norm ViTs that return the patch tokens of their second-to-last block."""
 
 import torch
@@ -33,7 +34,8 @@ class VisionTower(nn.Module):
             x = torch.cat([prefix.expand(x.shape[0], -1, -1), x], dim=1)
         for number, block in enumerate(self.blocks):
             x = block(x, None if film is None else film[number])
-        return x[:, self.num_prefix :]
+        result: Tensor = x[:, self.num_prefix :]
+        return result
 
 
 class VisionBlock(nn.Module):
@@ -53,10 +55,12 @@ class VisionBlock(nn.Module):
         if film is not None:
             factor, offset = film
             x = torch.addcmul(offset, x, factor)
-        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        result: Tensor = x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        return result
 
     def attend(self, x: Tensor) -> Tensor:
         views, tokens, width = x.shape
         q, k, v = self.qkv(x).view(views, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(out.transpose(1, 2).reshape(views, tokens, width))
+        result: Tensor = self.proj(out.transpose(1, 2).reshape(views, tokens, width))
+        return result

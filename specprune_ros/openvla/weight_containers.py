@@ -113,7 +113,8 @@ def _load(path: Path) -> Any:
 def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
     """The one dictionary of tensors in what a file holds: itself, or one of its values."""
     if _is_state_dict(content):
-        return content
+        result: dict[str, Tensor] = content
+        return result
     nested = {name: value for name, value in content.items() if _is_state_dict(value)} if _is_dict(content) else {}
     if len(nested) > 1:
         raise CheckpointError(f"{path} holds several state dicts ({', '.join(map(str, nested))}); save the one to use")

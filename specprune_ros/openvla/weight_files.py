@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The files that hold a model's weights: which they are, and their tensors. Nothing is loaded as a whole."""
 
 import re

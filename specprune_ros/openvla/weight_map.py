@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where each weight of a release checkpoint goes in our model: renamed, fused, and LayerScale folded."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Child processes with a log file each, none of which outlives this one."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A ROS domain that nobody else on this machine uses, and that stays on this machine."""
 
 import contextlib

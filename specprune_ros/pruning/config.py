@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every constant of the method, with the paper's value as default (SpecPrune-VLA, arXiv 2509.05614 v3)."""
 
 from dataclasses import dataclass, replace
@@ -151,8 +152,10 @@ class PruningConfig:
             raise ConfigError(f"pruning.preset = '{name}' does not exist; allowed: {', '.join(PRESETS)}")
         text = resources.files("specprune_ros.pruning").joinpath("presets", f"{name}.yaml").read_text()
         values = yaml.safe_load(text) or {}
-        return from_mapping(cls, {"preset": name, **values}, "pruning")
+        result: PruningConfig = from_mapping(cls, {"preset": name, **values}, "pruning")
+        return result
 
     def changed(self, values: dict[str, Any]) -> "PruningConfig":
         """This configuration with some values changed, and so no preset any more."""
-        return replace(from_mapping(type(self), values, "pruning", base=self), preset="")
+        result: PruningConfig = replace(from_mapping(type(self), values, "pruning", base=self), preset="")
+        return result

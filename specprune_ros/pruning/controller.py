@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The action-aware controller (paper section 4.3): coarse or fine from the measured motion, and when to run dense."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Dynamic pruning between layers (paper section 4.2): a running importance of every patch that is alive."""
 
 import torch

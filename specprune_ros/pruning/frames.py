@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Change between frames: the reference frame that the velocity asks for, and the similarity of every patch with it."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ranks and top-k with ties broken by index, the same on every device, without reading anything back."""
 
 import torch

@@ -76,7 +76,8 @@ def flow_displacement(now: NDArray[np.uint8], before: NDArray[np.uint8], grid: i
     flow = search.calc(now, before, None)  # type: ignore[call-overload]  # None: without a first guess
     patch = len(now) // grid
     of_patches = flow.reshape(grid, patch, grid, patch, 2).transpose(0, 2, 1, 3, 4).reshape(grid * grid, -1, 2)
-    return np.median(of_patches, axis=1) / patch
+    result: NDArray[np.float64] = np.median(of_patches, axis=1) / patch
+    return result
 
 
 def plane_displacement(now: Camera | None, before: Camera | None, height: float, grid: int) -> NDArray[np.float64]:
@@ -115,16 +116,19 @@ def moves_as_said(
     def patches(image: NDArray[np.uint8], shift: NDArray[np.int64]) -> NDArray[np.int64]:
         """(P, patch, patch), from (P, 2) pixels down and right of each."""
         rows, columns = np.moveaxis(np.clip(corner + side[:, None] + shift[:, None], 0, len(image) - 1), -1, 0)
-        return image[rows[:, :, None], columns[:, None, :]].astype(np.int64)
+        result: NDArray[np.int64] = image[rows[:, :, None], columns[:, None, :]].astype(np.int64)
+        return result
 
     still = np.zeros((grid * grid, 2), np.int64)
     moved = np.round(displacement[:, ::-1] * patch).astype(np.int64)
     errors = [np.abs(patches(now, still) - patches(before, shift)).sum(axis=(1, 2)) for shift in (moved, still)]
-    return errors[0] < errors[1]
+    result: NDArray[np.bool_] = errors[0] < errors[1]
+    return result
 
 
 def _in_steps(displacement: NDArray[np.float64]) -> NDArray[np.float32]:
-    return (np.round(STEPS * displacement) / STEPS).astype(np.float32)
+    result: NDArray[np.float32] = (np.round(STEPS * displacement) / STEPS).astype(np.float32)
+    return result
 
 
 def _grey(view: NDArray[np.uint8], grid: int, area: float) -> NDArray[np.uint8]:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many tokens every decoder layer works on: the configuration, scaled to the model at hand."""
 
 import math

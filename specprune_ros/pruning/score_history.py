@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores of the last inferences, the source of the global set. Lives on the device; shapes never change."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Text-to-vision scores (paper section 3): how much the instruction's words attend to each patch in one layer."""
 
 import torch
@@ -12,7 +13,8 @@ def text_attention(q: Tensor, k: Tensor, text: slice) -> Tensor:
     The layer itself runs fused attention; this is one small extra product for the m instruction tokens alone.
     """
     logits = torch.matmul(q[:, text], k.transpose(1, 2)) * q.shape[-1] ** -0.5
-    return logits.float().softmax(dim=-1)
+    result: Tensor = logits.float().softmax(dim=-1)
+    return result
 
 
 def patch_scores(attention: Tensor) -> Tensor:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Static pruning, once per inference and per view (paper section 4.1): which patches go on after the early layers."""
 
 from dataclasses import dataclass

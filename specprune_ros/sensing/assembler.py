@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The newest camera images, joint states and end-effector pose, assembled into one observation.
 
 Messages are duck-typed and come from subscriptions or from a bag; `add_*` only store them (any thread), `assemble`
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from specprune_ros.arrays import Floats, Pixels
 from specprune_ros.camera import Camera
 from specprune_ros.errors import ObservationError
 from specprune_ros.sensing.camera_check import CameraCheck, info_topic
@@ -33,9 +35,9 @@ class Sensed:
     """What the sensors say at one stamp."""
 
     stamp: int  # nanoseconds
-    views: dict[str, np.ndarray]  # name -> (H, W, 3) uint8 RGB, as the checkpoint expects it
-    proprio: np.ndarray  # (P,) float64
-    twist: np.ndarray | None  # (6,) m/s and rad/s in the base frame; None: unknown
+    views: dict[str, Pixels]  # name -> (H, W, 3) uint8 RGB, as the checkpoint expects it
+    proprio: Floats  # (P,) float64
+    twist: Floats | None  # (6,) m/s and rad/s in the base frame; None: unknown
     twist_problem: str  # why the twist is unknown
     cameras: Mapping[str, Camera] = field(default_factory=dict)  # of the views whose place is asked for and known
 
@@ -50,7 +52,7 @@ class ObservationAssembler:
         joints_topic: str,
         end_effector: EndEffector | None,
         controlled_joints: tuple[str, ...],
-        axis_angle_near: np.ndarray,
+        axis_angle_near: Floats,
         *,
         arrival: Callable[[], float] = time.monotonic,
         peers: Peers | None = None,
@@ -69,7 +71,7 @@ class ObservationAssembler:
         self._arrival = arrival
         self._lock = threading.Lock()
         self.era = 0  # counts the jumps of the clock
-        self._images: dict[str, History] = {camera: History(IMAGES_KEPT) for camera in config.cameras}
+        self._images: dict[str, History[Any]] = {camera: History(IMAGES_KEPT) for camera in config.cameras}
         self._checks = {camera: CameraCheck(topic, info_topic(topic)) for camera, topic in self.topics.items()}
         self._camera_views = {camera: CameraView(topic, info_topic(topic)) for camera, topic in self.topics.items()}
         self.locates_cameras = False  # whether observations say where the cameras are
@@ -139,7 +141,7 @@ class ObservationAssembler:
                 self._lost_camera = self._lost_camera or str(error)
         return cameras
 
-    def _view(self, camera: str, stamp: int, message: Any) -> np.ndarray:
+    def _view(self, camera: str, stamp: int, message: Any) -> Pixels:
         frame = to_rgb(message, self.topics[camera])
         self._checks[camera].on_frame(frame, stamp)
         return resized_first(transformed(frame, self.config.transform_of(camera)), self.config.resize_first)
@@ -162,7 +164,7 @@ class ObservationAssembler:
             if self._joints:
                 self._joints.forget_contradictions(self._arrival())
 
-    def measured_joints(self, now: int) -> np.ndarray:
+    def measured_joints(self, now: int) -> Floats:
         """(J,) newest positions of the controlled joints, rad, fit to make a command from.
 
         Raises ObservationError when one is missing, stale, not finite, or contradicts itself.
@@ -173,7 +175,7 @@ class ObservationAssembler:
                 return np.zeros(0)
             return self._joints.settled_positions(self._controlled_joints, now, age, self._arrival())
 
-    def _positions(self, names: tuple[str, ...], stamp: int, apart: float) -> np.ndarray:
+    def _positions(self, names: tuple[str, ...], stamp: int, apart: float) -> Floats:
         """At most `apart` seconds away from `stamp`."""
         if self._joints is None:
             return np.zeros(0)
@@ -265,7 +267,7 @@ class ObservationAssembler:
             )
         return found
 
-    def _motion(self, stamp: int, joints: np.ndarray) -> tuple[np.ndarray, MeasuredTwist]:
+    def _motion(self, stamp: int, joints: Floats) -> tuple[Floats, MeasuredTwist]:
         """Proprio and twist."""
         if self._end_effector is None:
             return joints, MeasuredTwist(None, "no end effector frame is configured")

@@ -1,9 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is odd about a camera whose images can still be used: one picture for ever, no colours, another size."""
 
 from typing import Any
 
 import numpy as np
 
+from specprune_ros.arrays import Pixels
 from specprune_ros.sensing.stamps import NANOSECONDS
 
 SPARSE = 4  # every how many pixels colours are looked for
@@ -17,7 +19,7 @@ class CameraCheck:
         self._topic, self._info_topic = topic, info_topic
         self._calibrated: tuple[int, int] | None = None  # width and height, pixels
         self._size: tuple[int, int] | None = None
-        self._frame: np.ndarray | None = None
+        self._frame: Pixels | None = None
         self._grey = False
         self._first = self._last = 0  # stamps of the first and last frame with the same content, nanoseconds
 
@@ -27,7 +29,7 @@ class CameraCheck:
         size = width // (message.binning_x or 1), height // (message.binning_y or 1)
         self._calibrated = size if all(size) else None  # zero: the driver does not know
 
-    def on_frame(self, frame: np.ndarray, stamp: int) -> None:
+    def on_frame(self, frame: Pixels, stamp: int) -> None:
         """Compare a frame (H, W, 3) with the one before. `stamp`: nanoseconds."""
         self._size = frame.shape[1], frame.shape[0]
         if self._frame is None or stamp < self._last or not np.array_equal(frame, self._frame):

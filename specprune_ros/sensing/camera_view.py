@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from specprune_ros.arrays import Floats
 from specprune_ros.camera import Camera
 from specprune_ros.errors import ObservationError
 from specprune_ros.sensing.end_effector import EndEffector
@@ -23,7 +24,7 @@ class CameraView:
 
     def __init__(self, topic: str, info_topic: str) -> None:
         self._topic, self._info_topic = topic, info_topic
-        self._intrinsics: np.ndarray | None = None
+        self._intrinsics: Floats | None = None
 
     def on_info(self, message: Any) -> None:
         """Remember the pinhole of a sensor_msgs/CameraInfo, without its distortion, in parts of the image's size.

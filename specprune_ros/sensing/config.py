@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which sensors make an observation, and how old and how far apart they may be: the parameters `inputs.*`."""
 
 import re

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from specprune_ros.arrays import Pixels
 from specprune_ros.errors import ObservationError
 from specprune_ros.sensing.images import to_rgb
 
@@ -17,7 +16,7 @@ class DecodedImage:
     """Stands for the message that it was decoded from."""
 
     header: Any
-    frame: np.ndarray  # (H, W, 3) uint8 RGB
+    frame: Pixels  # (H, W, 3) uint8 RGB
 
 
 class NewestDecoder:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pose and twist of the end effector at the stamp of an observation, from TF."""
 
 import time
@@ -6,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from specprune_ros.arrays import Floats
 from specprune_ros.errors import ObservationError
 from specprune_ros.pose import Pose
 from specprune_ros.sensing.history import History
@@ -32,7 +34,7 @@ class StampedPose:
 class MeasuredTwist:
     """A velocity of the end effector, or why there is none."""
 
-    twist: np.ndarray | None  # (6,) m/s and rad/s in the base frame; None: unknown
+    twist: Floats | None  # (6,) m/s and rad/s in the base frame; None: unknown
     problem: str = ""
 
 

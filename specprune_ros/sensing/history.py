@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The newest samples of one input, ordered by stamp."""
 
 import bisect

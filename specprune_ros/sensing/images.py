@@ -11,8 +11,10 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from specprune_ros.arrays import Pixels
 from specprune_ros.errors import ObservationError
 
 MIN_SIDE = 16  # pixels; anything smaller is not a picture of a scene
@@ -31,13 +33,17 @@ class Encoding:
     """How an encoding of sensor_msgs/image_encodings becomes RGB."""
 
     channels: int  # bytes per pixel of a row; (H, W) without an axis for 1
-    to_rgb: Callable[[np.ndarray], np.ndarray]
+    to_rgb: Callable[[Pixels], Pixels]
     even: bool = False  # width, and with `planes` height, are multiples of 2
     planes: bool = False  # the rows of the image are followed by half as many rows of colour
 
 
-def _by(code: int) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda pixels: cv2.cvtColor(pixels, code)
+def _converted(pixels: NDArray[Any], code: int) -> Pixels:
+    return np.asarray(cv2.cvtColor(pixels, code), np.uint8)
+
+
+def _by(code: int) -> Callable[[Pixels], Pixels]:
+    return lambda pixels: _converted(pixels, code)
 
 
 # OpenCV names a Bayer order by the second and third pixel of the second row: rggb is its BG.
@@ -62,14 +68,15 @@ UNORDERED = re.compile(r"8UC[1-4]?")
 OTHER_DEPTH = re.compile(r"mono16|(rgb|bgr)a?16|bayer_\w{4}16|8SC[1-4]?|(16|32|64)[USF]C[1-4]?")
 
 
-def to_rgb(message: Any, topic: str) -> np.ndarray:
+def to_rgb(message: Any, topic: str) -> Pixels:
     """A sensor_msgs/Image or CompressedImage, or one that is decoded already, as (H, W, 3) uint8 RGB.
 
     Raises ObservationError that names the topic for what is not a colour or grey picture of 8 bits, a size that does
     not fit the data, or compressed data that does not decode.
     """
     if hasattr(message, "frame"):
-        return message.frame
+        result: Pixels = message.frame
+        return result
     frame = _decompressed(message, topic) if hasattr(message, "format") else _raw(message, topic)
     if min(frame.shape[:2]) < MIN_SIDE:
         size = f"{frame.shape[1]}x{frame.shape[0]}"
@@ -77,19 +84,19 @@ def to_rgb(message: Any, topic: str) -> np.ndarray:
     return frame
 
 
-def transformed(frame: np.ndarray, transform: str) -> np.ndarray:
+def transformed(frame: Pixels, transform: str) -> Pixels:
     """(H, W, 3) -> (H, W, 3), contiguous. `transform` is a key of TRANSFORMS."""
     return np.ascontiguousarray(TRANSFORMS[transform](frame))
 
 
-def resized_first(frame: np.ndarray, side: int) -> np.ndarray:
+def resized_first(frame: Pixels, side: int) -> Pixels:
     """(H, W, 3) -> (side, side, 3) by Pillow's bicubic, as a robot's client may do it; 0 leaves it."""
     if not side or frame.shape[:2] == (side, side):
         return frame
     return np.asarray(Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC))
 
 
-def _raw(message: Any, topic: str) -> np.ndarray:
+def _raw(message: Any, topic: str) -> Pixels:
     encoding = _encoding(message.encoding, topic)
     height, width, step, data = message.height, message.width, message.step, message.data
     rows = _rows(encoding, height, step, len(data))
@@ -129,7 +136,7 @@ def _encoding(name: str, topic: str) -> Encoding:
     raise ObservationError(f"image on {topic} has unknown encoding {name[:40]!r}; publish rgb8, bgr8 or mono8")
 
 
-def _decompressed(message: Any, topic: str) -> np.ndarray:
+def _decompressed(message: Any, topic: str) -> Pixels:
     said = f"compressed image on {topic} (format {message.format[:40]!r})"
     source, _, coded = message.format.partition(";")
     if OTHER_DEPTH.fullmatch(source.strip()):
@@ -144,9 +151,9 @@ def _decompressed(message: Any, topic: str) -> np.ndarray:
     if frame.dtype != np.uint8:
         raise ObservationError(f"{said} has {frame.dtype.itemsize * 8} bits; publish rgb8 or bgr8 as jpeg or png")
     if frame.ndim == 2 or frame.shape[2] == 1:
-        return cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB)
+        return _converted(frame, cv2.COLOR_GRAY2RGB)
     # compressed_image_transport's rule: "rgb8; jpeg compressed rgb8" was written without bringing it to OpenCV's order.
     bgr = not coded or "compressed bgr" in coded
     if frame.shape[2] == 4:
-        return cv2.cvtColor(frame, cv2.COLOR_BGRA2RGB if bgr else cv2.COLOR_RGBA2RGB)
-    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if bgr else frame
+        return _converted(frame, cv2.COLOR_BGRA2RGB if bgr else cv2.COLOR_RGBA2RGB)
+    return _converted(frame, cv2.COLOR_BGR2RGB) if bgr else np.asarray(frame, np.uint8)

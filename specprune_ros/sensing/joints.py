@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from specprune_ros.arrays import Floats
 from specprune_ros.errors import ObservationError
 from specprune_ros.sensing.history import History
 from specprune_ros.sensing.peers import Peers, UnknownPeers
@@ -84,7 +85,7 @@ class JointInput:
             return True
         return self._tracks[name].add(stamp, position, arrival)
 
-    def positions(self, names: Sequence[str], stamp: int, max_skew: int, now: float) -> np.ndarray:
+    def positions(self, names: Sequence[str], stamp: int, max_skew: int, now: float) -> Floats:
         """(J,) float64 positions of `names` nearest to `stamp`, m or rad.
 
         `stamp`, `max_skew`: nanoseconds. `now`: as `arrival`. Raises ObservationError that says which joint and what
@@ -107,7 +108,7 @@ class JointInput:
             values.append(sample[1])
         return np.array(values)
 
-    def settled_positions(self, names: Sequence[str], stamp: int, max_age: int, now: float) -> np.ndarray:
+    def settled_positions(self, names: Sequence[str], stamp: int, max_age: int, now: float) -> Floats:
         """As `positions`, and only when commands may be made from them. Raises ObservationError."""
         found = self.positions(names, stamp, max_age, now)
         for name in names:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Times in nanoseconds, read from messages of any origin: DDS or a bag."""
 
 from typing import Protocol

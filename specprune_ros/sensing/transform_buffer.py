@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small TF buffer with tf2's results, for machines without tf2_ros.
 
 Source: the behaviour of tf2::BufferCore (ROS 2 Jazzy): static and timed transforms, chains through a common ancestor,
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from specprune_ros.arrays import Floats
 from specprune_ros.pose import IDENTITY, Pose
 from specprune_ros.sensing.transform_cache import ExtrapolationError, Link, TransformCache
 
@@ -42,8 +44,8 @@ class TransformBuffer:
         parent: str,
         child: str,
         stamp: float,
-        position: np.ndarray,
-        quaternion: np.ndarray,
+        position: Floats,
+        quaternion: Floats,
         *,
         static: bool = False,
         now: float | None = None,
@@ -155,7 +157,7 @@ def _between_frames(
     return [frame for chain in (source_chain, target_chain) for frame in list(chain)[: list(chain).index(common)]]
 
 
-def _check(parent: str, child: str, stamp: float, position: np.ndarray, quaternion: np.ndarray) -> None:
+def _check(parent: str, child: str, stamp: float, position: Floats, quaternion: Floats) -> None:
     if not parent or not child:
         raise TransformError(f"transform '{parent}' -> '{child}' has an empty frame name")
     if parent == child:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The transforms of one child frame over time."""
 
 from bisect import bisect_left, bisect_right

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Transforms of tf2_msgs/TFMessage messages, duck-typed, in a buffer of our own with tf2's results."""
 
 import math
@@ -7,6 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from specprune_ros.arrays import Floats
 from specprune_ros.errors import ObservationError
 from specprune_ros.sensing.end_effector import StampedPose, Transforms
 from specprune_ros.sensing.stamps import NANOSECONDS, stamp_or_arrival
@@ -86,7 +88,7 @@ class LoopGuard:
         raise ObservationError(message) from error
 
 
-def arrays(transform: Any) -> tuple[np.ndarray, np.ndarray]:
+def arrays(transform: Any) -> tuple[Floats, Floats]:
     """Position (3,) m and quaternion (4,) xyzw of a geometry_msgs/TransformStamped."""
     t, q = transform.transform.translation, transform.transform.rotation
     return np.array([t.x, t.y, t.z]), np.array([q.x, q.y, q.z, q.w])

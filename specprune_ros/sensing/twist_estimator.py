@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """End-effector velocity from stamped poses."""
 
 import math
@@ -6,6 +7,7 @@ from bisect import bisect_left, bisect_right
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from specprune_ros.arrays import Floats
 from specprune_ros.pose import Pose
 
 MIN_SAMPLES = 3  # with fewer, one jittered stamp decides
@@ -30,7 +32,7 @@ class TwistEstimator:
         self._stamps: list[float] = []
         self._poses: list[Pose] = []
 
-    def add(self, stamp: float, position: np.ndarray, quaternion: np.ndarray) -> bool:
+    def add(self, stamp: float, position: Floats, quaternion: Floats) -> bool:
         """Add a pose in the base frame: `position` (3,) m, `quaternion` (4,) xyzw, `stamp` in seconds.
 
         False when it was dropped: not newer than the last one, or not finite. A clock that jumped back by more than
@@ -51,7 +53,7 @@ class TwistEstimator:
         del self._stamps[:outdated], self._poses[:outdated]
         return True
 
-    def twist(self, at: float) -> np.ndarray | None:
+    def twist(self, at: float) -> Floats | None:
         """(6,) [m/s, rad/s] in the base frame at the time `at`; None when unknown.
 
         The window is centred on `at` as far as newer poses are known, otherwise it ends at the newest pose, and then
@@ -69,4 +71,5 @@ class TwistEstimator:
         rotations = Rotation.from_quat([pose.quaternion for pose in poses])
         turned = (rotations * rotations[len(poses) // 2].inv()).as_rotvec()
         values = np.hstack([[pose.position for pose in poses], turned])
-        return times @ (values - values.mean(axis=0)) / (times @ times)
+        result: Floats | None = times @ (values - values.mean(axis=0)) / (times @ times)
+        return result

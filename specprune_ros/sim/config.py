@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the simulator node can be told. Plain data: no ROS, no simulator."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The LIBERO simulator as a plain object: reset, step at 20 Hz, look, ask for success. No ROS in it.
 
 Sources: LIBERO (Liu et al. 2023), robosuite 1.4 (OSC_POSE controller, Panda), and OpenVLA-OFT's LIBERO evaluation for

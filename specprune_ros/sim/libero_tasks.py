@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The LIBERO task suites: names, instructions, scene files and initial states. Starts no simulator."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The policy node at full input rate for a long time (`scripts/soak`). Does memory grow? Is a control tick ever late?
 
 soak       the command: starts a robot and a policy node, listens, judges

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory, control ticks and latency of a soak over time."""
 
 from pathlib import Path

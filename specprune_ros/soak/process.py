@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory of a process, and how long it waited for a processor."""
 
 import threading

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m specprune_ros.soak.robot`: cameras at 30 Hz, joint states and TF at 100 Hz, until it is interrupted.
 
 The hand runs on a circle at a speed that swells and ebbs, so that every pruning mode comes up. Images and messages are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`scripts/soak`: starts a robot and a policy node, records for some minutes, and says whether the node passed."""
 
 import argparse

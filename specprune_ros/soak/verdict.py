@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a soak passed, from what was recorded."""
 
 from dataclasses import dataclass, field

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures of episodes: kept patches, videos, plots. No ROS."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One recorded episode, independent of where it was recorded."""
 
 from bisect import bisect_right

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One colour per pruning mode, in video and plots alike."""
 
 from specprune_ros.pruning.schedule import Mode

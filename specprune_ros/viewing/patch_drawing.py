@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kept patches drawn on a frame."""
 
 import cv2

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Latency and speed of an episode over time."""
 
 from pathlib import Path

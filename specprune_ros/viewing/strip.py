@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A few moments of an episode in one picture."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames to an MP4 file that every player opens."""
 
 from collections.abc import Iterable

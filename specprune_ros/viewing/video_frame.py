@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One picture of an episode: every view with its kept patches, and beside it what the pruning did and why."""
 
 import math

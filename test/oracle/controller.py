@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which mode an inference runs in."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Llama decoder and the heads around it, with eager attention that shows every weight."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every formula of docs/method.md, one function each, on plain lists of numbers."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whole inferences, one after another."""
 
 import math

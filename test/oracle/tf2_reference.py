@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the real tf2 answers, for `test_sensing_transform_buffer_tf2.py`; run by hand where its Python binding is.
 
     apt-get install python3-tf2 python3-rospy python3-geometry-msgs    # Debian 12: tf2 0.7.6

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`~/action_chunk`, `~/pruning` and `~/overlay/<camera>`: what every inference says. Runs on the worker's thread."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What drives the arm, by `controller.output`: `~/twist`, `~/target_pose` or `~/joint_trajectory`."""
 
 from typing import Protocol

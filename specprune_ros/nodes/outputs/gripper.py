@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What drives the grippers, by `controller.gripper_output`, when an opening changes: messages or goals."""
 
 import time

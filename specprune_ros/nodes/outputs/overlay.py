@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The patches that the last layer still sees, drawn on the frame that the policy saw."""
 
 import cv2

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trajectory messages of one point, which replaces the one before it."""
 
 from std_msgs.msg import Header

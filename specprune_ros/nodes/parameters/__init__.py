@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """ROS parameters, declared from configuration dataclasses."""

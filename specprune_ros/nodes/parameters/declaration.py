@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ROS parameters from configuration dataclasses: declared with description and range, changed live all or nothing.
 
 A configuration dataclass (see `specprune_ros.parameters`) becomes the parameters `<group>.<field>` of a node.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The parameters of the policy node: its groups, and those that no other part owns."""
 
 from dataclasses import dataclass

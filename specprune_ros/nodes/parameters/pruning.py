@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`pruning.*`: every field of PruningConfig, and a switch. Choosing a preset sets the fields that it stands for.
 
 Facts about the robot are of no preset: they neither follow from one nor clear it.

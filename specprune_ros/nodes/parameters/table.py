@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/parameters.md, from the dataclasses that the nodes declare their parameters from.
 
 scripts/env python -m specprune_ros.nodes.parameters.table > docs/parameters.md

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parameters that the user gave and that the node does not have: most likely misspelled."""
 
 import difflib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """/diagnostics: what works, what does not, and what to do about it."""
 
 from dataclasses import dataclass, field

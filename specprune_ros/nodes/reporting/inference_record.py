@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the inferences since activation were like, for /diagnostics; the warm-up is not among them."""
 
 import threading

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Latency statistics since activation, and what a latency means for the motion."""
 
 import threading

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`~/status`: how it goes in one line for people, at every inference and while there is none; for rqt and terminals."""
 
 from rclpy.node import Node
