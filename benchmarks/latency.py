@@ -112,7 +112,7 @@ def parse_arguments() -> argparse.Namespace:
     if args.layers < 4:
         parser.error("--layers must be at least 4, so that there is something behind the static selection")
     if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch sees no CUDA GPU; use --device cpu or mend the driver")
+        parser.error("--device cuda: torch sees no CUDA GPU; use --device cpu or fix the driver")
     try:
         check_precision(args.precision, torch.device(args.device))
     except UserError as error:

@@ -15,7 +15,7 @@ from significance import paired_p_value, signed_rank_p_value, wilson
 from specprune_ros.errors import UserError
 
 REFERENCES = ("dense", "paper")  # every arm is compared with them, on the episodes that both ran
-FAILED_TO_DIFFER = 0.05  # p value from which two arms are said not to be told apart
+FAILED_TO_DIFFER = 0.05  # p value from which two arms are said not to differ significantly
 CLOSE = 1.0  # % of FLOPs within which points of the plot would hide one another
 MARKERS = "os^D"  # ten arms each
 COLUMNS = ("arm", "success", "95 % interval", "steps", "tokens", "FLOPs", "latency", "modes")
@@ -229,7 +229,7 @@ def _verdicts(comparison: dict[str, Any] | None) -> str:
 
 def _verdict(difference: str, p: float) -> str:
     if p >= FAILED_TO_DIFFER:
-        return f"cannot be told apart (p = {p:.2f})"
+        return f"not significantly different (p = {p:.2f})"
     return f"{difference} (p {'< 0.001' if p < 0.001 else f'= {p:.3f}'})"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors that a user can mend. Their message is one line: what is wrong, where, and what to do."""
+"""Errors that a user can fix. Their message is one line: what is wrong, where, and what to do."""
 
 
 class UserError(Exception):

@@ -42,3 +42,12 @@ def test_launch_arguments_exist(document):
 def test_python_examples_parse(document):
     for block in re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL):
         ast.parse(block)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_prose_has_short_lines(document):
+    code = False
+    for number, line in enumerate(document.read_text().splitlines(), start=1):
+        code = code != line.lstrip().startswith("```")
+        prose = not code and not line.startswith(("|", "!["))
+        assert not prose or len(line) <= 120 or " " not in line.strip(), f"{document.name}:{number}"

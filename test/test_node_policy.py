@@ -46,7 +46,7 @@ def node(context):
 
 
 def bring_up(client):
-    """What the user gets wrong fails the transition with one line, and can be mended."""
+    """What the user gets wrong fails the transition with one line, and can be fixed."""
     client.missing = EVERYTHING
     assert client.state() == "unconfigured"
     assert not client.transition("activate") and client.state() == "unconfigured"

@@ -189,7 +189,7 @@ def test_results_are_kept_and_compared_in_pairs(tmp_path):
     assert blind["paper"]["difference"] == -0.9 and blind["paper"]["more_steps"] is None
     assert [row["episodes"] for row in summary["paper"]["tasks"]] == [5, 5]
     table = libero_results.table(summary)
-    assert "| dense | 10/10 = 100% |" in table and "cannot be told apart" in table and "-100 points" in table
+    assert "| dense | 10/10 = 100% |" in table and "not significantly different" in table and "-100 points" in table
     assert "| -90 points (p = 0.004) | no episode that both solve |" in table and "| -10.0 steps (p = 0.004) |" in table
     libero_results.plot(summary, tmp_path / "plot.png")
     with pytest.raises(UserError, match="another checkpoint"):

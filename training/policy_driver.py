@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lets a policy drive now and then while the expert labels, so that the data shows how to mend the policy's mistakes.
+"""Lets a policy drive now and then while the expert labels: the data then shows how to correct its mistakes.
 
 Source: DAgger, arXiv 1011.0686.
 """

@@ -60,7 +60,7 @@ class Answer:
 
 
 class Session:
-    """Built by *configure*, on the executor's thread. Raises UserError for what the user can mend."""
+    """Built by *configure*, on the executor's thread. Raises UserError for what the user can fix."""
 
     def __init__(self, node: LifecycleNode, parameters: LiveParameters) -> None:
         self._node, self._parameters = node, parameters

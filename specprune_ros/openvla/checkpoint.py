@@ -76,7 +76,7 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise CheckpointError(
-                f"device '{name}' is not available: torch sees no CUDA GPU; use device cpu or mend the driver"
+                f"device '{name}' is not available: torch sees no CUDA GPU; use device cpu or fix the driver"
             )
         if (device.index or 0) >= torch.cuda.device_count():
             raise CheckpointError(
