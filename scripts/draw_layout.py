@@ -17,19 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "specprune_ros"
 WIDTH, HEIGHT, FLOOR = 2.5, 0.7, 1.35  # of a box, and between floors
 SIZE = (11.0, 9.5)  # inches
-# Everyone stands on these: no arrows.
-GROUND = (
-    "angles",
-    "arrays",
-    "camera",
-    "pose",
-    "parameters",
-    "parameter_file",
-    "free_memory",
-    "checked_values",
-    "checks",
-    "errors",
-)
+GROUND = 2  # floors at the bottom that everyone stands on: no arrows
 
 
 def floors() -> list[list[str]]:
@@ -50,13 +38,14 @@ def purpose(room: str) -> str:
 def main() -> int:
     graph = grimp.build_graph(PACKAGE, cache_dir=None)
     rooms = [[room for room in floor if f"{PACKAGE}.{room}" in graph.modules] for floor in floors()]
+    rooms, ground = rooms[:-GROUND], [room for floor in rooms[-GROUND:] for room in floor]
     place = {
         room: ((index - (len(floor) - 1) / 2) * (WIDTH + 0.7), -level * FLOOR)
         for level, floor in enumerate(rooms)
         for index, room in enumerate(floor)
     }
     _, axes = plt.subplots(figsize=SIZE, layout="constrained")
-    for room, imported in arrows(graph, [room for room in place if room not in GROUND]):
+    for room, imported in arrows(graph, list(place)):
         (x, y), end = place[room], place[imported]
         style = {"arrowstyle": "-|>", "color": "#7b8794", "lw": 1.0, "shrinkA": 0, "shrinkB": 0}
         axes.annotate("", (end[0], end[1] + HEIGHT / 2), (x, y - HEIGHT / 2), arrowprops=style, zorder=0)
@@ -64,6 +53,9 @@ def main() -> int:
         axes.add_patch(plt.Rectangle((x - WIDTH / 2, y - HEIGHT / 2), WIDTH, HEIGHT, fc="#eef3f8", ec="#3d5a80"))
         axes.text(x, y + 0.14, room, ha="center", va="center", weight="bold", fontsize=12)
         axes.text(x, y - 0.15, _wrapped(purpose(room)), ha="center", va="center", fontsize=7.5, color="#444444")
+    y, width = -len(rooms) * FLOOR, 3 * WIDTH + 1.4
+    axes.add_patch(plt.Rectangle((-width / 2, y - HEIGHT / 2), width, HEIGHT, fc="#f5f5f2", ec="#8d8d80"))
+    axes.text(0, y, "\n".join(textwrap.wrap(f"used everywhere: {', '.join(ground)}", 80)), ha="center", va="center")
     axes.set_axis_off()
     axes.autoscale_view()
     axes.set_aspect("equal")
