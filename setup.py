@@ -47,6 +47,7 @@ class BuildWithInterfaces(build):
 
     def cmake(self, binary: Path, stage: Path) -> None:
         options = {
+            "BUILD_TESTING": "OFF",
             "CMAKE_BUILD_TYPE": "Release",
             "CMAKE_INSTALL_PREFIX": str(stage),
             "CMAKE_PREFIX_PATH": ";".join(PREFIXES),

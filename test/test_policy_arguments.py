@@ -56,7 +56,7 @@ WORDS = [
     "",
     "\ud800",
 ]
-STAMPS = [None, "1.0", b"1", float("nan"), float("inf"), [1.0], np.array([1.0]), True, 1j, datetime.now(), {}]
+STAMPS = [None, "1.0", b"1", float("nan"), float("inf"), [1.0], np.array([1.0]), True, 1j, datetime(2026, 1, 1), {}]
 PROPRIOS = [None, 0.0, np.array(0.0), b"12345678", "12345678", ["0"] * 8, [None] * 8, np.zeros(7), np.zeros((1, 8))]
 PROPRIOS += [np.full(8, np.nan), [[0.0], 1, 2, 3, 4, 5, 6, 7], dict.fromkeys(range(8), 0.0), np.zeros(8, bool)]
 TWISTS = [0.0, "123456", b"123456", ["0"] * 6, [None] * 6, np.zeros(3), np.zeros((6, 1)), [[0.0], 1, 2, 3, 4, 5]]
