@@ -26,6 +26,10 @@ class HoldReason(StrEnum):
     LIMIT = "limit"  # the action violates a limit, and `limits.on_violation` is hold
 
 
+# Holds that end a plan by themselves, so that whoever executes the published chunks needs no word of them.
+NATURAL_HOLDS = (HoldReason.DISABLED, HoldReason.NO_CHUNK, HoldReason.CHUNK_FINISHED, HoldReason.CHUNK_NOT_STARTED)
+
+
 class Refusal(StrEnum):
     """Why a chunk was refused."""
 

@@ -13,7 +13,7 @@ from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.arm import Arm, Motion
-from specprune_ros.control.command import Hold, HoldReason, Receipt, Refusal
+from specprune_ros.control.command import NATURAL_HOLDS, Hold, HoldReason, Receipt, Refusal
 from specprune_ros.control.replan import Replanner
 from specprune_ros.errors import ObservationError
 from specprune_ros.nodes.outputs.commands import header_of, open_commands
@@ -24,9 +24,6 @@ from specprune_ros.sensing.config import TF
 from specprune_ros.sensing.end_effector import EndEffector, PoseMotion
 from specprune_ros.sensing.joints import JointMotion
 from specprune_ros.sensing.stamps import NANOSECONDS
-
-# Holds that end a plan by themselves, so that whoever executes the published chunks needs no word of them.
-NATURAL_HOLDS = (HoldReason.DISABLED, HoldReason.NO_CHUNK, HoldReason.CHUNK_FINISHED, HoldReason.CHUNK_NOT_STARTED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +64,7 @@ class MotionLoop:
         self._gripper = open_gripper(node, self._config) if self._commands is not None else None
         self.dry_run = False
         self.result: Motion | Hold = Hold(HoldReason.DISABLED)
+        self.measured = Measured()  # at the last tick
         self.latency = 0.0  # seconds from observation to chunk, expected
         self.clear_counts()
 
@@ -152,7 +150,7 @@ class MotionLoop:
     def tick(self, now: int) -> None:
         """One control period, at `now` nanoseconds."""
         self._feed_watchdog(now)
-        measured = self._measure(now)
+        measured = self.measured = self._measure(now)
         before = self.result
         self.arm.drives = self._commands is not None and not self.dry_run
         self.result = self.arm.tick(now / NANOSECONDS, measured.pose, measured.joints, measured.problem)

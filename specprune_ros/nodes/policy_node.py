@@ -26,6 +26,7 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
+from specprune_ros.control.run import Outcome
 from specprune_ros.errors import ConfigError, UserError
 from specprune_ros.nodes.node_process import NodeProcess, transport_problems
 from specprune_ros.nodes.parameters.declaration import LiveParameters, declare_groups
@@ -33,6 +34,7 @@ from specprune_ros.nodes.parameters.files import check_files
 from specprune_ros.nodes.parameters.groups import GROUPS, NodeConfig
 from specprune_ros.nodes.parameters.pruning import check_preset, declare_pruning, expand_preset
 from specprune_ros.nodes.reporting.diagnostics import ERROR, OK, Diagnostics, Status
+from specprune_ros.nodes.run_policy import RunPolicyServer
 from specprune_ros.nodes.session import Session
 from specprune_ros.nodes.subscribing import LATCHED, VOLATILE
 from specprune_ros.pruning.config import PruningConfig
@@ -68,6 +70,7 @@ class PolicyNode(LifecycleNode):
         self.create_subscription(String, "~/instruction", self._on_instruction, VOLATILE)
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(Trigger, "~/reset", self._on_reset)
+        self.runs = RunPolicyServer(self, self.parameters, self._motion_problem)
         self._diagnostics = Diagnostics(self, self._statuses)
         backward = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True)
         self._jump = self.get_clock().create_jump_callback(backward, post_callback=self._on_clock_jump)
@@ -96,6 +99,7 @@ class PolicyNode(LifecycleNode):
         try:
             with self.while_loading():
                 self.session = Session(self, self.parameters)
+                self.session.after_tick = self.runs.tick
         except Exception as error:  # whatever it is, the node stays unconfigured and can be configured again
             expected = isinstance(error, UserError)
             self._failure = " ".join(str(error if expected else repr(error)).split())
@@ -118,6 +122,7 @@ class PolicyNode(LifecycleNode):
         """Stop motion at once, even in the middle of an inference; keep the model."""
         assert self.session is not None
         self.session.stop()
+        self.runs.end(Outcome.DEACTIVATED, "the node was deactivated")
         self._state = "inactive"
         return super().on_deactivate(state)
 
@@ -143,12 +148,14 @@ class PolicyNode(LifecycleNode):
     def _close(self, patience: float | None = None) -> None:
         if self.session is not None:
             self.session.stop()
+            self.runs.end(Outcome.DEACTIVATED, "the node was cleaned up or shut down")
             self.session.close(patience)
             self.session = None
         self._state = "unconfigured"
 
     def destroy_node(self) -> None:
         self._close(LAST_INFERENCE)
+        self.runs.destroy()
         self._jump.unregister()
         super().destroy_node()
 
@@ -164,16 +171,23 @@ class PolicyNode(LifecycleNode):
             self.get_logger().warning(f"instruction refused: {result.reason}")
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        if self.session is None or self._state != "active":
+        problem = self._motion_problem()
+        if problem and (request.data or self.session is None or self._state != "active"):
             response.success = not request.data
-            response.message = f"the node is {self._state}; activate it first" if request.data else "motion is off"
+            response.message = problem if request.data else "motion is off"
             return response
-        if request.data and self._has_namesake():
-            response.success, response.message = False, self._namesake_problem()
-            return response
+        assert self.session is not None
         answer = self.session.enable(request.data)
         response.success, response.message = answer.success, answer.message
+        if not request.data:
+            self.runs.end(Outcome.DISABLED, "~/enable switched motion off")
         return response
+
+    def _motion_problem(self) -> str:
+        """Why motion cannot be switched on; "" when it can."""
+        if self.session is None or self._state != "active":
+            return f"the node is {self._state}; activate it first"
+        return self._namesake_problem() if self._has_namesake() else ""
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self.session is not None:
@@ -184,6 +198,7 @@ class PolicyNode(LifecycleNode):
     def _on_clock_jump(self, _: object) -> None:
         if self.session is not None:
             self.session.on_clock_jump()
+        self.runs.end(Outcome.CLOCK_JUMP, "the clock went back, or changed")
 
     def _validate(self, live: LiveParameters, proposed: dict[type, Any]) -> None:
         if NodeConfig in proposed:

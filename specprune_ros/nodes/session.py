@@ -4,6 +4,7 @@
 import math
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from specprune_ros.control.arm import Arm
 from specprune_ros.control.executor import ExecutorConfig
 from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.control.replan import ReplanConfig, Replanner
+from specprune_ros.control.run import Tick
 from specprune_ros.doctor.fit import check_fits, doubts, gripper_doubt
 from specprune_ros.doctor.instruction import instruction_advice
 from specprune_ros.errors import UserError
@@ -93,6 +95,8 @@ class Session:
         )
         self._warm_up()
         self._record = InferenceRecord(self._chunk_seconds)
+        self.run_record = InferenceRecord(self._chunk_seconds)  # of the run on ~/run_policy
+        self.after_tick: Callable[[int], None] = lambda now: None  # told the time, nanoseconds; may be replaced
         self._due = True
         self._last_now = self._clock_jumps = 0
         self._open(inputs)
@@ -242,6 +246,7 @@ class Session:
         """New task or scene: forget history and the running chunk."""
         self._worker.reset()  # first: a chunk that is just being submitted must not survive
         self._record.interrupt()
+        self.run_record.interrupt()
         self._arm.executor.clear()
 
     def on_clock_jump(self) -> None:
@@ -264,6 +269,28 @@ class Session:
     def statuses(self) -> list[Status]:
         """For /diagnostics, on the executor's thread."""
         return self._report.statuses(self._now(), active=not self._timer.is_canceled(), clock_jumps=self._clock_jumps)
+
+    def run_tick(self, now: int) -> Tick:
+        """What the last control period was like, for a run on ~/run_policy."""
+        motion, receivers = self._motion, self.receivers()
+        return Tick(
+            now,
+            motion.result,
+            motion.measured.pose,
+            motion.measured.joints,
+            self._arm.openings,
+            enabled=motion.enabled,
+            receiver="" if motion.dry_run or receivers.count else receivers.topic,
+        )
+
+    @property
+    def continuous(self) -> np.ndarray:
+        """(J,) which of the controlled joints turn without end."""
+        return self._arm.continuous
+
+    def motion_message(self) -> str:
+        """What the arm does, as ~/status says it."""
+        return self._report.motion_message()
 
     def gripper_problem(self) -> str:
         """Why the grippers do not obey; "" when that is not known."""
@@ -317,6 +344,7 @@ class Session:
         self._due = False
         ready = self._now()
         self._record.add(chunk, sensed.stamp, ready)
+        self.run_record.add(chunk, sensed.stamp, ready)
         self._report.twist_problem = sensed.twist_problem
         self._report.moved_constants = self.policy.moved_constants(sensed.proprio)
         if not np.isfinite(chunk.actions).all():
@@ -345,6 +373,7 @@ class Session:
             self._arm.watchdog.lost(RECEIVER)
         self._motion.tick(now)
         self._tell_problem()
+        self.after_tick(now)
 
     def _tell_problem(self) -> None:
         """Tell a problem at once, and again every second while it lasts."""

@@ -9,6 +9,7 @@ from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.executor import ExecutorConfig
 from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.control.replan import ReplanConfig
+from specprune_ros.control.run import RunConfig
 from specprune_ros.errors import ConfigError
 from specprune_ros.parameters import parameter
 from specprune_ros.sensing.config import InputsConfig
@@ -51,4 +52,5 @@ GROUPS: dict[str, tuple[Any, ...]] = {
     "limits": (LimitsConfig(),),
     "execution": (ExecutorConfig(),),
     "replan": (ReplanConfig(),),
+    "run": (RunConfig(),),
 }

@@ -3,10 +3,23 @@
 
 import threading
 from collections import Counter
+from dataclasses import dataclass
 
 from specprune_ros.nodes.reporting.latency import Latency
 from specprune_ros.policy import ActionChunk
 from specprune_ros.sensing.stamps import NANOSECONDS
+
+
+@dataclass(frozen=True)
+class InferenceSummary:
+    """Inferences of a time, seconds; zeros before the first."""
+
+    count: int
+    latency_p50: float
+    latency_p99: float
+    age: float  # of the last chunk's observation when the chunk came
+    mode: str  # of the last inference, "" before the first
+    misses: int
 
 
 class InferenceRecord:
@@ -26,6 +39,7 @@ class InferenceRecord:
         with self._lock:
             self._modes: Counter[str] = Counter()
             self._misses = 0
+            self._last_age, self._last_mode = 0.0, ""
         self.interrupt()
 
     def interrupt(self) -> None:
@@ -45,6 +59,12 @@ class InferenceRecord:
             self._modes[f"mode {chunk.pruning.mode} ({chunk.pruning.reason})"] += 1
             self._misses += ready > stamp + self._duration or stamp <= self._end < ready
             self._end = stamp + self._duration
+            self._last_age, self._last_mode = (ready - stamp) / NANOSECONDS, str(chunk.pruning.mode)
+
+    def summary(self) -> InferenceSummary:
+        p50, p99 = self._latency.percentiles() if self._latency.count else (0.0, 0.0)
+        with self._lock:
+            return InferenceSummary(self._latency.count, p50, p99, self._last_age, self._last_mode, self._misses)
 
     def values(self) -> dict[str, object]:
         """Name -> value, as in /diagnostics."""
