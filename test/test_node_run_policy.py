@@ -37,9 +37,9 @@ class ActionBench(SessionBench):
         self.spin_until(self.client.server_is_ready)
 
     def close(self):
-        self.executor.shutdown()
         self.other.destroy_node()
         super().close()
+        self.executor.shutdown()
 
     def spin_until(self, condition):
         def spun():
@@ -225,7 +225,7 @@ def test_a_lost_receiver_ends_it(bench):
     for subscription in list(b.node.subscriptions):
         if subscription.topic_name == topic:
             b.node.destroy_subscription(subscription)
-    b.until(lambda: b.session.receivers().count == 0)
+    b.spin_until(lambda: b.session.receivers().count == 0)
     b.work_and_tick()
     status, result = b.result(future)
     assert (status, result.outcome) == (GoalStatus.STATUS_ABORTED, Result.RECEIVER_LOST)
@@ -292,7 +292,7 @@ def test_a_preset_for_one_run(bench, preset):
 
 def test_pruning_set_by_hand_is_put_back(bench):
     b = bench(**{"pruning.preset": "careful"})
-    b.set(pruning__global_patches=b.parameter("pruning.global_patches") + 1)
+    b.set(pruning__budget_tokens=b.parameter("pruning.budget_tokens") + 1)
     before = {name: p.value for name, p in b.node.get_parameters_by_prefix("pruning").items()}
     assert before["preset"] == ""
     _, future = b.start(preset="fast", time_limit=0.2)
