@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-GROUPS = "model|inputs|pruning|controller|limits|execution|replan"
+GROUPS = "model|inputs|pruning|controller|limits|execution|replan|run"
 
 
 def name_of(document: Path) -> str:

@@ -37,6 +37,9 @@ class ActionBench(SessionBench):
         self.spin_until(self.client.server_is_ready)
 
     def close(self):
+        self.node.runs.end(Outcome.DEACTIVATED, "the test is over")
+        for _ in range(10):
+            self.executor.spin_once(timeout_sec=0.0)
         self.other.destroy_node()
         super().close()
         self.executor.shutdown()

@@ -154,6 +154,8 @@ def test_colcon_build(source: Path, tmp_path: Path, options: tuple[str, ...]) ->
     (packages,) = prefix.glob("lib/python3*/*-packages")
     script = (
         "import specprune_ros.parameters as own, specprune_ros.msg as generated\n"
+        "from specprune_ros.action import RunPolicy\n"
+        "RunPolicy.Goal(time_limit=1.0)\n"
         "print(generated.ActionChunk(sequence=7).sequence, own.__file__, generated.__file__)"
     )
     libraries = f"{prefix}/lib:{os.environ.get('LD_LIBRARY_PATH', '')}"
@@ -194,6 +196,7 @@ def build_wheel(source: Path, target: Path, **environment: str) -> list[str]:
 def test_wheel_with_ros_brings_interfaces_and_executables(source: Path, tmp_path: Path) -> None:
     names = build_wheel(source, tmp_path / "wheel")
     assert "specprune_ros/msg/_action_chunk.py" in names
+    assert "specprune_ros/action/_run_policy.py" in names
     assert "specprune_ros/parameters.py" in names
     assert any(re.search(r"data/lib/libspecprune_ros__.*\.so$", name) for name in names)
     for executable in nodes():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from specprune_ros.angles import beside
@@ -105,8 +106,8 @@ class Tick:
     now: int
     result: Motion | Hold
     pose: Pose | None = None  # of the end effector in the base frame, as measured
-    joints: np.ndarray | None = None  # (J,) rad, as measured
-    openings: np.ndarray | None = None  # (G,) commanded last, 0 closed .. 1 open
+    joints: NDArray[np.float64] | None = None  # (J,) rad, as measured
+    openings: NDArray[np.float64] | None = None  # (G,) commanded last, 0 closed .. 1 open
     enabled: bool = True  # whether motion is on
     receiver: str = ""  # what nobody listens to; "" when somebody does, or nothing is sent
 
@@ -123,12 +124,12 @@ class Path:
 
     distance: float = 0.0  # m
     turned: float = 0.0  # rad, of the joint that turned most
-    _position: np.ndarray | None = None
+    _position: NDArray[np.float64] | None = None
     _rotation: Rotation | None = None
-    _joints: np.ndarray | None = None
-    _turns: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    _joints: NDArray[np.float64] | None = None
+    _turns: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
-    def add(self, pose: Pose | None, joints: np.ndarray | None) -> None:
+    def add(self, pose: Pose | None, joints: NDArray[np.float64] | None) -> None:
         """Where the arm is now."""
         if pose is not None:
             self._add_pose(pose)
@@ -148,7 +149,7 @@ class Path:
             self.turned += turn
             self._rotation = pose.rotation
 
-    def _add_joints(self, joints: np.ndarray) -> None:
+    def _add_joints(self, joints: NDArray[np.float64]) -> None:
         if self._joints is None:
             self._joints, self._turns = joints.copy(), np.zeros(len(joints))
             return
@@ -167,13 +168,13 @@ class Rest:
         self.moved = False
         self._nanoseconds = 0
         self._pose: Pose | None = None
-        self._joints: np.ndarray | None = None
+        self._joints: NDArray[np.float64] | None = None
 
     @property
     def seconds(self) -> float:
         return self._nanoseconds / 1e9
 
-    def add(self, period: int, pose: Pose | None, joints: np.ndarray | None) -> None:
+    def add(self, period: int, pose: Pose | None, joints: NDArray[np.float64] | None) -> None:
         """`period` nanoseconds more, at the end of which the arm is there. Where it is unknown, it is not at rest."""
         if pose is None and joints is None:
             self.interrupt()
@@ -190,7 +191,7 @@ class Rest:
         """Standing still for another reason does not count."""
         self._nanoseconds = 0
 
-    def _left(self, pose: Pose | None, joints: np.ndarray | None) -> bool:
+    def _left(self, pose: Pose | None, joints: NDArray[np.float64] | None) -> bool:
         if joints is not None and self._joints is not None:
             return bool((np.abs(joints - self._joints) > self._angle).any())
         if pose is not None and self._pose is not None:
@@ -201,10 +202,12 @@ class Rest:
 class Run:
     """Updated once every control period, on the executor's thread. Holds no clock."""
 
-    def __init__(self, goal: RunGoal, config: RunConfig, now: int, continuous: np.ndarray | bool = False) -> None:
+    def __init__(
+        self, goal: RunGoal, config: RunConfig, now: int, continuous: NDArray[np.bool_] | bool = False
+    ) -> None:
         """`now`: nanoseconds of the node's clock. `continuous`: (J,) which joints turn without end."""
         self._continuous = continuous
-        self._joints: np.ndarray | None = None  # unwrapped
+        self._joints: NDArray[np.float64] | None = None  # unwrapped
         self.goal, self.config = goal, config
         self.success = False  # set when ~/success says so
         self.elapsed = 0.0  # seconds
@@ -282,7 +285,7 @@ class Run:
         return None
 
 
-def _open(openings: np.ndarray | None) -> bool:
+def _open(openings: NDArray[np.float64] | None) -> bool:
     return openings is not None and bool((openings >= OPEN).all())
 
 
