@@ -178,6 +178,40 @@ def test_an_adapter_that_is_merged_already_is_not_applied_again(copied):
     assert worst(actions_of(folder, "one_view", base_checkpoint=base), record["actions"]) > 0.01
 
 
+def test_film_with_an_adapter_that_is_not_merged(copied, tmp_path):
+    """Decoder and projector from base and adapter, towers from the `.pt`: as the same weights merged by hand."""
+    folder, base = copied("film"), tmp_path / "base"
+    base.mkdir()
+    for file in ("config.json", "model.safetensors"):
+        (folder / file).rename(base / file)
+    weights, rank, scaling = load_file(base / "model.safetensors"), 4, 0.5
+    adapter = folder / "lora_adapter"
+    adapter.mkdir()
+    config = json.loads((golden_set("lora").folder / "lora_adapter" / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"r": rank, "lora_alpha": rank * scaling}))
+    random, factors = torch.Generator().manual_seed(0), {}
+    # The factors of a tower have the wrapper's names, match nothing in the plain model, and belong to the `.pt`.
+    for module, name in (
+        ("language_model.model.layers.1.mlp.up_proj",) * 2,
+        ("projector.fc2",) * 2,
+        ("vision_backbone.vision_backbone.featurizer.blocks.0.block.attn.qkv", ""),
+    ):
+        out, width = weights[f"{name}.weight"].shape if name else (8, 8)
+        b, a = (torch.randn(out, rank, generator=random) / 8, torch.randn(rank, width, generator=random) / 8)
+        factors |= {f"base_model.model.{module}.lora_A.weight": a, f"base_model.model.{module}.lora_B.weight": b}
+        if name:
+            weights[f"{name}.weight"] = weights[f"{name}.weight"].float() + scaling * b @ a
+    save_file(factors, adapter / "adapter_model.safetensors")
+    actions = actions_of(folder, "film", base_checkpoint=base)
+
+    by_hand = Path(shutil.copytree(folder, tmp_path / "by_hand"))
+    (by_hand / "lora_adapter" / "adapter_model.safetensors").unlink()  # its alpha is the towers', too
+    shutil.copy(base / "config.json", by_hand)
+    save_file(weights, by_hand / "model.safetensors")
+    assert worst(actions_of(by_hand, "film"), golden_set("film").record["actions"]) > 0.01
+    assert worst(actions, actions_of(by_hand, "film")) <= TOLERANCE
+
+
 def test_the_base_without_the_adapter(copied):
     root, record = copied("lora"), golden_set("lora").record
     folder = root / golden_set("lora").folder.name
