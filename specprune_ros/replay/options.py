@@ -86,7 +86,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Runs a recorded bag through the policy, dense and pruned, and reports what pruning does on it: "
         "report.html, report.json and chunks.mcap. No ROS graph is needed.",
         epilog="Topics, cameras, frames and joints come from the node's own parameter file; -r and -p are those of the "
-        "node. A bag that was recorded with record:= or scripts/demo --record brings both along.",
+        "node. A bag that was recorded with record:= or scripts/demo --record brings both along. "
+        "`replay --compare A/report.json B/report.json` compares two replays.",
     )
     add = parser.add_argument
     add("bag", metavar="BAG", type=_path, help="folder of a rosbag2 recording, or one .mcap or .db3 file")

@@ -15,6 +15,7 @@ from specprune_ros.parameter_file import read_parameters
 from specprune_ros.recording.bag_writer import DIGEST, PARAMETERS, REMAPPINGS, no_space
 from specprune_ros.replay.arms import Arms, distinct_arms
 from specprune_ros.replay.bag import Bag, BagError
+from specprune_ros.replay.compare import COMPARE, compare
 from specprune_ros.replay.names import Names
 from specprune_ros.replay.options import Options, parse
 from specprune_ros.replay.results import INTERRUPTED, Results, say
@@ -33,6 +34,9 @@ def main() -> int:
     for wanted in (signal.SIGINT, signal.SIGTERM):
         signal.signal(wanted, _interrupt)
     try:
+        if COMPARE in sys.argv[1:]:
+            compare([word for word in sys.argv[1:] if word != "--ros-args"])
+            return 0
         return run(parse(sys.argv[1:]))
     except UserError as error:
         say(str(error))
