@@ -6,6 +6,8 @@ import argparse
 import sys
 
 import rclpy
+import rclpy.utilities
+from action_msgs.msg import GoalStatus
 from rclpy.action import ActionClient
 from rclpy.signals import SignalHandlerOptions
 from specprune_ros.action import RunPolicy
@@ -50,9 +52,9 @@ def main() -> int:
     if not answer.done():
         print("the node does not answer any more", file=sys.stderr)
         return 1
-    result = answer.result().result
+    status, result = answer.result().status, answer.result().result
     print(f"{result.message}; {result.elapsed:.1f} s, {result.inferences} inferences, {result.distance:.3f} m")
-    return 0 if result.outcome == RunPolicy.Result.SUCCEEDED else 1
+    return 0 if status == GoalStatus.STATUS_SUCCEEDED else 1
 
 
 def show(feedback: RunPolicy.Feedback) -> None:

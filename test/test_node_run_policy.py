@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """~/run_policy with a real action client, a fake policy and a clock that the test sets; one test over DDS."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -8,7 +11,8 @@ pytest.importorskip("rclpy")
 
 import rclpy
 from action_msgs.msg import GoalStatus
-from policy_client import INSTRUCTION, PolicyClient, start_policy, stop
+from geometry_msgs.msg import Twist
+from policy_client import INSTRUCTION, ROOT, PolicyClient, start_policy, stop
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from session_bench import SECOND, SessionBench
@@ -250,6 +254,25 @@ def test_enable_and_reset_agree_with_it(bench):
     assert not isinstance(b.work_and_tick(count=3), Hold)
 
 
+def test_a_goal_takes_over_an_arm_that_moves_by_enable(bench):
+    b = bench()
+    b.enable()
+    b.work_and_tick(count=3)
+    assert b.speeds()[-1] > 0
+    b.start()
+    assert b.speeds()[-1] == 0  # at once, and then from the next observation
+    assert b.tick() == Hold(HoldReason.NO_CHUNK)
+    assert not isinstance(b.work_and_tick(count=2), Hold)
+
+
+def test_diagnostics_tell_of_the_run(bench):
+    b = bench()
+    assert b.node._statuses()[0].values["run"] == "none"
+    b.start()
+    b.work_and_tick(count=20)
+    assert b.node._statuses()[0].values["run"] == "1.02 s"
+
+
 def test_a_second_goal_is_refused(bench):
     b = bench()
     b.start()
@@ -354,8 +377,16 @@ def test_over_dds_with_the_model():
         client.wait(result.done, "the result", 60)
         assert result.result().status == GoalStatus.STATUS_CANCELED
         assert result.result().result.outcome == Result.CANCELLED and result.result().result.inferences > 0
-        last = client.heard["twist"][-1].twist
-        assert last.linear.x == last.linear.y == last.linear.z == 0
+        client.wait(lambda: client.heard["twist"][-1].twist == Twist(), "the arm to hold")
+        example = subprocess.Popen(
+            [sys.executable, "examples/run_policy.py", INSTRUCTION, "--time-limit", "1.5"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        client.wait(lambda: example.poll() is not None, "the example", 60)
+        output = example.communicate()[0]
+        assert example.returncode == 0 and "1.5 s are over" in output and "moving" in output, output
         stop(process)
     finally:
         process.kill()

@@ -220,7 +220,7 @@ class PolicyNode(LifecycleNode):
             problem = self._namesake_problem()
             if self.session is not None:
                 self.session.enable(False)
-        values: dict[str, object] = {"refused instruction": self._refused_instruction}
+        values: dict[str, object] = {"refused instruction": self._refused_instruction, "run": self.runs.described()}
         lifecycle = Status("lifecycle", problem or self._state, ERROR if problem else OK, values)
         return [lifecycle, *(self.session.statuses() if self.session is not None else [])]
 

@@ -76,6 +76,10 @@ class RunPolicyServer:
         self.end(Outcome.DEACTIVATED, "the node ends")
         self._server.destroy()
 
+    def described(self) -> str:
+        """The run in a word, for /diagnostics."""
+        return "none" if self._active is None else f"{self._active.run.elapsed:.2f} s"
+
     # What the client asks
 
     def _on_goal(self, request: RunPolicy.Goal) -> GoalResponse:
