@@ -80,6 +80,7 @@ def generate_launch_description() -> LaunchDescription:
                     "params_file": LaunchConfiguration("params_file"),
                     "primary_image": "/libero_sim/primary/image",
                     "wrist_image": "/libero_sim/wrist/image",
+                    "record": LaunchConfiguration("record"),
                 }.items(),
             ),
         ]
@@ -96,6 +97,7 @@ def generate_launch_description() -> LaunchDescription:
                 DeclareLaunchArgument(name, default_value=default, description=description)
                 for name, _, default, description in SCENE_ARGUMENTS
             ),
+            DeclareLaunchArgument("record", default_value="", description="New folder for a recording to replay"),
             DeclareLaunchArgument("enable", default_value="true", description="Move as soon as the policy is active"),
             # Without this profile camera frames are lost between processes.
             SetEnvironmentVariable(

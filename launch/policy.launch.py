@@ -11,12 +11,13 @@ value, or the default, as it is.
 
 The node configures and activates itself, once: what `ros2 lifecycle set` asks for later is not undone. When it cannot
 (wrong parameters, no checkpoint), launch ends with 1. After a crash or a hang it is started again, with motion off.
+`record:=DIR` records with `ros2 bag record` what `ros2 run specprune_ros replay DIR` needs.
 """
 
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable, Shutdown
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction, SetEnvironmentVariable, Shutdown
 from launch.events.process import ProcessExited
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
@@ -48,6 +49,7 @@ COMPRESSED = "/compressed"  # what image_transport appends; a rule for the base 
 LISTS = ("cameras",)
 WRONG_PARAMETERS = 2  # exit code
 RESPAWN_DELAY = 2.0  # seconds
+CLOSING = "30"  # seconds that the recorder gets to finish its file
 
 
 def _value(context: LaunchContext, argument: str) -> str:
@@ -61,14 +63,17 @@ def _is_true(context: LaunchContext, argument: str) -> bool:
     return value == "true"
 
 
+def _given_parameters(context: LaunchContext) -> list[tuple]:
+    """(argument, parameter, value) of those that are not empty."""
+    given = [(name, parameter, _value(context, name)) for name, parameter, _ in PARAMETERS]
+    return [(name, parameter, text.split(",") if name in LISTS else text) for name, parameter, text in given if text]
+
+
 def _policy(context: LaunchContext) -> list:
     # With their types: launch would read the instruction "yes" as a boolean.
     overrides: dict = {
-        parameter: ParameterValue(_value(context, name).split(","), value_type=list[str])
-        if name in LISTS
-        else ParameterValue(_value(context, name), value_type=str)
-        for name, parameter, _ in PARAMETERS
-        if _value(context, name)
+        parameter: ParameterValue(value, value_type=list[str] if name in LISTS else str)
+        for name, parameter, value in _given_parameters(context)
     }
     overrides["autostart"] = _is_true(context, "autostart")
     remappings = [(topic, _value(context, name)) for name, topic, _ in REMAPPINGS if _value(context, name)]
@@ -89,7 +94,22 @@ def _policy(context: LaunchContext) -> list:
         respawn_delay=RESPAWN_DELAY,
         on_exit=lambda event, context: _on_exit(event, context, respawn),
     )
-    return [node]
+    return [*_recorder(context, params_file, remappings), node]
+
+
+def _recorder(context: LaunchContext, params_file: str, remappings: list[tuple[str, str]]) -> list:
+    """The recorder, started before the policy. One that ends does not end the policy."""
+    folder = _value(context, "record")
+    if not folder:
+        return []
+    from specprune_ros.replay.record_command import record_command
+
+    around = [tuple(rule) for rule in context.launch_configurations.get("ros_remaps", [])]  # of a SetRemap
+    name = [("__ns", _value(context, "namespace"))] if _value(context, "namespace") else []
+    parameters = {parameter: value for _, parameter, value in _given_parameters(context)}
+    path = Path(params_file) if params_file else None
+    command = record_command(Path(folder).expanduser(), path, parameters, [*name, *remappings, *around])
+    return [ExecuteProcess(cmd=command, output="screen", sigterm_timeout=CLOSING)]
 
 
 def _on_exit(event: ProcessExited, context: LaunchContext, respawn: bool) -> list | None:
@@ -110,6 +130,7 @@ def generate_launch_description() -> LaunchDescription:
             *(DeclareLaunchArgument(name, default_value="", description=text) for name, text in arguments),
             DeclareLaunchArgument("params_file", default_value="", description="Parameters, as in config/franka.yaml"),
             DeclareLaunchArgument("namespace", default_value="", description="Namespace, for more than one arm"),
+            DeclareLaunchArgument("record", default_value="", description="New folder for a recording to replay"),
             DeclareLaunchArgument("autostart", default_value="true", description="Configure and activate at start"),
             DeclareLaunchArgument("respawn", default_value="true", description="Start again after a crash, motion off"),
             # Without this profile camera frames are lost, and a killed process can stop the commands.

@@ -21,8 +21,8 @@ def bag(tmp_path_factory):
     from std_msgs.msg import String
 
     from specprune_ros.demo.bag_recorder import BagRecorder
-    from specprune_ros.recording.bag_writer import PARAMETERS as PARAMETERS_KEY
     from specprune_ros.recording.bag_writer import BagWriter
+    from specprune_ros.recording.custom_data import PARAMETERS as PARAMETERS_KEY
 
     path = tmp_path_factory.mktemp("live") / "bag"
     context = rclpy.Context()

@@ -28,7 +28,8 @@ from specprune_ros.openvla import checkpoint as release
 from specprune_ros.openvla.digest import digest
 from specprune_ros.policy import Policy
 from specprune_ros.processes.runner import INTERVAL, RunFailed, Runner, children_of_a_run, command, listening
-from specprune_ros.recording.bag_writer import CHECKPOINT, DIGEST, PARAMETERS, REMAPPINGS, BagWriter
+from specprune_ros.recording.bag_writer import BagWriter
+from specprune_ros.recording.custom_data import CHECKPOINT, DIGEST, PARAMETERS, REMAPPINGS
 from specprune_ros.sim.libero_env import CONTROL_RATE
 from specprune_ros.viewing.episode import Episode
 from specprune_ros.viewing.video import write_video

@@ -25,10 +25,6 @@ LATCHED = Qos(
     FOREVER,
     False,
 )
-CUSTOM = "specprune_ros."  # what we put into a bag's custom data begins so
-PARAMETERS, REMAPPINGS, DIGEST, CHECKPOINT = (
-    CUSTOM + name for name in ("parameters", "remappings", "checkpoint_digest", "checkpoint")
-)
 
 
 class BagWriter:

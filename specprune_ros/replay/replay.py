@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 from specprune_ros.errors import UserError
 from specprune_ros.openvla.digest import digest
 from specprune_ros.parameter_file import read_parameters
-from specprune_ros.recording.bag_writer import DIGEST, PARAMETERS, REMAPPINGS, no_space
+from specprune_ros.recording.bag_writer import no_space
+from specprune_ros.recording.custom_data import DIGEST, PARAMETERS, REMAPPINGS
 from specprune_ros.replay.arms import Arms, distinct_arms
 from specprune_ros.replay.bag import Bag, BagError
 from specprune_ros.replay.compare import COMPARE, compare
