@@ -53,6 +53,19 @@ def config(sizes: Sizes, **changes) -> dict:
     }
 
 
+def joint_facts(action_dim: int) -> dict:
+    """What config.json has to say of a robot that no family knows: every action is a joint's position."""
+    return {
+        "chunk_length": 25,
+        "num_views": 3,
+        "center_crop": True,
+        "proprio_normalization": "bounds",
+        "action_space": "absolute_joint",
+        "action_names": [f"joint_{i}" for i in range(action_dim)],
+        "action_units": ["rad"] * action_dim,
+    }
+
+
 def statistics(action_dim: int = 7, proprio_dim: int = 8, key: str = "libero_spatial_no_noops") -> dict:
     """dataset_statistics.json with one key; the last action dimension (gripper) is not normalised."""
     groups = {}
@@ -164,9 +177,13 @@ def write_shards(folder: Path, weights: dict[str, Tensor], count: int) -> None:
 def write_checkpoint(
     folder: Path, sizes: Sizes, weights: dict[str, Tensor] | None = None, dtype: torch.dtype = torch.float32, **changes
 ) -> Path:
-    """A whole checkpoint folder, single file; `changes` go to config.json. Returns the folder."""
+    """A whole checkpoint folder, single file; `changes` go to config.json. Returns the folder.
+
+    Seven action dimensions are LIBERO's, known by the name of the statistics; any other number is an arm of its own.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config(sizes, **changes)))
+    facts = {} if sizes.action_dim == Sizes.action_dim else joint_facts(sizes.action_dim)
+    (folder / "config.json").write_text(json.dumps(config(sizes, **(facts | changes))))
     (folder / "dataset_statistics.json").write_text(json.dumps(statistics(sizes.action_dim, sizes.proprio_dim)))
     shutil.copy(TINY / "tokenizer.json", folder)
     weights = random_weights(sizes) if weights is None else weights
