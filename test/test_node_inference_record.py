@@ -16,6 +16,7 @@ from std_msgs.msg import String
 from specprune_ros.nodes.reporting.inference_record import InferenceRecord
 from specprune_ros.nodes.reporting.latency import pauses
 from specprune_ros.nodes.reporting.status_text import StatusText, inference_text
+from specprune_ros.nodes.subscribing import LATCHED
 from specprune_ros.policy import ActionChunk, PruningReport
 
 pytestmark = pytest.mark.ros
@@ -87,27 +88,21 @@ def test_status_text_of_an_inference():
     )
 
 
-def test_status_is_only_written_while_someone_listens():
+def test_a_late_listener_hears_the_last_status():
     context = rclpy.Context()
     context.init()
-    node, lines, heard = Node("status", context=context), [], []
+    node, heard = Node("status", context=context), []
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
-
-    def line():
-        lines.append("well")
-        return lines[-1]
-
     status = StatusText(node)
-    status.publish(line)
-    assert not lines
-    node.create_subscription(String, "~/status", heard.append, 1)
+    status.publish("before")
+    status.publish("well")
+    node.create_subscription(String, "~/status", heard.append, LATCHED)
     for _ in range(500):
         executor.spin_once(timeout_sec=0.01)
         if heard:
             break
-        status.publish(line)
-    assert heard[0].data == "well" and lines
+    assert [message.data for message in heard] == ["well"]
     status.destroy()
     node.destroy_node()
     context.shutdown()
