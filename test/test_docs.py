@@ -33,7 +33,9 @@ def test_parameters_exist(document):
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_launch_arguments_exist(document):
     source = (ROOT / "launch" / "policy.launch.py").read_text()
-    known = set(re.findall(r'^    \("([a-z_]+)", "', source, re.MULTILINE)) | {"params_file", "namespace"}
+    known = set(re.findall(r'^    \("([a-z_]+)", "', source, re.MULTILINE)) | set(
+        re.findall(r"DeclareLaunchArgument\(\"([a-z_]+)\"", source)
+    )
     for command in re.findall(r"policy\.launch\.py((?: \\\n|[^\n`])*)", document.read_text()):
         assert set(re.findall(r"(?<=[\s])([a-z_]+):=", command)) <= known, command
 
