@@ -19,6 +19,11 @@ class Options:
     """Checked as far as that is possible without the bag."""
 
     bag: Path
+    more_bags: tuple[Path, ...]  # of a search
+    suggest: bool
+    trials: int
+    minutes: float
+    seed: int
     params_file: Path | None
     parameters: dict[str, Any]  # of -p, --checkpoint and --device, over those of the file
     names: Names
@@ -47,21 +52,30 @@ def parse(arguments: list[str]) -> Options:
         parameters["model.device"] = given.device
     if given.every < 1:
         raise ConfigError(f"--every {given.every} is outside the allowed range; allowed: at least 1")
-    for name in ("rate", "start", "duration"):
+    for name in ("rate", "start", "duration", "minutes"):
         if getattr(given, name) < 0:
             raise ConfigError(f"--{name} {getattr(given, name):g} is outside the allowed range; allowed: at least 0")
+    if len(given.bag) > 1 and not given.suggest:
+        raise ConfigError("several bags are for --suggest; replay them one by one")
+    if given.trials < 1:
+        raise ConfigError(f"--trials {given.trials} is outside the allowed range; allowed: at least 1")
     if given.rate and given.every > 1:
         raise ConfigError("--every and --rate say different things; give one of them")
     if given.params_file and not given.params_file.is_file():
         raise ConfigError(f"--params-file {given.params_file} is not a file")
     return Options(
-        bag=given.bag,
+        bag=given.bag[0],
+        more_bags=tuple(given.bag[1:]),
+        suggest=given.suggest,
+        trials=given.trials,
+        minutes=given.minutes,
+        seed=given.seed,
         params_file=given.params_file,
         parameters=parameters,
         names=Names.of(given.remap),
         renamed=bool(given.remap),
         arms=tuple(filter(None, given.arms.split(","))),
-        out=given.out or Path(f"replay_{given.bag.stem}").resolve(),
+        out=given.out or Path(f"replay_{given.bag[0].stem}").resolve(),
         every=given.every,
         rate=given.rate,
         as_recorded=given.as_recorded,
@@ -90,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         "`replay --compare A/report.json B/report.json` compares two replays.",
     )
     add = parser.add_argument
-    add("bag", metavar="BAG", type=_path, help="folder of a rosbag2 recording, or one .mcap or .db3 file")
+    add("bag", metavar="BAG", nargs="+", type=_path, help="folder of a rosbag2 recording, or one .mcap or .db3 file")
     add("--params-file", metavar="FILE", type=_path, help="the node's parameter file")
     add("--checkpoint", metavar="DIR", type=_path, help="OpenVLA-OFT checkpoint (default: model.checkpoint)")
     add(
@@ -112,6 +126,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-error", metavar="CM", type=float, help="exit code 3 when a pruned arm's p99 is further from dense")
     add("--max-flips", metavar="SHARE", type=float, help="exit code 3 when grippers differ in more steps, 0 to 1")
     add("--max-latency", metavar="MS", type=float, help="exit code 3 when a pruned arm's p99 is slower")
+    add("--suggest", action="store_true", help="search pruning constants on the bags instead; the last bag judges them")
+    add("--trials", metavar="N", type=int, default=60, help="of the search, those of an earlier one included")
+    add("--minutes", metavar="M", type=float, default=0.0, help="end the search after so long")
+    add("--seed", metavar="N", type=int, default=0, help="of the search")
     add("--quiet", action="store_true", help="no progress bar")
     return parser
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ros2 run specprune_ros replay BAG`: a recording through the policy, dense and pruned, and a report about it."""
 
+import functools
 import json
 import shutil
 import signal
@@ -14,9 +15,12 @@ from specprune_ros.openvla.digest import digest
 from specprune_ros.parameter_file import read_parameters
 from specprune_ros.recording.bag_writer import no_space
 from specprune_ros.recording.custom_data import DIGEST, PARAMETERS, REMAPPINGS
-from specprune_ros.replay.arms import Arms, distinct_arms
+from specprune_ros.replay import suggest
+from specprune_ros.replay.arms import DENSE, Arms, distinct_arms
 from specprune_ros.replay.bag import Bag, BagError
 from specprune_ros.replay.compare import COMPARE, compare
+from specprune_ros.replay.differences import ChunkSpace
+from specprune_ros.replay.moment import Spool
 from specprune_ros.replay.names import Names
 from specprune_ros.replay.options import Options, parse
 from specprune_ros.replay.results import INTERRUPTED, Results, say
@@ -38,7 +42,8 @@ def main() -> int:
         if COMPARE in sys.argv[1:]:
             compare([word for word in sys.argv[1:] if word != "--ros-args"])
             return 0
-        return run(parse(sys.argv[1:]))
+        options = parse(sys.argv[1:])
+        return run_search(options) if options.suggest else run(options)
     except UserError as error:
         say(str(error))
         return BAD_INPUT
@@ -73,6 +78,47 @@ def run(options: Options) -> int:
             results.move(options.out)
     say(f"report.html, report.json and chunks.mcap are in {options.out}")
     return code
+
+
+def run_search(options: Options) -> int:
+    """Search pruning constants and write what was found. Returns the exit code. Raises UserError."""
+    bags = (options.bag, *options.more_bags)
+    with _folder(options.out) as partial:
+        seen = suggest.Observations(Path(partial) / "observations")
+        for number, path in enumerate(bags):
+            with Bag(path) as bag:
+                names = options.names if options.renamed else _recorded_names(bag)
+                node = _settings(options, bag, names)
+                if number == 0:
+                    arms, first = Arms(node, {DENSE: None}), node
+                replay = Replay(
+                    bag,
+                    node,
+                    find_topics(bag, node, names),
+                    arms,
+                    Schedule(options.every, options.rate, None),
+                    options.instruction,
+                )
+                spool = Spool(Path(partial) / f"moments{number}")
+                outcome = replay.run(
+                    spool, options.start, options.duration, functools.partial(seen.add, number), options.quiet
+                )
+                spool.close()
+                arms.reset()
+                if outcome.interrupted:
+                    raise KeyboardInterrupt
+        seen.close()
+        if not seen.bags:
+            raise BagError(f"{options.bag} gives no observation; replay it without --suggest, which says why")
+        space = ChunkSpace(first.controller, arms.dense.action_dim)
+        runs = suggest.Search(arms.dense, first.pruning, space, seen)
+        identity = suggest.identity(bags, Path(first.model.checkpoint), options.every, options.rate)
+        study = suggest.open_study(options.out, identity, options.seed)
+        suggest.search(study, runs, options.trials, options.minutes, options.quiet)
+        result = suggest.conclude(study, runs, options.out)
+    say(suggest.sentence(result))
+    say(f"{suggest.PAGE}, {suggest.NUMBERS} and, if something is suggested, {suggest.YAML} are in {options.out}")
+    return 0
 
 
 def _recorded_names(bag: Bag) -> Names:

@@ -117,7 +117,7 @@ def verdict(comparison: dict[str, Any], findings: Iterable[Finding]) -> Verdict:
         return Verdict(text + ".", _fastest(pruned), "Replay a longer part of the recording.", "")
     if not pruned:
         return Verdict("Only dense was run, so nothing was compared.", "", "Name other arms with --arms.", "")
-    within = {name: arm for name, arm in pruned.items() if _within(arm, floor)}
+    within = {name: arm for name, arm in pruned.items() if within_noise(arm, floor)}
     limit = " or ".join(
         f"{floor[measure]:.2g} {unit}"
         for measure, unit in (("centimetres", "cm"), ("degrees", "degrees"))
@@ -149,9 +149,10 @@ def verdict(comparison: dict[str, Any], findings: Iterable[Finding]) -> Verdict:
     return Verdict(safe, faster, advice, best)
 
 
-def _within(arm: dict[str, Any], floor: dict[str, Any]) -> bool:
+def within_noise(arm: dict[str, Any], floor: dict[str, Any]) -> bool:
+    """Whether an arm's report says that it differs from dense no more than dense from itself."""
     gripper = arm["gripper"]["differing_steps_share"] or 0.0
-    return arm["above_noise_share"] <= SAFE and gripper <= SAFE * 0.1 + (floor["gripper_steps"] or 0.0)
+    return bool(arm["above_noise_share"] <= SAFE and gripper <= SAFE * 0.1 + (floor["gripper_steps"] or 0.0))
 
 
 def _fastest(pruned: dict[str, Any]) -> str:
