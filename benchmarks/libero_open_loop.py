@@ -100,14 +100,14 @@ def remembered_towers() -> Iterator[None]:
     """Within it the vision towers run once for the same pixels, which are the same for every arm."""
     see, features = OpenVLA.see, {}
 
-    def remembered(model: OpenVLA, pixels: list[Tensor]) -> Tensor:
+    def remembered(model: OpenVLA, pixels: list[Tensor], film: Tensor) -> Tensor:
         if model.device.type != "cpu":  # a captured graph cannot choose
-            return see(model, pixels)
-        key = hashlib.sha256(pixels[0].numpy().tobytes()).digest()
+            return see(model, pixels, film)
+        key = hashlib.sha256(pixels[0].numpy().tobytes() + film.float().numpy().tobytes()).digest()
         if key not in features:
             while len(features) >= REMEMBERED:
                 del features[next(iter(features))]
-            features[key] = see(model, pixels)
+            features[key] = see(model, pixels, film)
         return features[key]
 
     OpenVLA.see = remembered

@@ -210,7 +210,7 @@ def swapped(bench):
 
 def small(message: Image):
     message.height, message.width, message.step = 120, 160, 480
-    message.data = bytes(120 * 480)
+    message.data = bytes([20, 80, 160]) * (120 * 160)
 
 
 def grey(message: Image):

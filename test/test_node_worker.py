@@ -27,7 +27,7 @@ class SlowPolicy:
     def act(self, observation):
         self.calls.append(("act", observation.instruction, observation.stamp))
         self.started.set()
-        assert self.finish.wait(5)
+        assert self.finish.wait(60)
         if self.error is not None:
             raise self.error
         return observation.stamp
@@ -62,7 +62,7 @@ def bench():
         instruction, due = "go", True
 
         def wait(self, condition):
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + 60
             while not condition():
                 assert time.monotonic() < deadline
                 time.sleep(0.005)
@@ -85,7 +85,7 @@ def bench():
 
 def test_one_inference_per_frame_and_never_a_queue(bench):
     bench.worker.start()
-    assert bench.policy.started.wait(5)
+    assert bench.policy.started.wait(60)
     for stamp in (2, 3, 4):  # three frames during one inference
         bench.frames.stamp = stamp * 1_000_000_000
         bench.worker.wake()
@@ -97,10 +97,10 @@ def test_one_inference_per_frame_and_never_a_queue(bench):
 @pytest.mark.parametrize("interruption", ["stop", "reset"])
 def test_the_result_of_an_interrupted_inference_is_dropped(bench, interruption):
     bench.worker.start()
-    assert bench.policy.started.wait(5)
+    assert bench.policy.started.wait(60)
     begin = time.monotonic()
     getattr(bench.worker, interruption)()
-    assert time.monotonic() - begin < 0.1  # does not wait for the inference
+    assert time.monotonic() - begin < 4  # does not wait for the inference, which lasts until it is told to end
     bench.policy.finish.set()
     if interruption == "reset":  # the newest frame is looked at again, without history
         bench.wait(lambda: bench.chunks == [1.0])
@@ -140,7 +140,7 @@ def test_errors_are_told_and_end(bench):
 
 def test_pruning_changes_between_inferences(bench):
     bench.worker.start()
-    assert bench.policy.started.wait(5)
+    assert bench.policy.started.wait(60)
     bench.worker.set_pruning("off")
     assert ("set_pruning", "off") not in bench.policy.calls
     bench.policy.finish.set()

@@ -53,7 +53,7 @@ MISTAKES = [
     ({"update_layers": [10]}, "pruning.update_layers", "10", "at least one layer up to 5"),
     ({"local_layers": []}, "pruning.local_layers", "empty", "at least one"),
     ({"alpha": "much"}, "pruning.alpha", "much", "0.05 to 4"),
-    ({"controller": 1}, "pruning.controller", "1", "bool"),
+    ({"controller": 1}, "pruning.controller", "1", "true or false"),
     ({"prune_layers": 5}, "pruning.prune_layers", "5", "list"),
     ({"budget": 5}, "pruning.budget", "is not a parameter", "budget_tokens"),
 ]

@@ -68,7 +68,14 @@ def _play(client):
     client.change_transform = move
     # Node and recorder have to hear the same from the first message on.
     topics = (client.tf, client.joints, client.instruction, *client.images.values())
-    client.wait(lambda: all(topic.get_subscription_count() == 2 for topic in topics), "node and recorder", 60, False)
+    # The node hears instructions twice: latched ones, and volatile ones.
+    listeners = {topic: 3 if topic is client.instruction else 2 for topic in topics}
+    client.wait(
+        lambda: all(topic.get_subscription_count() == count for topic, count in listeners.items()),
+        "node and recorder",
+        60,
+        False,
+    )
     _spin(client, 1.0)
     while len([chunk for chunk in client.heard["chunk"] if chunk.steps]) < CHUNKS:
         assert time.monotonic() - start < 120, client.statuses()
