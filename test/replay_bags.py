@@ -17,7 +17,7 @@ NODE = "/specprune_policy"
 PARAMETERS = f"""
 /**/specprune_policy:
   ros__parameters:
-    model: {{device: cpu, checkpoint: {CHECKPOINT}}}
+    model: {{device: cpu, threads: 1, checkpoint: {CHECKPOINT}}}
     inputs:
       joint_names: [{", ".join(FINGERS)}]
       base_frame: world

@@ -75,7 +75,7 @@ class FakePolicy:
     def reset(self):
         self.calls.append("reset")
 
-    def observe(self, views, stamp):
+    def observe(self, views, stamp, cameras=None):
         pass
 
     def act(self, observation):

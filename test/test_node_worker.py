@@ -32,7 +32,7 @@ class SlowPolicy:
             raise self.error
         return observation.stamp
 
-    def observe(self, views, stamp):
+    def observe(self, views, stamp, cameras=None):
         self.calls.append(("observe", stamp))
 
     def reset(self):

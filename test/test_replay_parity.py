@@ -27,7 +27,7 @@ def bag(tmp_path_factory):
     path = tmp_path_factory.mktemp("live") / "bag"
     context = rclpy.Context()
     context.init()
-    process = start_policy(**{"model.checkpoint": str(CHECKPOINT), "autostart": "true"})
+    process = start_policy(**{"model.checkpoint": str(CHECKPOINT), "autostart": "true", "model.threads": 1})
     client = PolicyClient(context, process)
     try:
         with BagWriter(path, latched=("/tf_static", f"{NODE}/instruction")) as writer:

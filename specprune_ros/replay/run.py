@@ -4,6 +4,7 @@
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
@@ -35,21 +36,31 @@ class Recorded:
     compared: int = 0
     equal: int = 0  # to the last bit
     largest: float = 0.0  # difference of an action, checkpoint units
-    _own: dict[int, ActionChunk] = field(default_factory=dict)
+    # Of a stamp, whichever comes first waits for the other: a fast node's chunk is recorded before the replay infers.
+    _own: dict[int, NDArray[np.float64]] = field(default_factory=dict)
+    _theirs: dict[int, NDArray[np.float64]] = field(default_factory=dict)
 
     def remember(self, stamp: int, chunks: dict[str, ActionChunk]) -> None:
+        """The replay's chunks from the observation of this stamp, nanoseconds."""
         if self.arm:
-            self._own[stamp] = chunks[self.arm]
-            while len(self._own) > AWAITED:
-                del self._own[next(iter(self._own))]
+            self._keep(self._own, stamp, chunks[self.arm].actions.ravel())
 
-    def compare(self, message: object) -> None:
-        """With a recorded ActionChunk, if there is an own one of its stamp."""
-        own = self._own.pop(from_stamp(message.header.stamp), None)  # type: ignore[attr-defined]
-        actions = np.asarray(message.actions, np.float64)  # type: ignore[attr-defined]
-        if own is None or actions.size != own.actions.size:
+    def add(self, message: Any) -> None:
+        """A recorded ActionChunk."""
+        if self.arm:
+            self._keep(self._theirs, from_stamp(message.header.stamp), np.asarray(message.actions, np.float64))
+
+    def _keep(self, side: dict[int, NDArray[np.float64]], stamp: int, actions: NDArray[np.float64]) -> None:
+        side[stamp] = actions
+        if stamp in self._own and stamp in self._theirs:
+            self._compare(self._own.pop(stamp), self._theirs.pop(stamp))
+        while len(side) > AWAITED:
+            del side[next(iter(side))]
+
+    def _compare(self, own: NDArray[np.float64], recorded: NDArray[np.float64]) -> None:
+        if own.size != recorded.size:
             return
-        apart = float(np.abs(actions - own.actions.ravel()).max())
+        apart = float(np.abs(recorded - own).max())
         self.compared += 1
         self.equal += apart == 0.0
         self.largest = max(self.largest, apart)
@@ -116,7 +127,7 @@ class Replay:
             if elapsed > bar.n + 0.1:
                 bar.update(elapsed - bar.n)
             if message.topic == chunks:
-                self.outcome.recorded.compare(message.message)
+                self.outcome.recorded.add(message.message)
             else:
                 yield message
 

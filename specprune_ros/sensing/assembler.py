@@ -112,8 +112,7 @@ class ObservationAssembler:
 
         Raises ObservationError that says which input is missing, stale or broken, and what to do.
         """
-        needs_pose = self._end_effector is not None and self.config.proprio == "end_effector"
-        pose_until = self._end_effector.covered_until(self._skew(TF)) if self._end_effector and needs_pose else None
+        pose_until = self._pose_until()
         with self._lock:
             stamp = self._covered(self._newest_common_stamp(now), pose_until, now)
             if newer_than is not None and stamp <= newer_than:
@@ -191,13 +190,15 @@ class ObservationAssembler:
 
     def newest_common_stamp(self, now: int) -> int:
         """The stamp that `assemble` would take, nanoseconds. Raises ObservationError as it does for the cameras."""
+        pose_until = self._pose_until()
         with self._lock:
-            return self._newest_common_stamp(now)
+            return self._covered(self._newest_common_stamp(now), pose_until, now)
 
     def problem(self, now: int) -> str:
         """Why there is no complete set of camera images, "" when there is one."""
         try:
-            self.newest_common_stamp(now)
+            with self._lock:
+                self._newest_common_stamp(now)
         except ObservationError as error:
             return str(error)
         return ""
@@ -238,6 +239,12 @@ class ObservationAssembler:
     def _skew(self, name: str) -> int:
         """Nanoseconds."""
         return int(self.config.max_skew_of(name) * NANOSECONDS)
+
+    def _pose_until(self) -> int | None:
+        """Until when the pose in the proprio is known, nanoseconds; None when there is none in it, or it is unknown."""
+        if self._end_effector is None or self.config.proprio != "end_effector":
+            return None
+        return self._end_effector.covered_until(self._skew(TF))
 
     def _covered(self, stamp: int, pose_until: int | None, now: int) -> int:
         """`stamp`, or that of an older image which a joint or a pose that comes more seldom covers already.
