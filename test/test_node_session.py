@@ -81,8 +81,12 @@ def test_a_dry_run_stops_the_arm_and_computes_on(bench):
     count = len(bench.messages("twist")), len(bench.messages("gripper"))
     assert isinstance(bench.tick(), Motion)
     assert (len(bench.messages("twist")), len(bench.messages("gripper"))) == count
-    assert not bench.messages("action_chunk")[-1].execute
+    bench.infer()
+    computed = bench.messages("action_chunk")[-1]
+    assert computed.steps and not computed.execute
     bench.set(dry_run=False)
+    bench.infer()
+    assert bench.messages("action_chunk")[-1].execute
     assert isinstance(bench.tick(), Motion) and bench.speeds()[-1] > 0
 
 
@@ -207,3 +211,35 @@ def test_a_finished_chunk_is_a_pause(bench):
     results = [bench.tick() for _ in range(9)]
     assert results[-1].reason == HoldReason.CHUNK_FINISHED
     assert bench.status("motion").values["pauses between chunks"] == 1
+
+
+def test_a_chunk_that_comes_after_its_end_is_counted(bench):
+    bench.enable()
+    bench.advance(0.01)
+    bench.see()
+    bench.advance(0.45)  # the chunk lasts 0.4 s
+    bench.pose()
+    bench.work()
+    values = bench.status("inference").values
+    assert values["late chunks"] == 1 and values["deadline misses"] == 1
+    assert isinstance(bench.tick(images=False), Hold)
+
+
+def test_a_new_start_counts_from_zero(bench):
+    start_moving(bench)
+    bench.set(limits__max_speed=0.05)
+    bench.tick()
+    assert bench.status("motion").values["limit speed"]
+    bench.node.trigger_deactivate()
+    bench.node.trigger_activate()
+    assert "limit speed" not in bench.status("motion").values and bench.status("inference").values["chunks"] == 0
+
+
+def test_what_came_before_a_small_jump_back_is_forgotten(bench):
+    start_moving(bench)
+    bench.set_time(bench.now - SECOND // 2)
+    bench.session._tick()
+    seen = len(bench.policy.observations)
+    bench.infer()  # its stamps are older than those that were kept
+    assert len(bench.policy.observations) == seen + 1
+    assert bench.policy.observations[-1].stamp == pytest.approx(bench.now / SECOND)
