@@ -1,18 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps the tests' ROS traffic on this machine and away from every other test run and robot."""
 
-import fcntl
 import importlib.util
 import os
-import random
-import tempfile
 from collections.abc import Generator
-from pathlib import Path
-from typing import IO
+from contextlib import ExitStack
 
 import pytest
 
-DOMAINS = range(1, 102)  # the IDs whose ports are clear of Linux's ephemeral ports
+from specprune_ros.processes.free_domain import free_domain, local_network
 
 NEEDED_MODULES = {"ros": "rclpy", "sim": "libero"}
 # The tests of model, method and engine need none of these, so that they run on a GPU machine that has little installed.
@@ -35,32 +31,13 @@ if importlib.util.find_spec("hypothesis"):
     hypothesis.settings.register_profile("any_machine", deadline=None)
     hypothesis.settings.load_profile("any_machine")
 
-domain_lock: IO[str] | None = None  # open, and so locked, for the whole session
-
-
-def lock_free_domain() -> tuple[int, IO[str]]:
-    """A ROS domain ID that no other test session on this machine uses, and the lock that reserves it."""
-    for domain in random.sample(DOMAINS, len(DOMAINS)):
-        lock = Path(tempfile.gettempdir(), f"specprune_ros_test_domain_{domain}.lock").open("a")  # noqa: SIM115
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-        else:
-            return domain, lock
-    raise pytest.UsageError("every ROS domain ID is taken by other test sessions on this machine")
+reserved = ExitStack()  # the domain's lock, for the whole session
 
 
 def pytest_configure() -> None:
     # Before any test imports rclpy, and in every worker of pytest-xdist, which is a process of its own.
     # The caller's own domain is never used: it may have a robot in it.
-    global domain_lock
-    domain, domain_lock = lock_free_domain()
-    os.environ["ROS_DOMAIN_ID"] = str(domain)
-    # Without shared memory, which LOCALHOST adds: a test kills processes, and that can hang all others.
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SYSTEM_DEFAULT"
-    os.environ.pop("ROS_LOCALHOST_ONLY", None)
-    os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(Path(__file__).parent / "config" / "fastdds_localhost.xml")
+    os.environ.update(local_network(reserved.enter_context(free_domain())))
 
 
 def pytest_report_header() -> str:
