@@ -11,7 +11,11 @@ import av
 import numpy as np
 import pytest
 
+from specprune_ros.policy import Observation, Policy
+from specprune_ros.viewing.episode import Episode
+
 ROOT = Path(__file__).parents[1]
+TINY = ROOT / "test" / "data" / "tiny_oft"
 MARK = "SPECPRUNE_DEMO_TEST"
 
 
@@ -34,30 +38,36 @@ def running(mark):
     return found
 
 
-@pytest.mark.ros
-@pytest.mark.sim
-def test_a_short_episode(tmp_path):
-    mark = str(os.getpid())
-    result = demo("--seconds", "2", "--out", str(tmp_path), mark=mark)
-    logs = "".join(path.read_text() for path in tmp_path.glob("logs/*.log"))
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """The folder that one run of both, dense and pruned, leaves."""
+    out, mark = tmp_path_factory.mktemp("demo"), str(os.getpid())
+    result = demo("--compare", "--seconds", "1", "--out", str(out), mark=mark)
+    logs = "".join(path.read_text() for path in out.glob("*/logs/*.log"))
     assert result.returncode == 0, result.stderr + logs
     assert "Traceback" not in result.stderr + logs
     assert running(mark) == []
-    names = {"video.mp4", "strip.png", "latency_and_speed.png", "summary.json", "logs"}
-    assert {path.name for path in tmp_path.iterdir()} == names
-    _check_summary(json.loads((tmp_path / "summary.json").read_text()))
-    _check_video(tmp_path / "video.mp4")
+    return out
 
 
 @pytest.mark.ros
 @pytest.mark.sim
-def test_dense_and_pruned_from_the_same_state(tmp_path):
-    result = demo("--compare", "--seconds", "1", "--out", str(tmp_path))
-    assert result.returncode == 0, result.stderr
-    both = json.loads((tmp_path / "summary.json").read_text())
+def test_a_short_episode(compared):
+    names = {"video.mp4", "strip.png", "latency_and_speed.png", "summary.json"}
+    for arm in ("dense", "pruned"):
+        assert {path.name for path in (compared / arm).iterdir()} == {*names, "logs"}
+    _check_summary(json.loads((compared / "pruned" / "summary.json").read_text()))
+    _check_video(compared / "pruned" / "video.mp4")
+
+
+@pytest.mark.ros
+@pytest.mark.sim
+def test_dense_and_pruned_from_the_same_state(compared):
+    both = json.loads((compared / "summary.json").read_text())
     assert both["dense"]["pruning"] == "off" and both["dense"]["mode_share"] == {"off": 1.0}
     assert both["pruned"]["pruning"] == "paper" and both["pruned"]["speedup_vs_dense"]["frames"] > 0
-    with av.open(str(tmp_path / "video.mp4")) as one, av.open(str(tmp_path / "pruned" / "video.mp4")) as other:
+    assert both["pruned"] == json.loads((compared / "pruned" / "summary.json").read_text())
+    with av.open(str(compared / "video.mp4")) as one, av.open(str(compared / "pruned" / "video.mp4")) as other:
         first, second = (next(video.decode(video=0)).to_ndarray(format="rgb24") for video in (one, other))
     assert first.shape == (second.shape[0], 2 * second.shape[1], 3)
     # Both start alike: the views on the left and on the right are the same up to noise of rendering and encoding.
@@ -65,11 +75,30 @@ def test_dense_and_pruned_from_the_same_state(tmp_path):
     assert np.abs(first[70:350, 16:296].astype(int) - first[70:350, half + 16 : half + 296]).mean() < 8
 
 
+@pytest.mark.ros
+@pytest.mark.sim
+def test_one_run_writes_its_report(monkeypatch, tmp_path):
+    """What --compare does not run; the episode is made up."""
+    from specprune_ros.demo import demo as module
+
+    policy = Policy.from_checkpoint(TINY, pruning="paper")
+    view = np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)
+    seen = [Observation({"a": view, "b": view}, np.zeros(8), "go", 0.1 * i, 0.1 * np.ones(6)) for i in range(3)]
+    episode = Episode("go", seen, [policy.act(seen[0])], [0.05], real_time_factors=[1.0])
+    monkeypatch.setattr(module, "_record", lambda options: episode)
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # this process belongs to pytest
+    monkeypatch.setattr(sys, "argv", ["demo", "--checkpoint", str(TINY), "--out", str(tmp_path)])
+    assert module.main() == 0
+    assert {"video.mp4", "strip.png", "summary.json"} <= {path.name for path in tmp_path.iterdir()}
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["frames"], summary["pruning"], summary["speedup_vs_dense"]["frames"]) == (3, "paper", 1)
+
+
 def _check_summary(summary):
     assert summary["instruction"].startswith("pick up the black bowl") and summary["success"] is False
-    assert 1.5 < summary["simulated_s"] <= 2.1 and 30 <= summary["steps"] <= 42
-    assert 0.0 < summary["real_time_factor"] <= 1.05 and summary["wall_s"] >= 1.5
-    assert summary["frames"] >= 12 and summary["inferences"] >= 2
+    assert 0.5 < summary["simulated_s"] <= 1.1 and 10 <= summary["steps"] <= 22
+    assert 0.0 < summary["real_time_factor"] <= 1.05 and summary["wall_s"] >= 0.5
+    assert summary["frames"] >= 5 and summary["inferences"] >= 2
     latency = summary["inference_ms"]
     assert 0 < latency["p50"] <= latency["p99"] <= latency["max"] < 10_000
     assert set(summary["mode_share"]) <= {"dense", "coarse", "fine"}
@@ -79,13 +108,13 @@ def _check_summary(summary):
     assert summary["speedup_vs_dense"]["frames"] == summary["inferences"]
     assert summary["speedup_vs_dense"]["speedup"] > 0.1
     assert {"python", "torch", "numpy", "specprune_ros"} <= set(summary["versions"])
-    assert "--seconds 2" in summary["command"]
+    assert "--seconds 1" in summary["command"]
 
 
 def _check_video(path):
     with av.open(str(path)) as video:
         frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
-    assert len(frames) >= 12
+    assert len(frames) >= 5
     camera = np.array([frame[70:350, 16:296] for frame in (frames[0], frames[-1])], dtype=float)  # primary view
     assert camera.mean() > 40 and camera.std() > 20
     assert np.abs(camera[0] - camera[1]).mean() > 0.3  # the arm moved
