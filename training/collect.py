@@ -66,15 +66,20 @@ def main(arguments: list[str]) -> None:
             "collect them into a folder of their own"
         )
     blocks = [block for block in _blocks(given) if block.indices]
+    if blocks:
+        _collect(blocks, given.processes)
+    write_summary(given.folder, [" ".join(["python -m training.collect", *arguments])])
+
+
+def _collect(blocks: list[Block], processes: int) -> None:
     spawn = multiprocessing.get_context("spawn")  # OpenGL does not survive a fork
     total = sum(len(block.indices) for block in blocks)
-    with spawn.Pool(given.processes) as pool, tqdm(total=total, desc="collecting", unit="episode") as progress:
+    with spawn.Pool(processes) as pool, tqdm(total=total, desc="collecting", unit="episode") as progress:
         solved = tried = 0
         for successes in pool.imap_unordered(collect_block, blocks):
             solved, tried = solved + sum(successes), tried + len(successes)
             progress.update(len(successes))
             progress.set_postfix_str(f"{solved} of {tried} solved")
-    write_summary(given.folder, [" ".join(["python -m training.collect", *arguments])])
 
 
 def collect_block(block: Block) -> list[bool]:
