@@ -9,7 +9,8 @@ import pytest
 @pytest.fixture(scope="module")
 def module_bench():
     rclpy = pytest.importorskip("rclpy")
-    from fault_bench import START_PATIENCE, Bench, start_faulty_policy
+    from fault_bench import Bench, start_faulty_policy
+    from policy_client import PATIENCE, START_PATIENCE
 
     context = rclpy.Context()
     context.init()
@@ -20,7 +21,7 @@ def module_bench():
         yield bench
         bench.good()
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=PATIENCE) == 0
     finally:
         bench.close()
         process.kill()

@@ -5,6 +5,7 @@ The node controls a twist at 20 Hz from chunks that last 1.6 s, so that a hold w
 watchdog's doing and not the end of the chunk.
 """
 
+import itertools
 import math
 import os
 import subprocess
@@ -15,18 +16,21 @@ from dataclasses import dataclass
 
 import rclpy
 from geometry_msgs.msg import TwistStamped
-from policy_client import CHECKPOINT, INSTRUCTION, PARAMETERS, ROOT, PolicyClient
+from policy_client import CHECKPOINT, INSTRUCTION, PARAMETERS, PATIENCE, ROOT, PolicyClient
 from rosgraph_msgs.msg import Clock
 
 WATCHDOG = 0.5  # seconds; inputs.max_age
-# Seconds on top: the inference that was running when the fault came, the next image, a control period, and a machine
-# that has other things to do. Judged by the stamps that the node puts on its commands, not by their arrival here.
-TOLERANCE = 0.5
+# Seconds on top: the inference that was running when the fault came, the next image, a control period. Judged by the
+# stamps that the node puts on its commands, not by their arrival here.
+TOLERANCE = 0.3
+# On a busy machine image, inference, control and command wait for a processor, one after the other; the bench knows how
+# long its own robot waited for one at most.
+WAITS = 4
+AT_ONCE = 0.1  # seconds after the node said that it has stopped: a command that is on its way
 CHUNK_SECONDS = 1.6  # 8 steps of controller.step_duration
 OBSERVED = 0.4  # seconds of commands that are looked at after that
 ROBOT_RATE = 20.0  # Hz
-PATIENCE = 40.0  # seconds until something that has to happen has happened, on a busy machine
-START_PATIENCE = 300.0  # seconds until the first chunk: Python imports for a minute when others use all processors
+GOES = 15  # a busy machine stops the arm now and then; see `Bench.undisturbed`
 
 BENCH = {
     "autostart": True,
@@ -85,6 +89,7 @@ class Bench(PolicyClient):
         self.clock_offset: float | None = None  # seconds from wall time to simulated time, if that is published
         self.robot_alive = True
         self._closing = False
+        self._turns: list[float] = []  # when the robot published; seconds of the system clock
         self._thread = threading.Thread(target=self._robot, daemon=True)
         self._thread.start()
 
@@ -93,6 +98,7 @@ class Bench(PolicyClient):
     def _robot(self):
         due = time.monotonic()
         while not self._closing:
+            self._turns.append(time.time())
             if self.clock_offset is not None:
                 now = self.node.get_clock().now().nanoseconds + round(self.clock_offset * 1e9)
                 self.clock.publish(Clock(clock=rclpy.time.Time(nanoseconds=now).to_msg()))
@@ -131,6 +137,12 @@ class Bench(PolicyClient):
 
     # Conditions
 
+    def delay(self, since):
+        """The longest time by which the machine has delayed the robot since `since` (time.time()), in seconds."""
+        turns = [turn for turn in self._turns if turn >= since]
+        gaps = (after - before for before, after in itertools.pairwise([since, *turns, time.time()]))
+        return max(0.0, max(gaps) - 1 / ROBOT_RATE)
+
     def spin(self, seconds):
         until = time.monotonic() + seconds
         self.wait(lambda: time.monotonic() > until, f"{seconds} s", seconds + PATIENCE)
@@ -138,19 +150,25 @@ class Bench(PolicyClient):
     def wait_until_moving(self, what="motion"):
         """Until the arm has moved for some control periods from now on."""
         since = len(self.sent)
-        self.wait(lambda: sum(sent.moves for sent in self.sent[since:]) >= 5, what, PATIENCE)
+        self.wait(lambda: sum(sent.moves for sent in self.sent[since:]) >= 5, what)
 
     def assert_held(self, onset, *, by_arrival=False, allowed=WATCHDOG + TOLERANCE):
         """That the arm has stopped `allowed` seconds after `onset` (time.time()) at the latest, and stays so.
 
         `by_arrival`: judge by when commands arrived, for faults that change the node's clock.
         """
-        deadline = onset + allowed
-        self.wait(lambda: time.time() > deadline + OBSERVED, "commands after the fault", PATIENCE)
-        late = [sent for sent in self.sent if (sent.arrival if by_arrival else sent.stamp) > deadline]
-        moving = [sent.stamp - onset for sent in late if sent.moves]
-        assert not moving, f"moves until {moving[-1]:.2f} s after the fault"
-        assert self.sent and not self.sent[-1].moves, "the last command was not zero"
+
+        def late():
+            deadline = onset + allowed + WAITS * self.delay(onset)
+            moments = ((sent.arrival if by_arrival else sent.stamp) for sent in self.sent if sent.moves)
+            return [moment - onset for moment in moments if moment > deadline]
+
+        def decided():
+            until = onset + allowed + WAITS * self.delay(onset) + OBSERVED
+            return late() or (time.time() > until and self.sent and not self.sent[-1].moves)
+
+        self.wait(decided, "a zero command after the fault")
+        assert not late(), f"moves until {late()[-1]:.2f} s after the fault"
 
     def assert_moves_on(self, seconds=2.0):
         """That the arm goes on: it does not stop for `seconds`. A busy machine may need more than one go."""
@@ -161,10 +179,22 @@ class Bench(PolicyClient):
             nonlocal since
             stops = [index for index in range(since, len(self.sent)) if not self.sent[index].moves]
             since = stops[-1] + 1 if stops else since
-            return len(self.sent) > since and self.sent[-1].stamp - self.sent[since].stamp >= seconds
+            if len(self.sent) == since or self.sent[-1].stamp - self.sent[since].stamp < seconds:
+                return False
+            often = len(self.sent) - since >= seconds * 10  # half of the control rate
+            since = len(self.sent)
+            return often
 
-        self.wait(went_on, f"{seconds} s of motion", PATIENCE)
-        assert len(self.sent) - since >= seconds * 10, f"{len(self.sent) - since} commands in {seconds} s"
+        self.wait(went_on, f"{seconds} s of motion")
+
+    def undisturbed(self, action):
+        """The result of `action`, during which the arm moves all the time. A busy machine may need more than one go."""
+        for _ in range(GOES):
+            self.wait_until_moving()
+            first, result = len(self.sent), action()
+            if all(sent.moves for sent in self.sent[first:]):
+                return result
+        raise AssertionError(f"the arm stopped in each of {GOES} goes")
 
     def says(self, fault, timeout=PATIENCE):
         """Until /diagnostics says what the fault's row in the table promises."""

@@ -41,6 +41,9 @@ PARAMETERS = {
 TRANSITIONS = {"configure": 1, "cleanup": 2, "activate": 3, "deactivate": 4, "unconfigured_shutdown": 5}
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 PERIOD = 0.1  # seconds between two sets of inputs
+# Seconds until something that has to happen has happened: nothing fails because the machine is busy.
+PATIENCE = 180.0
+START_PATIENCE = 300.0  # the same for a process that has to import and load first
 
 
 def start_policy(namespace="", module="specprune_ros.nodes.policy_node", stdout=None, params_file=None, **parameters):
@@ -66,7 +69,7 @@ def stop(process):
     """Interrupt the node, as a terminal does, and see that it ends cleanly."""
     process.send_signal(signal.SIGINT)
     try:
-        errors = process.communicate(timeout=20)[1]
+        errors = process.communicate(timeout=PATIENCE)[1]
     finally:
         process.kill()
     assert process.returncode == 0 and "Traceback" not in errors, errors
@@ -150,7 +153,7 @@ class PolicyClient:
 
     # Waiting
 
-    def wait(self, condition, what, timeout=20.0, inputs=True):
+    def wait(self, condition, what, timeout=PATIENCE, inputs=True):
         """Spin, publishing inputs, until `condition()` is true; returns its value."""
         deadline, due = time.monotonic() + timeout, 0.0
         while not (value := condition()):
@@ -162,13 +165,13 @@ class PolicyClient:
             self.executor.spin_once(timeout_sec=0.02)
         return value
 
-    def call(self, client, request, timeout=60.0, inputs=False):
+    def call(self, client, request, timeout=START_PATIENCE, inputs=False):
         self.wait(client.service_is_ready, client.srv_name, timeout, inputs=False)
         future = client.call_async(request)
         self.wait(future.done, f"an answer of {client.srv_name}", timeout, inputs)
         return future.result()
 
-    def next_chunk(self, condition=lambda chunk: chunk.steps > 0, timeout=20.0):
+    def next_chunk(self, condition=lambda chunk: chunk.steps > 0, timeout=PATIENCE):
         """The next chunk that comes from now on and fulfils `condition`."""
         chunks = self.heard["chunk"]
         chunks.clear()
@@ -186,7 +189,7 @@ class PolicyClient:
         statuses = [s for array in self.heard["diagnostics"] for s in array.status if s.name.endswith(f": {name}")]
         return {pair.key: pair.value for pair in statuses[-1].values}
 
-    def wait_for_problem(self, name, words, timeout=10.0):
+    def wait_for_problem(self, name, words, timeout=PATIENCE):
         """Until the diagnostics of `name` hold `words`, at a level above OK."""
 
         def found():

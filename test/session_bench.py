@@ -161,7 +161,7 @@ class SessionBench:
         self.set_time(self.now + round(seconds * SECOND))
 
     @staticmethod
-    def until(condition, timeout=30.0):
+    def until(condition, timeout=180.0):
         deadline = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < deadline

@@ -7,9 +7,10 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from fault_bench import PATIENCE, start_faulty_policy
+import rclpy
+from fault_bench import AT_ONCE
 from faults import GOES_ON, HOLDS, OFF, fault
-from policy_client import INSTRUCTION, stop
+from policy_client import INSTRUCTION
 from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.parameter import Parameter
 from std_msgs.msg import String
@@ -17,7 +18,7 @@ from std_msgs.msg import String
 pytestmark = pytest.mark.ros
 
 COMMANDS, NODES = "Instructions and parameters", "Other nodes"
-STORM_SECONDS, STORM_RATE, STORMS = 2.0, 100.0, 6
+STORM_SECONDS, STORM_RATE = 1.0, 100.0
 UNANSWERED = 8  # requests at most; a service keeps 10
 
 UNCHANGED = "is refused; the last good one stays in force"
@@ -79,19 +80,7 @@ def test_long_instruction(bench):
 
 
 def storm(bench, changes):
-    """Set parameters at STORM_RATE without waiting for each answer, while the arm moves on; the results of all.
-
-    A busy machine may need more than one go until the arm has moved all the time.
-    """
-    for _ in range(STORMS):
-        bench.wait_until_moving()
-        first, results = len(bench.sent), one_storm(bench, changes)
-        if all(sent.moves for sent in bench.sent[first:]):
-            return results
-    pytest.fail("the arm stopped in every storm")
-
-
-def one_storm(bench, changes):
+    """Set parameters at STORM_RATE without waiting for each answer; the results of all."""
     futures = []
     start = time.monotonic()
     while len(futures) < STORM_RATE * STORM_SECONDS:
@@ -101,43 +90,39 @@ def one_storm(bench, changes):
             parameter = Parameter(name, value=value).to_parameter_msg()
             futures.append(bench.parameters.call_async(SetParametersAtomically.Request(parameters=[parameter])))
         bench.executor.spin_once(timeout_sec=0.002)
-    bench.wait(lambda: all(future.done() for future in futures), "all answers", PATIENCE)
+    bench.wait(lambda: all(future.done() for future in futures), "all answers")
     return [future.result().result for future in futures]
 
 
 def test_storm_of_valid_parameters(bench):
-    results = storm(
-        bench,
-        [
-            ("pruning.alpha", 0.5),
-            ("limits.max_speed", 0.4),
-            ("pruning.preset", "careful"),
-            ("execution.blend_steps", 3),
-            ("pruning.enabled", False),
-            ("pruning.enabled", True),
-            ("limits.max_speed", 0.5),
-            ("pruning.preset", "paper"),
-        ],
-    )
+    changes = [
+        ("pruning.alpha", 0.5),
+        ("limits.max_speed", 0.4),
+        ("pruning.preset", "careful"),
+        ("execution.blend_steps", 3),
+        ("pruning.enabled", False),
+        ("pruning.enabled", True),
+        ("limits.max_speed", 0.5),
+        ("pruning.preset", "paper"),
+    ]
+    results = bench.undisturbed(lambda: storm(bench, changes))
     assert all(result.successful for result in results), next(r.reason for r in results if not r.successful)
     bench.says(VALID_STORM)
     assert bench.set(execution__blend_steps=2, pruning__preset="paper") == ""
 
 
 def test_storm_of_invalid_parameters(bench):
-    results = storm(
-        bench,
-        [
-            ("pruning.alpha", -1.0),
-            ("limits.max_speed", float("nan")),
-            ("pruning.preset", "best"),
-            ("execution.blend_steps", "many"),
-            ("controller.rate", 0.0),
-            ("instruction", ""),
-            ("inputs.cameras", []),
-            ("no.such.parameter", 1),
-        ],
-    )
+    changes = [
+        ("pruning.alpha", -1.0),
+        ("limits.max_speed", float("nan")),
+        ("pruning.preset", "best"),
+        ("execution.blend_steps", "many"),
+        ("controller.rate", 0.0),
+        ("instruction", ""),
+        ("inputs.cameras", []),
+        ("no.such.parameter", 1),
+    ]
+    results = bench.undisturbed(lambda: storm(bench, changes))
     assert not any(result.successful for result in results) and all(result.reason for result in results)
     bench.says(INVALID_STORM)
 
@@ -146,25 +131,26 @@ def test_controller_goes_away(bench):
     bench.stop_controller()
     bench.says(CONTROLLER)
     bench.wait_for_problem("motion", "holding")
-    first = len(bench.sent)
+    first, since = len(bench.sent), time.time()
     bench.start_controller()
     moving = bench.wait(lambda: [sent for sent in bench.sent[first:] if sent.moves], "motion with the new controller")
-    assert moving[0].speed <= 0.15 + 1e-9  # from rest: limits.max_acceleration times a period
+    # From rest, by limits.max_acceleration: the first commands may come before the new subscription is connected.
+    assert moving[0].speed <= 3.0 * (max(moving[0].stamp - since, 0.0) + 0.05) + 1e-9
     bench.recover()
 
 
 def test_second_node_with_the_same_name(bench):
-    onset = time.time()
-    second = start_faulty_policy(autostart=False)
+    context = rclpy.Context()
+    context.init()  # a participant of its own, like another process
     try:
+        namesake = rclpy.create_node("specprune_policy", context=context)
         bench.says(NAMESAKE)
-        assert time.time() - onset < 60
-        bench.assert_held(time.time())
-        assert not bench.enable().success  # whichever of the two answers
-        stop(second)
+        bench.assert_held(time.time(), allowed=AT_ONCE)
+        assert not bench.enable().success
+        namesake.destroy_node()
     finally:
-        second.kill()
-    bench.wait(lambda: bench.statuses()["lifecycle"] == (b"\0", "active"), "the other node to be gone", 60.0)
+        context.shutdown()
+    bench.wait(lambda: bench.statuses()["lifecycle"] == (b"\0", "active"), "the other node to be gone")
     bench.spin(1.0)
     assert not bench.sent[-1].moves  # nothing moves by itself
     assert bench.enable().success

@@ -21,7 +21,6 @@ pytestmark = pytest.mark.ros
 
 CONFIG = Path(__file__).parents[1] / "config" / "aloha.yaml"
 GIVEN = yaml.safe_load(CONFIG.read_text())["/**/specprune_policy"]["ros__parameters"]
-PATIENCE = 60.0  # seconds
 HEIGHT, WIDTH = 480, 640
 
 
@@ -91,11 +90,11 @@ def test_oft_plus_checkpoint_end_to_end(client):
     assert client.transition("activate"), client.statuses()
     client.instruction.publish(String(data=str(golden_set("film").record["instruction"])))
 
-    chunk = client.next_chunk(timeout=PATIENCE)
+    chunk = client.next_chunk()
     actions = np.array(chunk.actions).reshape(chunk.steps, -1)
     assert actions.shape == (25, 14)
     assert list(chunk.names) == GIVEN["model"]["action_names"]
     assert np.abs(actions - expected_actions()).max() < 1e-4
     stats = client.wait(lambda: client.heard["pruning"], "pruning statistics")[0]
     assert (stats.mode, len(stats.views)) == ("dense", 3)
-    client.next_chunk(lambda chunk: chunk.mode == "fine", PATIENCE)  # two end effectors: no velocity
+    client.next_chunk(lambda chunk: chunk.mode == "fine")  # two end effectors: no velocity

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 import rclpy
-from policy_client import CHECKPOINT, INSTRUCTION, PolicyClient, start_policy, stop
+from policy_client import CHECKPOINT, INSTRUCTION, START_PATIENCE, PolicyClient, start_policy, stop
 from std_msgs.msg import String
 
 pytestmark = pytest.mark.ros
@@ -49,7 +49,7 @@ def arms():
 
 def both(arms, condition, what, publishing):
     """Wait while only the arms of `publishing` get inputs."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + START_PATIENCE
     while not condition():
         assert time.monotonic() < deadline, f"waited for {what}; {[client.statuses() for client in arms]}"
         for client in publishing:

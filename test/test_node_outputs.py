@@ -11,7 +11,7 @@ pytest.importorskip("rclpy")
 
 import cv2
 import rclpy
-from policy_client import CHECKPOINT, GOLDEN, INSTRUCTION, PolicyClient, start_policy, stop
+from policy_client import CHECKPOINT, GOLDEN, INSTRUCTION, START_PATIENCE, PolicyClient, start_policy, stop
 from rclpy.qos import qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
@@ -147,5 +147,5 @@ def test_simulated_time_and_a_clock_that_jumps_back(start):
 )
 def test_mistakes_in_arguments_exit_with_2(arguments, words):
     command = [sys.executable, "-m", "specprune_ros.nodes.policy_node", "--ros-args", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=START_PATIENCE, check=False)
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, done.stderr

@@ -118,7 +118,8 @@ def test_chunk_equals_the_policy(running):
     report = running.wait(stats, "statistics of the same chunk")
     assert report.sequence == chunk.sequence and report.views == ["primary", "wrist"]
     assert list(report.kept_final) == [256, 256] and report.flop_share == pytest.approx(1.0)
-    assert report.v_t == pytest.approx(0.0, abs=1e-6) and 0 < report.observation_age < 1
+    assert report.v_t == pytest.approx(0.0, abs=1e-6)
+    assert 0 < report.observation_age < 30  # seconds; on a busy machine, too
 
 
 def test_motion_is_off_until_enabled(running):
@@ -192,7 +193,8 @@ def test_an_input_may_have_limits_of_its_own(running):
     until = time.monotonic() + 3 * PARAMETERS["inputs.max_age"]
     running.wait(lambda: time.monotonic() > until, "time to pass")
     running.next_chunk(lambda chunk: chunk.execute)  # with the old picture of the wrist
-    assert running.statuses()["motion"][1].startswith("moving")
+    running.heard["diagnostics"].clear()
+    running.wait(lambda: running.statuses().get("motion", (0, ""))[1].startswith("moving"), "motion")
     assert running.set(inputs__own_limits=[]) == ""
     running.wait_for_problem("motion", "image_wrist: ")
     running.good()

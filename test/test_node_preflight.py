@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 import rclpy
-from policy_client import CHECKPOINT, INSTRUCTION, PolicyClient, start_policy
+from policy_client import CHECKPOINT, INSTRUCTION, START_PATIENCE, PolicyClient, start_policy
 
 pytestmark = pytest.mark.ros
 
@@ -60,7 +60,7 @@ def test_what_is_missing_is_named():
     }
     # In a namespace of its own: a client of another test in this process may still be listening elsewhere.
     process = start_policy("/nobody", MODULE, subprocess.PIPE, **{**OWN, **changed})
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=START_PATIENCE)[0]
     found = verdicts(output)
     assert process.returncode == 1, output
     assert "start its publisher, or remap it" in found["/nobody/specprune_policy/image_primary"][1]
@@ -73,5 +73,7 @@ def test_what_is_missing_is_named():
 
 
 def test_a_missing_checkpoint_exits_with_2():
-    done = subprocess.run([sys.executable, "-m", MODULE], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", MODULE], capture_output=True, text=True, timeout=START_PATIENCE, check=False
+    )
     assert done.returncode == 2 and "model.checkpoint is empty" in done.stderr

@@ -12,7 +12,7 @@ pytest.importorskip("rclpy")
 import rclpy
 from action_msgs.msg import GoalStatus
 from geometry_msgs.msg import Twist
-from policy_client import INSTRUCTION, ROOT, PolicyClient, start_policy, stop
+from policy_client import INSTRUCTION, ROOT, START_PATIENCE, PolicyClient, start_policy, stop
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from session_bench import SECOND, SessionBench
@@ -363,18 +363,18 @@ def test_over_dds_with_the_model():
     client = PolicyClient(context, process)
     try:
         action = ActionClient(client.node, RunPolicy, "specprune_policy/run_policy")
-        client.wait(action.server_is_ready, "the action", 60)
-        client.wait(lambda: client.state() == "active", "the node", 60)
+        client.wait(action.server_is_ready, "the action", START_PATIENCE)
+        client.wait(lambda: client.state() == "active", "the node", START_PATIENCE)
         feedback = []
         sent = action.send_goal_async(RunPolicy.Goal(instruction=INSTRUCTION, until_success=True), feedback.append)
         client.wait(sent.done, "an answer to the goal")
         handle = sent.result()
         assert handle.accepted
-        client.wait(lambda: any(abs(t.twist.linear.x) > 0 for t in client.heard["twist"]), "motion", 60)
-        client.wait(lambda: len(feedback) >= 2, "feedback", 60)
+        client.wait(lambda: any(abs(t.twist.linear.x) > 0 for t in client.heard["twist"]), "motion")
+        client.wait(lambda: len(feedback) >= 2, "feedback")
         result = handle.get_result_async()
         handle.cancel_goal_async()
-        client.wait(result.done, "the result", 60)
+        client.wait(result.done, "the result")
         assert result.result().status == GoalStatus.STATUS_CANCELED
         assert result.result().result.outcome == Result.CANCELLED and result.result().result.inferences > 0
         client.wait(lambda: client.heard["twist"][-1].twist == Twist(), "the arm to hold")
@@ -384,7 +384,7 @@ def test_over_dds_with_the_model():
             stdout=subprocess.PIPE,
             text=True,
         )
-        client.wait(lambda: example.poll() is not None, "the example", 60)
+        client.wait(lambda: example.poll() is not None, "the example", START_PATIENCE)
         output = example.communicate()[0]
         assert example.returncode == 0 and "1.5 s are over" in output and "moving" in output, output
         stop(process)
