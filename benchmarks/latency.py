@@ -11,7 +11,6 @@ gives medians with minimum and maximum.
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -82,12 +81,7 @@ def main() -> None:
 
     result = summarize(variants, model, device, dtype, share) | {"tile": tile}
     print(table(result))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
-    if args.plot:
-        args.plot.parent.mkdir(parents=True, exist_ok=True)
-        plot(result, args.plot)
+    machine.write(result, args.json, plot, args.plot)
 
 
 def parse_arguments() -> argparse.Namespace:

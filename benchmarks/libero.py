@@ -14,7 +14,6 @@ after an interruption, or with more arms: finished episodes stay in FILE. Beside
 
 import argparse
 import itertools
-import multiprocessing
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,6 +33,7 @@ from specprune_ros.policy import Policy
 from specprune_ros.sim.libero_env import LiberoEnv
 from training.placements import EVALUATION_SEED, standard_state, wide_state
 from training.policy_driver import weights_digest
+from training.spawned import spawned
 
 IMAGE_SIZE = 256  # px
 
@@ -68,12 +68,9 @@ def main(arguments: list[str]) -> None:
     setup = Setup(given.checkpoint, given.device, given.dtype, not given.no_shadows, given.bowl_speed)
     works = _missing(given, setup, results)
     results.content["runs"].append(machine.describe(device))
-    spawn = multiprocessing.get_context("spawn")  # OpenGL and CUDA do not survive a fork
-    with spawn.Pool(given.processes) as pool, tqdm(total=len(works), unit="episode") as progress:
-        for job, outcomes in pool.imap_unordered(run, works):
-            results.add(job, outcomes)
-            results.write()
-            progress.update()
+    for job, outcomes in tqdm(spawned(run, works, given.processes), total=len(works), unit="episode"):
+        results.add(job, outcomes)
+        results.write()
     results.write(summary=True)
     summary = results.content["summary"]
     given.json.with_suffix(".md").write_text(table(summary) + "\n")

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the numbers were measured on, and how fast it multiplies matrices."""
 
+import json
 import os
 import platform
 import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,18 @@ def peak_memory(device: torch.device) -> int:
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def write(
+    result: dict[str, Any], numbers: Path | None, plot: Callable[[dict[str, Any], Path], None], picture: Path | None
+) -> None:
+    """The result as JSON and as what `plot` draws, each where it is asked for."""
+    for path in filter(None, (numbers, picture)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if numbers:
+        numbers.write_text(json.dumps(result, indent=1) + "\n")
+    if picture:
+        plot(result, picture)
 
 
 def _processor() -> str:

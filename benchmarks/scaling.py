@@ -10,7 +10,6 @@ patches, so two views span 64 to 512 kept patches in all.
 import argparse
 import copy
 import dataclasses
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -65,12 +64,7 @@ def main() -> None:
         "machine": machine.describe(device),
     }
     print(table(result))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
-    if args.plot:
-        args.plot.parent.mkdir(parents=True, exist_ok=True)
-        plot(result, args.plot)
+    machine.write(result, args.json, plot, args.plot)
 
 
 def static_only(per_view: int) -> PruningConfig:

@@ -20,7 +20,7 @@ from typing import Any
 import machine
 import numpy as np
 import torch
-from openvla_7b import EOS_ID, LIBERO_PROMPT, OPENVLA_7B
+from openvla_7b import EOS_ID, LIBERO_PROMPT, OPENVLA_7B, build
 from tqdm import tqdm
 
 from specprune_ros.engine.engine import Engine
@@ -50,7 +50,7 @@ def main() -> None:
     dtype = machine.fastest_dtype(device) if args.dtype == "auto" else getattr(torch, args.dtype)
     geometry = OPENVLA_7B if device.type == "cuda" else SMALL
     sampler = dataclasses.replace(geometry, head=DIFFUSION, diffusion_steps=args.steps)
-    rows = sampler_rows(build(sampler, device, dtype)) + film_rows(geometry, device, dtype)
+    rows = sampler_rows(packed(sampler, device, dtype)) + film_rows(geometry, device, dtype)
     result = measure(rows, device, args.rounds) | {"steps": args.steps, "machine": machine.describe(device)}
     print(table(result))
     if args.json:
@@ -67,16 +67,8 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def build(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> OpenVLA:
-    with torch.device("meta"):
-        model = OpenVLA(config)
-    model = model.to(dtype).to_empty(device=device).eval().requires_grad_(False)
-    generator = torch.Generator(device).manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 1 and name.endswith("weight"):
-            parameter.fill_(1.0)
-        else:
-            parameter.normal_(0.0, 0.02, generator=generator)
+def packed(geometry: ModelConfig, device: torch.device, dtype: torch.dtype) -> OpenVLA:
+    model = build(device, dtype, geometry=geometry)
     pack_linears(model)
     return model
 
@@ -94,7 +86,7 @@ def film_rows(geometry: ModelConfig, device: torch.device, dtype: torch.dtype) -
     """The towers alone, on three views."""
     rows = []
     for title, film in (("plain towers", False), ("FiLM towers", True)):
-        model = build(dataclasses.replace(geometry, film=film, num_views=3), device, dtype)
+        model = packed(dataclasses.replace(geometry, film=film, num_views=3), device, dtype)
         rows.append(("towers", title, towers_alone(model)))
     return rows
 

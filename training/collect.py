@@ -16,7 +16,6 @@ kept.
 import argparse
 import importlib.metadata
 import itertools
-import multiprocessing
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -36,6 +35,7 @@ from training.expert import ActionNoise, Expert
 from training.placements import EVALUATION_SEED, standard_state, wide_state
 from training.policy_driver import PolicyDriver, weights_digest
 from training.scene import Scene
+from training.spawned import spawned
 
 IMAGE_SIZE = 256  # px; what LIBERO's own data was rendered at
 NOISES = (0.0, 0.15, 0.3)  # action units, taken in turn
@@ -72,11 +72,10 @@ def main(arguments: list[str]) -> None:
 
 
 def _collect(blocks: list[Block], processes: int) -> None:
-    spawn = multiprocessing.get_context("spawn")  # OpenGL does not survive a fork
     total = sum(len(block.indices) for block in blocks)
-    with spawn.Pool(processes) as pool, tqdm(total=total, desc="collecting", unit="episode") as progress:
+    with tqdm(total=total, desc="collecting", unit="episode") as progress:
         solved = tried = 0
-        for successes in pool.imap_unordered(collect_block, blocks):
+        for successes in spawned(collect_block, blocks, processes):
             solved, tried = solved + sum(successes), tried + len(successes)
             progress.update(len(successes))
             progress.set_postfix_str(f"{solved} of {tried} solved")

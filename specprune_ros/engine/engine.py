@@ -237,7 +237,7 @@ class Engine:
 
     def _captured(self, forward: ForwardPass, example: Inputs) -> Callable[[Inputs], Outputs]:
         """Captured without leaving the warm-up runs in the history."""
-        before = self._state.copy() if self._state else None
+        before = self._state.snapshot() if self._state else None
         run = self.graphs.captured(forward, example)
         if self._state and before:
             self._state.restore(before)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The method inside one forward pass: what happens between the decoder's layers."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,14 @@ from specprune_ros.pruning.schedule import Mode, ModelShape, Schedule, layers_be
 from specprune_ros.pruning.score_history import ScoreHistory
 from specprune_ros.pruning.scores import CONFIDENCE, patch_scores, text_attention
 from specprune_ros.pruning.static_selection import Evidence, choose_sets, select_budget, select_union
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """The tensors of a `PruningState` at one time."""
+
+    window: Tensor  # (N, V, P) scores
+    confidence: Tensor  # (update layers,)
 
 
 class PruningState:
@@ -28,12 +38,12 @@ class PruningState:
         self.history.reset()
         self.confidence.fill_(1.0)
 
-    def copy(self) -> tuple[Tensor, Tensor]:
-        return self.history.window.clone(), self.confidence.clone()
+    def snapshot(self) -> Snapshot:
+        return Snapshot(self.history.window.clone(), self.confidence.clone())
 
-    def restore(self, copy: tuple[Tensor, Tensor]) -> None:
-        self.history.window.copy_(copy[0])
-        self.confidence.copy_(copy[1])
+    def restore(self, snapshot: Snapshot) -> None:
+        self.history.window.copy_(snapshot.window)
+        self.confidence.copy_(snapshot.confidence)
 
 
 class PruningRun:

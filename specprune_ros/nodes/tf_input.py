@@ -11,6 +11,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.time import Time
 from tf2_msgs.msg import TFMessage
 
+from specprune_ros.errors import ObservationError
 from specprune_ros.nodes.stamps import to_stamp
 from specprune_ros.pose import Pose
 from specprune_ros.sensing.end_effector import StampedPose, Transforms
@@ -101,7 +102,11 @@ class Tf2Transforms:
             found = self._buffer.lookup_transform(target, source, Time(nanoseconds=stamp or 0))
         except self._error as error:
             reason = str(error).splitlines()[0]
-            self._loop_guard.fail(self, f"TF: {reason}; check the publishers and names of TF", error)
+            message = f"TF: {reason}; check the publishers and names of TF"
+            if "loop" in reason:  # tf2 has one exception for this and for frames that are not connected
+                self._loop_guard.block(message)
+                self.clear()
+            raise ObservationError(message) from error
         # Zero is tf2's answer for a chain of static transforms; none that came on /tf has it here.
         return StampedPose(Pose(*arrays(found)), from_stamp(found.header.stamp) or None)
 

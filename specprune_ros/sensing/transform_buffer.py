@@ -24,6 +24,10 @@ class TransformError(Exception):
     """A transform cannot be stored or looked up; the message says why in one line."""
 
 
+class TransformLoopError(TransformError):
+    """Frames are each other's parents."""
+
+
 @dataclass(frozen=True, eq=False)
 class Transform:
     pose: Pose  # of the source frame in the target frame
@@ -135,7 +139,9 @@ class TransformBuffer:
                 return chain, f"{frame}: the buffer holds no data"
             frame, pose = link.parent, link.pose
             if frame in chain:
-                raise TransformError(f"the TF tree has a loop through {frame}; two publishers disagree about parents")
+                raise TransformLoopError(
+                    f"the TF tree has a loop through {frame}; two publishers disagree about parents"
+                )
             chain[frame] = pose
         return chain, None
 

@@ -4,15 +4,15 @@
 import math
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from specprune_ros.arrays import Floats
 from specprune_ros.errors import ObservationError
-from specprune_ros.sensing.end_effector import StampedPose, Transforms
+from specprune_ros.sensing.end_effector import StampedPose
 from specprune_ros.sensing.stamps import NANOSECONDS, stamp_or_arrival
-from specprune_ros.sensing.transform_buffer import TransformBuffer, TransformError
+from specprune_ros.sensing.transform_buffer import TransformBuffer, TransformError, TransformLoopError
 
 LOOP_PAUSE = 1.0  # seconds; longer than the period of any TF publisher
 
@@ -52,7 +52,10 @@ class BufferedTransforms:
         try:
             found = self._buffer.lookup(target, source, None if stamp is None else stamp / NANOSECONDS)
         except TransformError as error:
-            self._loop_guard.fail(self, f"TF: {error}", error)
+            if isinstance(error, TransformLoopError):
+                self._loop_guard.block(f"TF: {error}")
+                self.clear()
+            raise ObservationError(f"TF: {error}") from error
         return StampedPose(found.pose, None if found.stamp is None else math.floor(found.stamp * NANOSECONDS))
 
     def clear(self) -> None:
@@ -79,13 +82,6 @@ class LoopGuard:
     def block(self, message: str) -> None:
         """Start a pause: what the buffer holds contradicts what is published."""
         self._ends, self._message = self._clock() + LOOP_PAUSE, message
-
-    def fail(self, transforms: Transforms, message: str, error: Exception) -> NoReturn:
-        """Raises ObservationError with `message`, and starts the pause if `error` is a loop."""
-        if "loop" in str(error):
-            self.block(message)
-            transforms.clear()
-        raise ObservationError(message) from error
 
 
 def arrays(transform: Any) -> tuple[Floats, Floats]:

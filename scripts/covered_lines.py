@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which test runs which line, and how long it takes: measured once, in a forked process."""
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from forked_tests import Chosen, run_and_exit
+
+os.environ["COVERAGE_CORE"] = "ctrace"  # the one that knows which test runs a line
+import coverage
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What is known of the tests when there is no mutant."""
+
+    seconds: dict[str, float]  # test -> its duration
+    lines: dict[str, dict[str, list[str]]]  # file -> line -> the tests that run it
+    modules: list[str]  # that the tests import, beside the package's own
+
+    def tests_of(self, path: Path, body: range) -> list[str]:
+        """The tests that run a function, all of the file's for an empty `body`; quick ones first."""
+        lines = self.lines.get(str(path), {})
+        tests = {test for line, tests in lines.items() if not body or int(line) in body for test in tests}
+        return sorted(tests, key=lambda test: (self.seconds[test], test))
+
+
+def digest(root: Path) -> str:
+    """Of all code that a result depends on."""
+    files = sorted(path for folder in ("specprune_ros", "test") for path in (root / folder).rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+
+
+def measured(root: Path, files: Sequence[str], store: Path) -> Coverage:
+    """From `store`, or measured and stored there. Ends the program when a test fails."""
+    if not store.exists():
+        process = os.fork()
+        if not process:
+            with tempfile.TemporaryDirectory() as folder:
+                run_and_exit(files, [Chosen(None), _Recorder(root, store)], folder)
+        if os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]):
+            sys.exit("the tests fail without any mutant")
+    return Coverage(**json.loads(store.read_text()))
+
+
+class _Recorder:
+    """A pytest plugin."""
+
+    def __init__(self, root: Path, store: Path) -> None:
+        self._store = store
+        self._seconds: dict[str, float] = {}
+        self._coverage = coverage.Coverage(data_file=None, config_file=False, include=[f"{root}/specprune_ros/*"])
+
+    def pytest_sessionstart(self) -> None:
+        self._coverage.start()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, bool, bool]:
+        self._coverage.switch_context(item.nodeid)
+        start = time.perf_counter()
+        done = yield
+        self._seconds[item.nodeid] = time.perf_counter() - start
+        return done
+
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        self._coverage.stop()
+        if exitstatus:
+            return
+        data = self._coverage.get_data()
+        lines = {
+            path: {str(line): [test for test in tests if test] for line, tests in data.contexts_by_lineno(path).items()}
+            for path in data.measured_files()
+        }
+        root = str(Path(__file__).parents[1])
+        own = ("specprune_ros", "test", "conftest", "_pytest", "pytest")
+        modules = [
+            name
+            for name, module in sys.modules.items()
+            if not name.startswith(own) and not str(getattr(module, "__file__", "") or "").startswith(f"{root}/test")
+        ]
+        self._store.parent.mkdir(parents=True, exist_ok=True)
+        self._store.write_text(json.dumps({"seconds": self._seconds, "lines": lines, "modules": modules}))
