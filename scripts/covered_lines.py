@@ -22,7 +22,7 @@ import coverage
 class Coverage:
     """What is known of the tests when there is no mutant."""
 
-    seconds: dict[str, float]  # test -> its duration
+    seconds: dict[str, float]  # test -> the processor's time that it takes
     lines: dict[str, dict[str, list[str]]]  # file -> line -> the tests that run it
     modules: list[str]  # that the tests import, beside the package's own
 
@@ -33,19 +33,20 @@ class Coverage:
         return sorted(tests, key=lambda test: (self.seconds[test], test))
 
 
-def digest(root: Path) -> str:
-    """Of all code that a result depends on."""
-    files = sorted(path for folder in ("specprune_ros", "test") for path in (root / folder).rglob("*.py"))
+def digest(tests: Sequence[str]) -> str:
+    """Of all code in this folder that the results of these files of tests depend on."""
+    helpers = [path for path in Path("test").rglob("*.py") if not path.name.startswith("test_")]
+    files = sorted([*map(Path, tests), *helpers, *Path("specprune_ros").rglob("*.py"), Path("conftest.py")])
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
-def measured(root: Path, files: Sequence[str], store: Path) -> Coverage:
+def measured(files: Sequence[str], store: Path) -> Coverage:
     """From `store`, or measured and stored there. Ends the program when a test fails."""
     if not store.exists():
         process = os.fork()
         if not process:
             with tempfile.TemporaryDirectory() as folder:
-                run_and_exit(files, [Chosen(None), _Recorder(root, store)], folder)
+                run_and_exit(files, [Chosen(None), _Recorder(store)], folder)
         if os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]):
             sys.exit("the tests fail without any mutant")
     return Coverage(**json.loads(store.read_text()))
@@ -54,10 +55,10 @@ def measured(root: Path, files: Sequence[str], store: Path) -> Coverage:
 class _Recorder:
     """A pytest plugin."""
 
-    def __init__(self, root: Path, store: Path) -> None:
+    def __init__(self, store: Path) -> None:
         self._store = store
         self._seconds: dict[str, float] = {}
-        self._coverage = coverage.Coverage(data_file=None, config_file=False, include=[f"{root}/specprune_ros/*"])
+        self._coverage = coverage.Coverage(data_file=None, config_file=False, include=["specprune_ros/*"])
 
     def pytest_sessionstart(self) -> None:
         self._coverage.start()
@@ -65,9 +66,9 @@ class _Recorder:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, bool, bool]:
         self._coverage.switch_context(item.nodeid)
-        start = time.perf_counter()
+        start = time.process_time()
         done = yield
-        self._seconds[item.nodeid] = time.perf_counter() - start
+        self._seconds[item.nodeid] = time.process_time() - start
         return done
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:
@@ -75,16 +76,18 @@ class _Recorder:
         if exitstatus:
             return
         data = self._coverage.get_data()
+        here = Path.cwd()
         lines = {
-            path: {str(line): [test for test in tests if test] for line, tests in data.contexts_by_lineno(path).items()}
+            str(Path(path).relative_to(here)): {
+                str(line): [test for test in tests if test] for line, tests in data.contexts_by_lineno(path).items()
+            }
             for path in data.measured_files()
         }
-        root = str(Path(__file__).parents[1])
-        own = ("specprune_ros", "test", "conftest", "_pytest", "pytest")
+        own = ("specprune_ros", "conftest", "_pytest", "pytest")
         modules = [
             name
             for name, module in sys.modules.items()
-            if not name.startswith(own) and not str(getattr(module, "__file__", "") or "").startswith(f"{root}/test")
+            if not name.startswith(own) and not str(getattr(module, "__file__", "")).startswith(f"{here}/")
         ]
         self._store.parent.mkdir(parents=True, exist_ok=True)
         self._store.write_text(json.dumps({"seconds": self._seconds, "lines": lines, "modules": modules}))

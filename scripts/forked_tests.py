@@ -6,6 +6,7 @@ Forked, because the imports of torch and rclpy take seconds: the parent has done
 
 import importlib.abc
 import importlib.machinery
+import math
 import os
 import resource
 import signal
@@ -20,6 +21,7 @@ from typing import Any, NoReturn
 import hypothesis
 import pytest
 
+WAITING = 20.0  # seconds, and as a share of what the processor works; a busy machine is slow
 MEMORY = 12 << 30  # bytes of data; a mutant may ask for any amount
 
 
@@ -27,7 +29,7 @@ class OtherSource(importlib.abc.MetaPathFinder):
     """Gives the module of one file another source."""
 
     def __init__(self, path: Path, source: str) -> None:
-        self._path, self._source = str(path), source
+        self._path, self._source = str(path.resolve()), source
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Any:
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
@@ -61,14 +63,15 @@ class ForkedTests:
     """A process that runs tests; its output goes nowhere."""
 
     def __init__(self, files: Sequence[str], tests: Sequence[str], limit: float, mutant: OtherSource) -> None:
-        """`files` holds the `tests`. They are ended after `limit` seconds."""
-        self._deadline = time.monotonic() + limit
+        """`files` hold the `tests`. They are ended after `limit` seconds of a processor, or when nothing happens."""
+        self._deadline = time.monotonic() + WAITING + WAITING * limit
         self._folder = tempfile.TemporaryDirectory(prefix="mutant")
         self._process = os.fork()
         if not self._process:
             os.setsid()
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             os.dup2(1, 2)
+            resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(limit), math.ceil(limit)))
             sys.meta_path.insert(0, mutant)
             run_and_exit(files, [Chosen(tests)], self._folder.name)
 
@@ -88,7 +91,8 @@ def run_and_exit(files: Sequence[str], plugins: Sequence[object], folder: str) -
     """In a forked process. `folder`: for temporary files."""
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     os.environ["TMPDIR"] = tempfile.tempdir = folder
-    options = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:rerunfailures"]
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # none is needed, and loading them takes as long as a test
+    options = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider"]
     try:
         status = int(pytest.main([*options, *files], plugins=list(plugins)))
     except BaseException:

@@ -14,22 +14,12 @@ from parso.tree import NodeOrLeaf, search_ancestor
 
 # Every operator becomes its opposite or its nearest neighbour. cosmic-ray has many more, such as >> for + of floats,
 # that any test notices by a TypeError: they would say nothing about the tests.
-BINARY = [
-    "Add_Sub",
-    "Sub_Add",
-    "Mul_Div",
-    "Div_Mul",
-    "FloorDiv_Mul",
-    "Mod_Mul",
-    "Pow_Mul",
-    "BitOr_BitAnd",
-    "BitAnd_BitOr",
-]
-BOUNDARIES = ["Lt_LtE", "LtE_Lt", "Gt_GtE", "GtE_Gt"]
-DIRECTIONS = ["Lt_Gt", "LtE_GtE", "Gt_Lt", "GtE_LtE", "Eq_NotEq", "NotEq_Eq", "Is_IsNot", "IsNot_Is"]
 NAMES = [
-    *(f"ReplaceBinaryOperator_{names}" for names in BINARY),
-    *(f"ReplaceComparisonOperator_{names}" for names in BOUNDARIES + DIRECTIONS),
+    *(f"ReplaceBinaryOperator_{change}" for change in ("Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "FloorDiv_Mul")),
+    *(f"ReplaceBinaryOperator_{change}" for change in ("Mod_Mul", "Pow_Mul", "BitOr_BitAnd", "BitAnd_BitOr")),
+    *(f"ReplaceComparisonOperator_{change}" for change in ("Lt_LtE", "LtE_Lt", "Gt_GtE", "GtE_Gt")),
+    *(f"ReplaceComparisonOperator_{change}" for change in ("Lt_Gt", "LtE_GtE", "Gt_Lt", "GtE_LtE")),
+    *(f"ReplaceComparisonOperator_{change}" for change in ("Eq_NotEq", "NotEq_Eq", "Is_IsNot", "IsNot_Is")),
     *("ReplaceUnaryOperator_USub_UAdd", "ReplaceUnaryOperator_Delete_Not", "AddNot", "NumberReplacer"),
     *("ReplaceTrueWithFalse", "ReplaceFalseWithTrue", "ReplaceAndWithOr", "ReplaceOrWithAnd"),
     *("ReplaceBreakWithContinue", "ReplaceContinueWithBreak", "ExceptionReplacer", "ZeroIterationForLoop"),
@@ -85,14 +75,15 @@ class Mutation:
         return str(mutator.walk(get_ast(self.path.read_text())).get_code())
 
     def diff(self) -> str:
+        """The changed lines."""
         before, after = self.path.read_text().splitlines(), self.source().splitlines()
-        changed = [
-            line for line in difflib.unified_diff(before, after, lineterm="", n=0) if line[:3] not in ("---", "+++")
-        ]
-        return "\n".join(line for line in changed if not line.startswith("@@"))
+        _, _, *lines = difflib.unified_diff(before, after, lineterm="", n=0)
+        return "\n".join(line for line in lines if not line.startswith("@@"))
 
 
 class _Mutator(Visitor):
+    """Changes the n-th place where an operator can be used."""
+
     def __init__(self, operator: Operator, occurrence: int) -> None:
         self._operator, self._left = operator, occurrence
 
@@ -123,6 +114,7 @@ def mutations(path: Path) -> list[Mutation]:
 
 
 def _body(node: NodeOrLeaf) -> range:
+    """See `Mutation.body`."""
     function = search_ancestor(node, "funcdef")
     if function is None:
         return range(0)
@@ -130,6 +122,7 @@ def _body(node: NodeOrLeaf) -> range:
 
 
 def _is_noise(node: NodeOrLeaf, operator: str) -> bool:
+    """Whether it stands in an annotation, a text, a log call, or is the value of a constant of the module."""
     if operator == "RemoveStatement" and LOG in node.get_code():
         return True
     child, parent = node, node.parent

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Puts small bugs into the code, one at a time, and runs the tests that run the changed function.
 
-A bug that no test notices is a survivor. Files stay as they are: a bug exists in the memory of the process that runs
-the tests. What was found is kept in .venv/mutants as long as no code changes, so that an interrupted run goes on.
+A bug that no test notices is a survivor. Tests run in a copy of the tree as it was at the start, and a bug exists only
+in the memory of the process that runs them. What was found is kept in .venv/mutants as long as no code changes, so
+that an interrupted run goes on.
 """
 
 import argparse
@@ -10,10 +11,14 @@ import importlib
 import json
 import os
 import random
+import shutil
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from covered_lines import Coverage, digest, measured
@@ -25,24 +30,41 @@ from tqdm import tqdm
 ROOT = Path(__file__).parents[1]
 STORE = ROOT / ".venv" / "mutants"
 USAGE_ERROR, NO_TESTS = 4, 5  # of pytest
-PATIENCE = 20.0  # seconds for the tests beside five times of what they take; a mutant that hangs is noticed
+LEAST = 10.0  # seconds of a processor beside five times of what the tests take; what goes round for ever is noticed
 
-# Room -> its files; of the nodes those that run in the tests' own process.
+
+@dataclass(frozen=True)
+class Room:
+    """Files that mutants are made of, and the quick tests, in one process, that are meant to notice them."""
+
+    sources: tuple[str, ...]
+    tests: tuple[str, ...]
+
+
+SESSION = ("test_node_session*.py",)
+ARM = ("test_joint_arm_faults.py",)
 ROOMS = {
-    "pruning": ["pruning"],
-    "control": ["control"],
-    "sensing": ["sensing"],
-    "nodes": [
-        *("nodes/session.py", "nodes/motion_loop.py", "nodes/worker.py", "nodes/inputs.py", "nodes/preflight.py"),
-        *("nodes/stamps.py", "nodes/outputs", "nodes/reporting"),
-    ],
+    "pruning": Room(("pruning",), ("test_pruning_*.py", "test_method_oracle.py")),
+    "control": Room(("control",), ("test_control_*.py", *ARM)),
+    "sensing": Room(
+        ("sensing",),
+        (
+            *("test_sensing_*.py", "test_decoder.py", "test_node_inputs*.py", "test_node_cameras.py"),
+            *(*ARM, *SESSION),
+        ),
+    ),
+    "nodes": Room(  # those that run in the tests' own process
+        (
+            *("nodes/session.py", "nodes/motion_loop.py", "nodes/worker.py", "nodes/inputs.py", "nodes/preflight.py"),
+            *("nodes/stamps.py", "nodes/outputs", "nodes/reporting"),
+        ),
+        (
+            *SESSION,
+            *("test_node_worker.py", "test_preflight_checks.py", "test_node_commands.py"),
+            *("test_node_inference_record.py", "test_node_inputs*.py"),
+        ),
+    ),
 }
-# Quick tests in one process; which of them run a line is measured.
-TESTS = [
-    *("test_pruning_*.py", "test_method_oracle.py", "test_control_*.py", "test_sensing_*.py", "test_decoder.py"),
-    *("test_joint_arm_faults.py", "test_node_inputs.py", "test_node_session.py", "test_node_worker.py"),
-    *("test_preflight_checks.py", "test_node_commands.py", "test_node_inference_record.py"),
-]
 
 
 def main() -> int:
@@ -57,31 +79,49 @@ def main() -> int:
     if unknown := set(options.rooms) - set(ROOMS):
         parser.error(f"no room {', '.join(sorted(unknown))}; known: {', '.join(ROOMS)}")
 
-    os.chdir(ROOT)
-    files = sorted(str(path.relative_to(ROOT)) for name in TESTS for path in (ROOT / "test").glob(name))
-    code = digest(ROOT)
-    coverage = measured(ROOT, files, STORE / f"coverage-{code}.json")
-    for module in coverage.modules:
-        with suppress(Exception):  # some can only be imported by the one that did
-            importlib.import_module(module)
-    trial = Trial(coverage, STORE / f"results-{code}.jsonl", options.jobs)
+    with tempfile.TemporaryDirectory(prefix="mutants") as copy:
+        copy_tracked(ROOT, Path(copy))
+        os.chdir(copy)
+        return try_rooms(options)
+
+
+def copy_tracked(root: Path, copy: Path) -> None:
+    """The files that git tracks or would add, as they are now."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--deduplicate", "-z"]
+    names = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, names.split("\0")):
+        if (root / name).is_file():  # and not deleted
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / name, copy / name)
+
+
+def try_rooms(options: argparse.Namespace) -> int:
+    """In the copy. 1 when `--minutes` are over too early."""
     ends = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
     scores = []
-    for room in options.rooms or ROOMS:
+    for name in options.rooms or ROOMS:
+        room = ROOMS[name]
+        tests = sorted(str(path) for pattern in room.tests for path in Path("test").glob(pattern))
+        code = digest(tests)
+        coverage = measured(tests, STORE / f"{name}-{code}.json")
+        for module in coverage.modules:
+            with suppress(Exception):  # some can only be imported by the one that did
+                importlib.import_module(module)
         every = [mutation for path in sources(room) for mutation in mutations(path)]
         chosen = random.Random(options.seed).sample(every, min(options.sample or len(every), len(every)))
-        if not trial.run(tqdm(chosen, desc=room, unit=" mutants"), ends):
+        trial = Trial(coverage, STORE / f"{name}-{code}.jsonl", options.jobs)
+        if not trial.run(tqdm(chosen, desc=name, unit=" mutants"), ends):
             print("not done yet; the same command goes on")
             return 1
-        scores.append(f"{room}: {trial.score(chosen)}; seed {options.seed}, of {len(every)} possible ones")
+        scores.append(f"{name}: {trial.score(chosen)}; seed {options.seed}, of {len(every)} possible ones")
     print(*scores, sep="\n")
     return 0
 
 
-def sources(room: str) -> Iterator[Path]:
+def sources(room: Room) -> Iterator[Path]:
     """The files of a room."""
-    for name in ROOMS[room]:
-        path = ROOT / "specprune_ros" / name
+    for name in room.sources:
+        path = Path("specprune_ros", name)
         yield from sorted(path.rglob("*.py")) if path.is_dir() else [path]
 
 
@@ -108,7 +148,7 @@ class Trial:
                 self._remember(mutation, True)
                 continue
             files = sorted({test.partition("::")[0] for test in tests})
-            limit = PATIENCE + 5 * sum(self._coverage.seconds[test] for test in tests)
+            limit = LEAST + 5 * sum(self._coverage.seconds[test] for test in tests)
             running[mutation] = ForkedTests(files, tests, limit, OtherSource(mutation.path, mutation.source()))
             self._wait(running, self._jobs - 1)
         else:
