@@ -12,6 +12,7 @@ from specprune_ros.pose import Pose
 
 BLOCK = 0.2  # seconds of motion that are compared as one
 BLOCKS = 10  # two seconds
+ROUNDING = 1e-6  # seconds; stamps are floats
 LAGS = 3  # blocks by which an arm may be late
 SHARE = 0.2  # of the commanded motion that has to be there; half is a slow arm, none is no arm
 PAUSE = 0.5  # seconds without a command, after which the comparison starts over
@@ -62,7 +63,7 @@ class MotionEffect:
         """`step` (6,) m and rad in the base frame: commanded for this period. `pose`: measured at its start."""
         if self._begins(now, step):
             self._start: Pose | Floats = pose
-        elif now - self._since >= BLOCK:
+        elif now - self._since >= BLOCK - ROUNDING:
             assert isinstance(self._start, Pose)
             turned = (pose.rotation * self._start.rotation.inv()).as_rotvec()
             self._end_block(now, np.concatenate([pose.position - self._start.position, turned]), TWIST)
@@ -73,7 +74,7 @@ class MotionEffect:
         """`step` (J,) rad: commanded for this period. `joints` (J,) rad: measured at its start."""
         if self._begins(now, step):
             self._start = joints
-        elif now - self._since >= BLOCK:
+        elif now - self._since >= BLOCK - ROUNDING:
             assert isinstance(self._start, np.ndarray)
             parts = [Part(f"joint {name}", slice(k, k + 1), LEAST_ANGLE, "rad") for k, name in enumerate(names)]
             self._end_block(now, joints - self._start, parts)
