@@ -6,6 +6,7 @@ Nothing spins and no thread works: callbacks, control ticks, inferences and time
 
 import itertools
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -44,7 +45,10 @@ CARTESIAN = {
 
 
 class FakePolicy:
-    """Answers every observation with `actions`; `seconds` and `error` are what the test makes them."""
+    """Answers every observation with `actions`; `seconds` and `error` are what the test makes them.
+
+    `report` and `stages`: what the report says otherwise, and its stage times.
+    """
 
     chunk_length, action_dim, proprio_dim, num_views, image_size = 8, 7, 0, 2, 28
     action_space, unnorm_key = "delta_end_effector", "fake"
@@ -59,9 +63,10 @@ class FakePolicy:
         self.actions = np.tile([0.5, 0, 0, 0, 0, 0, 1.0], (8, 1))
         self.seconds, self.error, self.pruning = 0.04, None, None
         self.observations, self.calls = [], []
+        self.report, self.stages, self.constants = {}, {}, []
 
     def moved_constants(self, proprio):
-        return []
+        return self.constants
 
     def warm_up(self, instruction=""):
         return {"coarse": self.seconds}
@@ -70,6 +75,7 @@ class FakePolicy:
         pass
 
     def set_pruning(self, pruning):
+        self.pruning = pruning
         self.calls.append("set_pruning")
 
     def reset(self):
@@ -102,7 +108,13 @@ class FakePolicy:
             flop_share=0.5,
         )
         return ActionChunk(
-            self.actions.copy(), observation.stamp, observation.instruction, "fake", report, {}, self.seconds
+            self.actions.copy(),
+            observation.stamp,
+            observation.instruction,
+            "fake",
+            replace(report, **self.report),
+            self.stages,
+            self.seconds,
         )
 
 

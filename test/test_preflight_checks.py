@@ -152,3 +152,106 @@ def test_what_the_doctor_says_of_the_files_is_in_the_table(open_bench):
 def test_an_instruction_with_a_full_stop(open_bench):
     found, detail = verdict(open_bench(instruction="pick up the bowl."), "instruction")
     assert found == WARN and "ends with '.'" in detail
+
+
+def test_rows_of_a_good_robot(open_bench):
+    bench = open_bench()
+    found = {check.name: check.detail for check in checks(bench.session, bench.node)}
+    assert found["checkpoint"].endswith("(delta_end_effector), no crop")
+    assert found["latency"] == "coarse 40 ms; a chunk lasts 400 ms"
+    assert found["units"] == "steps of 0.05 s in pruning.* and controller.*"
+    assert found["observation"] == "primary 28x28, wrist 28x28; proprio within the training data's range"
+    assert found["transforms"] == "none, none; compare ~/overlay with training"
+    assert found["velocity"] == "base -> hand is known"
+    assert found["gripper"] == "action 0 closes, 1 opens (OpenVLA-OFT: 0, 1)"
+    assert next(detail for name, detail in found.items() if name.endswith("/twist")) == "1 subscriber(s)"
+    assert "slowest input" not in found
+    policy = FakePolicy()
+    policy.center_crop = True
+    assert verdict(open_bench(policy), "checkpoint")[1].endswith("centre crop")
+
+
+def test_a_slow_camera(open_bench):
+    bench = open_bench()
+    for _ in range(60):
+        for camera in ("primary", "wrist"):
+            bench.session.sensors._images[camera]._arrivals.clear()
+    for _ in range(8):
+        bench.advance(0.21)
+        bench.see()
+    found, detail = verdict(bench, "image_primary")
+    assert found == WARN and detail.startswith("4.8 Hz is slow")
+    for _ in range(60):
+        bench.tick()
+    assert verdict(bench, "image_primary") == (PASS, "20.0 Hz")
+
+
+def test_a_slow_joint_of_the_proprio(open_bench):
+    policy = FakePolicy()
+    policy.proprio_dim, policy.proprio_range = 1, (np.zeros(1), np.ones(1))
+    bench = open_bench(policy, **FINGERS)
+    for _ in range(8):
+        bench.advance(0.4)
+        bench.see()
+        bench.joints(finger=0.5)
+    found, detail = verdict(bench, "slowest input")
+    assert found == WARN and "joint finger comes at 2.5 Hz" in detail
+    assert verdict(bench, "joint_states")[0] == WARN
+
+
+def test_an_arm_whose_pose_jumps(open_bench):
+    bench = open_bench()
+    assert verdict(bench, "arm")[0] == PASS
+    bench.tick(x=0.5)
+    found, detail = verdict(bench, "arm")
+    assert found == FAIL and "TF base -> hand jumps by 0.500 m" in detail
+
+
+def test_velocity_of_a_frame_that_is_too_old(open_bench):
+    bench = open_bench(**{"inputs.own_limits": ["tf.max_age=0.3"]})
+    bench.advance(0.25)
+    assert verdict(bench, "velocity")[0] == PASS
+    bench.advance(0.1)
+    found, detail = verdict(bench, "velocity")
+    assert found == WARN and "older than the images" in detail
+
+
+def test_shared_memory_or_small_buffers_are_told(open_bench, monkeypatch):
+    bench = open_bench()
+    monkeypatch.setattr(preflight, "transport_problems", lambda: ["small buffers", "shared memory"])
+    rows = [(row.verdict, row.detail) for row in checks(bench.session, bench.node) if row.name == "DDS"]
+    assert rows == [(WARN, "small buffers"), (WARN, "shared memory")]
+    monkeypatch.setattr(preflight, "transport_problems", lambda: [])
+    assert verdict(bench, "DDS")[0] == PASS
+
+
+def test_listening_looks_at_every_new_set_of_images(open_bench, monkeypatch):
+    bench = open_bench()
+    monkeypatch.setattr(preflight, "LISTENING", 0.3)
+    seen = []
+    assemble = bench.session.sensors.assemble
+
+    def count(now, newer_than=None):
+        seen.append(newer_than)
+        if len(seen) == 2:
+            bench.see()
+        return assemble(now, newer_than)
+
+    monkeypatch.setattr(bench.session.sensors, "assemble", count)
+
+    class Spin:
+        def add_node(self, node):
+            assert node is bench.node
+
+        def spin_once(self, timeout_sec):
+            assert 0 < timeout_sec <= 0.2
+            bench.advance(STEP)
+
+    monkeypatch.setattr(preflight, "SingleThreadedExecutor", Spin)
+    bench.see()
+    interruption = type("Never", (), {"requested": False})()
+    bench.until(lambda: preflight.listen(bench.node, bench.session, interruption) or len(seen) > 3)
+    assert seen[0] is None and seen[2] is not None and len(set(seen)) > 1
+    interruption.requested, count_before = True, len(seen)
+    preflight.listen(bench.node, bench.session, interruption)
+    assert len(seen) == count_before

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which topics the inputs of a node are, and what its callbacks do; nothing spins."""
+
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+import rclpy
+from rclpy.node import Node
+from sensor_msgs.msg import CompressedImage, Image, JointState
+
+from specprune_ros.nodes.inputs import Inputs
+from specprune_ros.nodes.stamps import to_stamp
+from specprune_ros.sensing.config import InputsConfig
+
+pytestmark = pytest.mark.ros
+SECOND = 1_000_000_000
+
+
+@pytest.fixture
+def open_inputs():
+    opened = []
+
+    def open_inputs(*remappings, joints=(), **config):
+        context = rclpy.Context()
+        context.init(args=["--ros-args", *(word for rule in remappings for word in ("-r", rule))])
+        node = Node("policy", context=context, namespace="/left", start_parameter_services=False)
+        before, woken = len(list(node.subscriptions)), []
+        inputs = Inputs(
+            node,
+            InputsConfig(cameras=("a",), **config),
+            None,
+            joints,
+            np.zeros(3),
+            lambda: woken.append(1),
+        )
+        opened.append((context, node))
+        return inputs, node, woken, before
+
+    yield open_inputs
+    for context, node in opened:
+        node.destroy_node()
+        context.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("remappings", "transport", "topic"),
+    [
+        ((), "raw", "/left/policy/image_a"),
+        (("~/image_a:=/cam/image",), "raw", "/cam/image"),
+        ((), "compressed", "/left/policy/image_a/compressed"),
+        (("~/image_a:=/cam/image",), "compressed", "/cam/image/compressed"),
+        (("~/image_a:=/cam/image/compressed",), "compressed", "/cam/image/compressed"),
+        (("~/image_a/compressed:=/other",), "compressed", "/other"),
+        (("~/image_a:=/cam/image", "~/image_a/compressed:=/other"), "compressed", "/other"),
+    ],
+)
+def test_images_and_their_camera_info(open_inputs, remappings, transport, topic):
+    inputs, node, _, before = open_inputs(*remappings, image_transport=transport)
+    assert inputs.assembler.topics == {"a": topic}
+    kinds = {subscription.topic_name: subscription.msg_type.__name__ for subscription in node.subscriptions}
+    assert kinds[topic] == ("CompressedImage" if transport == "compressed" else "Image")
+    info = topic.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"
+    assert kinds[info] == "CameraInfo" and "/left/joint_states" not in kinds
+    inputs.destroy()
+    assert len(list(node.subscriptions)) == before
+
+
+def test_joint_states_are_heard_when_they_are_needed(open_inputs):
+    inputs, node, _, _ = open_inputs("joint_states:=/arm/joints", joints=("j",))
+    assert "/arm/joints" in {subscription.topic_name for subscription in node.subscriptions}
+    message = JointState(name=["j"], position=[0.5])
+    message.header.stamp = to_stamp(3 * SECOND)
+    inputs._add_joints(message)
+    assert inputs.assembler.newest_stamps()["joint_states"] == 3 * SECOND
+
+
+def test_only_a_new_image_wakes(open_inputs):
+    inputs, _, woken, _ = open_inputs()
+    image = Image(height=16, width=16, encoding="rgb8", step=48, data=bytes(768))
+    image.header.stamp = to_stamp(3 * SECOND)
+    inputs._add_image("a", image)
+    inputs._add_image("a", image)
+    assert len(woken) == 1 and inputs.assembler.newest_stamps() == {"image_a": 3 * SECOND}
+
+
+def test_compressed_images_are_decoded_on_arrival_and_those_before_a_jump_dropped(open_inputs):
+    inputs, _, woken, _ = open_inputs(image_transport="compressed")
+    data = cv2.imencode(".png", np.full((16, 16, 3), 90, np.uint8))[1].tobytes()
+    message = CompressedImage(format="rgb8; png compressed bgr8", data=data)
+    message.header.stamp = to_stamp(3 * SECOND)
+    inputs._add_image("a", message)
+    deadline = time.monotonic() + 30
+    while not woken and time.monotonic() < deadline:
+        time.sleep(0.002)
+    found = inputs.assembler.assemble(3 * SECOND)
+    assert woken and found.views["a"].shape == (16, 16, 3) and (found.views["a"] == 90).all()
+    inputs.assembler.clear()
+    inputs._store_image("a", message, 3 * SECOND, era=0)  # the decoder was slow
+    assert len(woken) == 1 and inputs.assembler.newest_stamps() == {"image_a": None}
+    threads = [decoder._thread for decoder in inputs._decoders.values()]
+    inputs.destroy()
+    assert threads and not any(thread.is_alive() for thread in threads)
