@@ -21,7 +21,7 @@ from std_srvs.srv import SetBool, Trigger
 from tf2_msgs.msg import TFMessage
 
 from specprune_ros.nodes.policy_node import PolicyNode
-from specprune_ros.nodes.worker import InferenceWorker
+from specprune_ros.nodes.turns import Turns
 from specprune_ros.policy import ActionChunk, PruningReport
 from specprune_ros.pruning.controller import Reason
 from specprune_ros.pruning.schedule import Mode
@@ -123,8 +123,8 @@ class SessionBench:
 
     def __init__(self, monkeypatch, policy=None, **parameters):
         self.policy = policy or FakePolicy()
-        monkeypatch.setattr("specprune_ros.nodes.session.load_policy", lambda *_: self.policy)
-        monkeypatch.setattr(InferenceWorker, "_run", lambda worker: None)
+        monkeypatch.setattr("specprune_ros.nodes.model.load_policy", lambda *_: self.policy)
+        monkeypatch.setattr(Turns, "_run", lambda turns: None)
         self.sent = []
         publish = LifecyclePublisher.publish
 
@@ -214,7 +214,7 @@ class SessionBench:
     def work(self):
         """What the worker's thread does when it is woken."""
         self.session._due = True
-        self.session._worker._step()
+        self.session._worker.step()
 
     # What a user does
 

@@ -14,6 +14,7 @@ from rclpy.parameter import Parameter
 from specprune_ros.control.action_space import ActionSpace, ControllerConfig
 from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.doctor.fit import doubts
+from specprune_ros.nodes.parameters.arms import read_arms
 from specprune_ros.nodes.policy_node import PolicyNode
 from specprune_ros.pruning.config import PruningConfig
 
@@ -24,7 +25,14 @@ ACTION_DIMS = {"franka": 7, "ur": 7, "aloha": 14}
 
 
 def test_all_examples_are_tested():
-    assert {path.stem for path in CONFIG.glob("*.yaml")} - {"libero"} == set(ACTION_DIMS)
+    assert {path.stem for path in CONFIG.glob("*.yaml")} - {"libero", "arms"} == set(ACTION_DIMS)
+
+
+def test_the_arms_share_a_model_and_no_topic():
+    left, right = read_arms(CONFIG / "arms.yaml")
+    rules = [{rule for rule in arm.arguments if rule.startswith("~/")} for arm in (left, right)]
+    assert len(rules[0]) == len(rules[1]) == 4 and not rules[0] & rules[1]
+    assert left.namespace == "/left" and all(f":={left.namespace}/" in rule for rule in rules[0])
 
 
 @pytest.mark.parametrize("arm", ACTION_DIMS)

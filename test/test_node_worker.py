@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 from specprune_ros.errors import ObservationError
+from specprune_ros.nodes.turns import Turns
 from specprune_ros.nodes.worker import InferenceWorker
 from specprune_ros.sensing.assembler import Sensed
 
@@ -72,6 +73,8 @@ def bench():
     bench.worker = InferenceWorker(
         bench.policy,
         bench.frames,
+        Turns(),
+        chunk_seconds=0.4,
         instruction=lambda: bench.instruction,
         now=lambda: 0,
         due=lambda: bench.due,

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads the policy that `model.*` names, and tells the memory that it takes and leaves."""
+"""Loads the policy that `model.*` names, shares its weights, and tells the memory that it takes and leaves."""
 
+import threading
+from collections.abc import Hashable
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -11,6 +14,7 @@ from specprune_ros.doctor.report import examine
 from specprune_ros.doctor.robot import Robot
 from specprune_ros.errors import CheckpointError, ConfigError
 from specprune_ros.free_memory import available_bytes
+from specprune_ros.nodes.turns import Turns
 from specprune_ros.openvla.checkpoint import auto_dtype
 from specprune_ros.policy import Policy
 from specprune_ros.pruning.config import PruningConfig
@@ -43,6 +47,56 @@ def load_policy(model: CheckpointConfig, pruning: PruningConfig | None) -> Polic
             f"not enough memory on {device} for {model.checkpoint} in {dtype}; free some, or set model.dtype bfloat16 "
             "or a smaller model.precision"
         ) from error
+
+
+class SharedModel:
+    """The weights in memory, for one arm or for several of one process, and their turns at them. Thread-safe.
+
+    They are freed when the last arm has given its policy back.
+    """
+
+    def __init__(self) -> None:
+        self.turns = Turns()
+        self._lock = threading.Lock()
+        self._config: CheckpointConfig | None = None
+        self._policies: dict[Hashable, Policy] = {}
+
+    def take(self, owner: Hashable, model: CheckpointConfig, pruning: PruningConfig | None) -> Policy:
+        """A policy with a pruning and a history of its own. The first owner's `model` is loaded.
+
+        Raises CheckpointError, or ConfigError when another owner has another `model`.
+        """
+        with self._lock:
+            self._policies.pop(owner, None)
+            if not self._policies:
+                policy = load_policy(model, pruning)
+            else:
+                assert self._config is not None
+                self._check_same(model, self._config)
+                with self.turns.model():
+                    policy = next(iter(self._policies.values())).sibling(pruning if pruning is not None else "off")
+            self._config, self._policies[owner] = model, policy
+            return policy
+
+    def give_back(self, owner: Hashable) -> None:
+        """Also without a policy that was taken."""
+        with self._lock:
+            self._policies.pop(owner, None)
+
+    @property
+    def arms(self) -> int:
+        """How many have a policy."""
+        return len(self._policies)
+
+    @staticmethod
+    def _check_same(model: CheckpointConfig, loaded: CheckpointConfig) -> None:
+        for field in fields(model):
+            given, there = getattr(model, field.name), getattr(loaded, field.name)
+            if given != there:
+                raise ConfigError(
+                    f"model.{field.name} is {given!r}, and the other arms of this process share a model with "
+                    f"{there!r}; give all of them the same model.*, or start a node of its own"
+                )
 
 
 def checkup(model: CheckpointConfig) -> list[Check]:

@@ -5,7 +5,7 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NoReturn
 
 import rclpy
@@ -47,7 +47,7 @@ class NodeProcess:
         self.heartbeat = Heartbeat(START_TIME)
         self.node: PolicyNode | None = None
 
-    def start(self, make_node: "type[PolicyNode]") -> "PolicyNode":
+    def start(self, make_node: "Callable[[], PolicyNode]") -> "PolicyNode":
         """The node. Raises UserError, ParameterException or NameValidationException for the user's arguments."""
         with self.interruption.at_once(lambda: None):  # nothing to stop yet
             self.heartbeat.beat()

@@ -28,6 +28,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from specprune_ros.control.run import Outcome
 from specprune_ros.errors import ConfigError, UserError
+from specprune_ros.nodes.model import SharedModel
 from specprune_ros.nodes.node_process import NodeProcess, transport_problems
 from specprune_ros.nodes.parameters.declaration import LiveParameters, declare_groups
 from specprune_ros.nodes.parameters.files import check_files
@@ -48,11 +49,12 @@ SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FA
 class PolicyNode(LifecycleNode):
     """Lifecycle, parameters, instruction, services. Motion is off until ~/enable."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        """Raises UserError for parameters that are out of range. `kwargs` go to the node."""
+    def __init__(self, model: SharedModel | None = None, **kwargs: Any) -> None:
+        """`model`: shared with other arms. Raises UserError for parameters out of range. `kwargs` go to the node."""
         super().__init__("specprune_policy", **kwargs)
         check_files(kwargs.get("cli_args") or sys.argv, self.get_fully_qualified_name())
         self._answer_impossible_transitions()
+        self._model = model or SharedModel()
         self.session: Session | None = None
         self._state = "unconfigured"
         self._failure = ""
@@ -98,9 +100,10 @@ class PolicyNode(LifecycleNode):
         self.parameters.adopt()
         try:
             with self.while_loading():
-                self.session = Session(self, self.parameters)
+                self.session = Session(self, self.parameters, self._model)
                 self.session.after_tick = self.runs.tick
         except Exception as error:  # whatever it is, the node stays unconfigured and can be configured again
+            self._model.give_back(self)
             expected = isinstance(error, UserError)
             self._failure = " ".join(str(error if expected else repr(error)).split())
             self.get_logger().error(f"configure failed: {self._failure}")
@@ -151,6 +154,7 @@ class PolicyNode(LifecycleNode):
             self.runs.end(Outcome.DEACTIVATED, "the node was cleaned up or shut down")
             self.session.close(patience)
             self.session = None
+            self._model.give_back(self)
         self._state = "unconfigured"
 
     def destroy_node(self) -> None:

@@ -2,9 +2,11 @@
 """`ros2 run specprune_ros preflight`: is everything ready for motion? Takes the policy node's arguments.
 
 Loads the model, listens to the inputs for a few seconds, and prints a table: pass, warn or fail, and what to do. The
-arm does not move. Run it instead of the policy node, not beside it.
+arm does not move. Run it instead of the policy node, not beside it. With the file of several arms, as for policy_arms,
+there is a table for each, and they share the model.
 """
 
+import argparse
 import sys
 
 from specprune_ros.processes.interruption import Interruption, leave_at_once
@@ -14,18 +16,21 @@ if __name__ == "__main__":
 
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.utilities import remove_ros_args
 
 from specprune_ros.checks import FAIL, PASS, WARN, Check, table
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.doctor.fit import doubts, gripper_doubt
 from specprune_ros.doctor.instruction import check_instruction
 from specprune_ros.errors import ObservationError, UserError
-from specprune_ros.nodes.model import free_memory_mb, memory_mb
+from specprune_ros.nodes.model import SharedModel, free_memory_mb, memory_mb
 from specprune_ros.nodes.node_process import NodeProcess, transport_problems
+from specprune_ros.nodes.parameters.arms import ArmArguments, read_arms
 from specprune_ros.nodes.parameters.groups import NodeConfig
 from specprune_ros.nodes.policy_node import SUCCESS, PolicyNode
 from specprune_ros.nodes.reporting.latency import pauses
@@ -38,13 +43,13 @@ SLOWEST_CAMERA = 5.0  # Hz
 LEAST_MEMORY = 512.0  # MiB
 
 
-def checks(session: Session, node: PolicyNode) -> list[Check]:
-    """All checks, from what was heard so far."""
+def checks(session: Session, node: PolicyNode, arms: int = 1) -> list[Check]:
+    """All checks, from what was heard so far. `arms`: how many share the model."""
     inputs, controller = node.parameters.running(InputsConfig), node.parameters.running(ControllerConfig)
     return [
         _checkpoint(session),
         *session.checkup,
-        _latency(session, controller),
+        _latency(session, controller, arms),
         *_units(node.parameters.running(PruningConfig), controller),
         *_rates(session),
         _observation(session, node),
@@ -74,12 +79,14 @@ def _checkpoint(session: Session) -> Check:
     return Check("checkpoint", PASS, detail)
 
 
-def _latency(session: Session, controller: ControllerConfig) -> Check:
+def _latency(session: Session, controller: ControllerConfig, arms: int) -> Check:
+    """With several arms an inference waits for one of each other arm, at the worst."""
     chunk = session.policy.chunk_length * controller.step_duration
     slowest = max(session.warm_seconds.values())
     detail = ", ".join(f"{mode} {seconds * 1e3:.0f} ms" for mode, seconds in session.warm_seconds.items())
+    detail += f", for {arms} arms in turn" if arms > 1 else ""
     detail += f"; a chunk lasts {chunk * 1e3:.0f} ms"
-    if not pauses(slowest, chunk):
+    if not pauses(slowest * arms, chunk):
         return Check("latency", PASS, detail)
     return Check(
         "latency",
@@ -201,30 +208,57 @@ def _transport() -> list[Check]:
     return problems or [Check("DDS", PASS, "no shared memory; the kernel allows socket buffers of 4 MiB")]
 
 
-def listen(node: PolicyNode, session: Session, interruption: Interruption) -> None:
+def listen(nodes: list[PolicyNode], interruption: Interruption) -> None:
     """Receive inputs for a while, and look at every set of images."""
     executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    until, seen = time.monotonic() + LISTENING, None
+    for node in nodes:
+        executor.add_node(node)
+    until = time.monotonic() + LISTENING
+    seen: dict[PolicyNode, int] = {}
     while time.monotonic() < until and not interruption.requested:
         executor.spin_once(timeout_sec=0.1)
-        with suppress(ObservationError):  # what lasts is told in the table
-            sensed = session.sensors.assemble(node.get_clock().now().nanoseconds, seen)
-            seen = sensed.stamp if sensed else seen
+        for node in nodes:
+            assert node.session is not None
+            with suppress(ObservationError):  # what lasts is told in the table
+                sensed = node.session.sensors.assemble(node.get_clock().now().nanoseconds, seen.get(node))
+                if sensed is not None:
+                    seen[node] = sensed.stamp
+
+
+def open_nodes(process: NodeProcess, arms: list[ArmArguments]) -> list[PolicyNode]:
+    """One node, of this process's own arguments, or one of every arm; configured. Ends the process when one cannot be.
+
+    Raises UserError, ParameterException or NameValidationException for the user's arguments.
+    """
+    model = SharedModel()
+    arguments = [arm.arguments for arm in arms] or [None]
+    nodes = [process.start(lambda: PolicyNode(model, cli_args=arguments[0]))]
+    nodes += [PolicyNode(model, cli_args=own) for own in arguments[1:]]
+    for node in nodes:
+        if node.trigger_configure() != SUCCESS or node.session is None:
+            process.end(2)
+    return nodes
 
 
 def main() -> int:
     """Print the table. Ends the process with 0 when nothing fails, 1 when something does, 2 for wrong parameters."""
+    parser = argparse.ArgumentParser(prog="preflight", description="Is everything ready for motion?")
+    parser.add_argument("arms", type=Path, nargs="?", help="file of several arms, as for policy_arms")
+    options = parser.parse_args(remove_ros_args(sys.argv)[1:])
     process = NodeProcess()
     try:
-        node = process.start(PolicyNode)
-        if node.trigger_configure() != SUCCESS or node.session is None:
-            process.end(2)
+        nodes = open_nodes(process, read_arms(options.arms) if options.arms else [])
         process.heartbeat.stop()
-        listen(node, node.session, process.interruption)
-        rows = checks(node.session, node)
-        print(table(rows))
-        process.end(1 if any(row.verdict == FAIL for row in rows) else 0)
+        listen(nodes, process.interruption)
+        failed = False
+        for node in nodes:
+            assert node.session is not None
+            rows = checks(node.session, node, len(nodes))
+            if len(nodes) > 1:
+                print(f"\n{node.get_fully_qualified_name()}")
+            print(table(rows))
+            failed |= any(row.verdict == FAIL for row in rows)
+        process.end(1 if failed else 0)
     except (UserError, ParameterException, NameValidationException) as error:
         print(f"preflight: {' '.join(str(error).split())}", file=sys.stderr)
         process.end(2)

@@ -24,7 +24,7 @@ from specprune_ros.doctor.fit import check_fits, doubts, gripper_doubt
 from specprune_ros.doctor.instruction import instruction_advice
 from specprune_ros.errors import UserError
 from specprune_ros.nodes.inputs import Inputs
-from specprune_ros.nodes.model import checkup, load_policy
+from specprune_ros.nodes.model import SharedModel, checkup
 from specprune_ros.nodes.motion_loop import MotionLoop
 from specprune_ros.nodes.outputs.chunks import ChunkPublisher
 from specprune_ros.nodes.parameters.declaration import LiveParameters
@@ -64,11 +64,11 @@ class Answer:
 class Session:
     """Built by *configure*, on the executor's thread. Raises UserError for what the user can fix."""
 
-    def __init__(self, node: LifecycleNode, parameters: LiveParameters) -> None:
-        self._node, self._parameters = node, parameters
+    def __init__(self, node: LifecycleNode, parameters: LiveParameters, model: SharedModel) -> None:
+        self._node, self._parameters, self._model = node, parameters, model
         inputs = parameters.running(InputsConfig)
         self._controller = parameters.running(ControllerConfig)
-        self.policy = load_policy(parameters.running(CheckpointConfig), self._wanted_pruning())
+        self.policy = model.take(node, parameters.running(CheckpointConfig), self._wanted_pruning())
         check_fits(self.policy, inputs, self._controller)
         self.checkup = checkup(parameters.running(CheckpointConfig))
         found = [f"{row.name}: {row.detail}" for row in self.checkup if row.verdict != PASS]
@@ -142,6 +142,8 @@ class Session:
         self._worker = InferenceWorker(
             self.policy,
             self.sensors,
+            self._model.turns,
+            chunk_seconds=self._chunk_seconds,
             instruction=lambda: parameters.running(NodeConfig).instruction,
             now=lambda: self._now(),
             due=lambda: self._due or self._motion.replanner.config.when == "continuous",
@@ -166,7 +168,8 @@ class Session:
     def _warm_up(self) -> None:
         """Run every mode before the arm depends on it, and say how long an inference takes."""
         instruction = self._parameters.running(NodeConfig).instruction
-        self.warm_seconds = self.policy.warm_up(instruction)
+        with self._model.turns.model():
+            self.warm_seconds = self.policy.warm_up(instruction)
         chunk = self._chunk_seconds
         modes = ", ".join(f"{mode} {seconds * 1e3:.0f} ms" for mode, seconds in self.warm_seconds.items())
         if self.policy.threads:

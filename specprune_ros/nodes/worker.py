@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inference in one thread, on the newest complete observation, never on a queue."""
+"""The inferences of one arm, on the newest complete observation, never on a queue. Whose turn it is: turns.py."""
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from specprune_ros.errors import UserError
+from specprune_ros.nodes.reporting.latency import Latency
+from specprune_ros.nodes.turns import Turns, Urgency
 from specprune_ros.policy import ActionChunk, Observation, Policy
 from specprune_ros.sensing.assembler import Sensed
 from specprune_ros.sensing.stamps import NANOSECONDS
-
-POLL = 0.1  # seconds; how often missing and stale inputs are noticed when no image wakes the worker
 
 
 class Sensors(Protocol):
@@ -20,7 +21,7 @@ class Sensors(Protocol):
 
 
 class InferenceWorker:
-    """Owns the policy: nobody else calls it between `start` and `close`.
+    """Owns the policy: it alone calls it between `start` and `close`, in its turns.
 
     `problem` says why there is no inference ("" when there is none); it ends when the cause ends.
     """
@@ -29,7 +30,9 @@ class InferenceWorker:
         self,
         policy: Policy,
         sensors: Sensors,
+        turns: Turns,
         *,
+        chunk_seconds: float,
         instruction: Callable[[], str],
         now: Callable[[], int],
         due: Callable[[], bool],
@@ -38,16 +41,17 @@ class InferenceWorker:
     ) -> None:
         """`now`: the node's clock, nanoseconds. `due`: whether to infer now; otherwise new images are only remembered.
 
-        `on_chunk` and `on_error` (something unexpected failed) are called on the worker's thread. `on_chunk` may raise
+        `chunk_seconds`: how long a chunk lasts. `on_chunk` and `on_error` (something unexpected failed) are called on
+        the turns' thread. `on_chunk` may raise
         a UserError, which becomes the problem.
         """
-        self._policy, self._sensors = policy, sensors
+        self._policy, self._sensors, self.turns = policy, sensors, turns
+        self._chunk_seconds = chunk_seconds
         self._instruction, self._now, self._due = instruction, now, due
         self._on_chunk, self._on_error = on_chunk, on_error
-        self._wake = threading.Event()
         self._lock = threading.Lock()
-        self._active = False
-        self._closed = False
+        self.active = False
+        self._deadline = 0.0  # see `urgency`
         self._generation = 0  # a result of an older generation is dropped
         self._reset = False
         self._pruning: Any = None  # to be set before the next inference
@@ -55,18 +59,18 @@ class InferenceWorker:
         self._last_seen: int | None = None
         self.problem = ""
         self.errors = 0
-        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
-        self._thread.start()
+        self.waits = Latency()  # of the inferences, for their turns; while others had theirs
+        turns.add(self)
 
     def start(self) -> None:
         with self._lock:
-            self._active = True
+            self.active = True
         self.reset()
 
     def stop(self) -> None:
         """Stop inferring. Returns at once; the result of a running inference is dropped."""
         with self._lock:
-            self._active = False
+            self.active = False
             self._generation += 1
         self.problem = ""
 
@@ -75,35 +79,34 @@ class InferenceWorker:
         with self._lock:
             self._reset = True
             self._generation += 1
-        self._wake.set()
+        self.turns.wake(self)
 
     def set_pruning(self, pruning: Any) -> None:
         """Use this pruning ("off" or a PruningConfig) from the next inference on."""
         with self._lock:
             self._pruning = pruning
-        self._wake.set()
+        self.turns.wake(self)
 
     def wake(self) -> None:
         """There is a new image."""
-        self._wake.set()
+        self.turns.wake(self)
 
     def close(self, patience: float | None = None) -> None:
-        """End the thread; waits for a running inference, `patience` seconds at most."""
+        """Infer no more; waits for a running inference, `patience` seconds at most."""
         self.stop()
-        self._closed = True
-        self._wake.set()
-        self._thread.join(patience)
+        self.turns.remove(self, patience)
 
-    def _run(self) -> None:
-        while not self._closed:
-            self._wake.wait(POLL if self._active else None)
-            self._wake.clear()
-            if self._active and not self._closed:
-                self._step()
+    def urgency(self) -> Urgency:
+        """By the end of the chunk of the last inference, whether or not that succeeded."""
+        return Urgency(idle=not self._due(), deadline=self._deadline)
 
-    def _step(self) -> None:
+    def step(self, waited: float = 0.0) -> None:
+        """What is to be done on what is new. On the turns' thread."""
+        if not self.active:
+            return
         try:
-            self._infer(self._prepare())
+            if self._infer(self._prepare()):
+                self.waits.add(waited)
         except UserError as error:
             self.problem = str(error) or type(error).__name__  # "" would mean that all is well
         except Exception as error:  # the node must outlive whatever an inference does
@@ -111,7 +114,7 @@ class InferenceWorker:
             self.problem = describe(error)
             self.reset()
             self._on_error(error)
-            self._wake.clear()  # and does not spin on it
+            self.turns.quiet(self)  # and does not spin on it
 
     def _prepare(self) -> int:
         """Apply what was asked for since the last inference; returns the generation that starts now."""
@@ -125,18 +128,21 @@ class InferenceWorker:
             self._last_inferred = self._last_seen = None
         return generation
 
-    def _infer(self, generation: int) -> None:
+    def _infer(self, generation: int) -> bool:
+        """Whether there was an inference."""
         instruction = self._instruction()
         if not instruction:
             raise UserError("no instruction; publish it on ~/instruction or set the parameter instruction")
         due = self._due()
-        sensed = self._sensors.assemble(self._now(), self._last_inferred if due else self._last_seen)
+        now = self._now()
+        sensed = self._sensors.assemble(now, self._last_inferred if due else self._last_seen)
         if sensed is None:
-            return  # nothing new: a problem with what there is stays
+            return False  # nothing new: a problem with what there is stays
         stamp = sensed.stamp / NANOSECONDS
         self._last_seen = sensed.stamp
         if due:
             self._last_inferred = sensed.stamp
+            self._deadline = time.monotonic() + self._chunk_seconds - (now - sensed.stamp) / NANOSECONDS
             chunk = self._policy.act(
                 Observation(sensed.views, sensed.proprio, instruction, stamp, sensed.twist, sensed.cameras)
             )
@@ -146,6 +152,7 @@ class InferenceWorker:
         else:
             self._policy.observe(sensed.views, stamp, sensed.cameras)
         self.problem = ""
+        return due
 
 
 def describe(error: Exception) -> str:

@@ -5,6 +5,7 @@ Messages are duck-typed and come from subscriptions or from a bag; `add_*` only 
 converts the chosen ones (the worker's thread).
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -187,6 +188,16 @@ class ObservationAssembler:
             if self._joints:
                 stamps[JOINT_STATES] = self._joints.newest_stamp()
         return stamps
+
+    def ages(self, now: int) -> dict[str, tuple[float, float]]:
+        """Topic -> age of its newest sample, nan when there is none, and the oldest acceptable one; seconds."""
+        names = {image_input(camera): topic for camera, topic in self.topics.items()}
+        if self._joints:
+            names[JOINT_STATES] = self._joints.topic
+        return {
+            names[name]: (math.nan if stamp is None else (now - stamp) / NANOSECONDS, self.config.max_age_of(name))
+            for name, stamp in self.newest_stamps().items()
+        }
 
     def newest_common_stamp(self, now: int) -> int:
         """The stamp that `assemble` would take, nanoseconds. Raises ObservationError as it does for the cameras."""

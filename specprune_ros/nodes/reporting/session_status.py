@@ -79,6 +79,7 @@ class SessionStatus:
             **self._record.values(),
             "late chunks": self._motion.late,
             "errors": self._worker.errors,
+            **self._sharing(),
             **{f"warm-up {mode} ms": seconds * 1e3 for mode, seconds in self._warm_seconds.items()},
         }
         problem = self._worker.problem if active else ""
@@ -87,8 +88,18 @@ class SessionStatus:
         slower = self._policy.graph_problem
         return Status("inference", slower or ("running" if active else "stopped"), WARN if slower else OK, values)
 
+    def _sharing(self) -> dict[str, object]:
+        """With several arms on one model: how long an inference waited for its turn."""
+        arms = self._worker.turns.arms
+        if arms < 2:
+            return {}
+        p50, p99 = self._worker.waits.percentiles()
+        return {"arms on this model": arms, "wait for a turn p50 ms": p50 * 1e3, "wait for a turn p99 ms": p99 * 1e3}
+
     def _inputs(self, now: int, active: bool, clock_jumps: int) -> Status:
         values: dict[str, object] = {f"{topic} Hz": rate for topic, rate in self._sensors.rates().items()}
+        for topic, (age, limit) in self._sensors.ages(now).items():
+            values[f"{topic} age ms"], values[f"{topic} max age ms"] = age * 1e3, limit * 1e3
         values["images dropped (twice or out of order)"] = self._sensors.dropped()
         if clock_jumps:
             values["clock jumps"] = clock_jumps

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process around the policy nodes of several arms: a control thread for each, and what ends them all."""
+
+import contextlib
+import faulthandler
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import TransitionCallbackReturn
+
+from specprune_ros.errors import ConfigError
+from specprune_ros.nodes.model import SharedModel
+from specprune_ros.nodes.node_process import SIGNAL_TIME, START_TIME, init_rclpy
+from specprune_ros.nodes.parameters.arms import ArmArguments
+from specprune_ros.nodes.parameters.groups import NodeConfig
+from specprune_ros.nodes.policy_node import PolicyNode
+from specprune_ros.processes.heartbeat import Heartbeat, notify
+from specprune_ros.processes.interruption import Interruption
+
+HOLDING_TIME = 1.0  # seconds in which every arm holds at the end; one that hangs is not waited for any longer
+
+
+class ArmThread:
+    """One arm's control thread, with an executor of its own: nothing that another arm does can delay a hold."""
+
+    def __init__(self, node: PolicyNode, ending: threading.Event) -> None:
+        """`ending`: set when the process is about to end; then the arm holds, and its thread ends."""
+        self.node, self._ending = node, ending
+        self.started = threading.Event()  # configured and active, or not, where `autostart` asks for it
+        self.problem = ""  # why it could not start
+        self.loading = False  # what may take as long as it likes
+        self._beat = time.monotonic()
+        node.while_loading = self._while_loading
+        self.thread = threading.Thread(target=self._run, name=f"control {node.get_namespace()}", daemon=True)
+
+    @property
+    def hangs(self) -> bool:
+        """Whether it has not come round for `hang_timeout`."""
+        limit = self.node.parameters.running(NodeConfig).hang_timeout
+        return not self.loading and self.thread.is_alive() and 0 < limit < time.monotonic() - self._beat
+
+    @contextlib.contextmanager
+    def _while_loading(self) -> Iterator[None]:
+        self.loading = True
+        try:
+            yield
+        finally:
+            self._beat = time.monotonic()
+            self.loading = False
+
+    def _run(self) -> None:
+        try:
+            self._autostart()
+        finally:
+            self.started.set()
+        executor = SingleThreadedExecutor(context=self.node.context)
+        executor.add_node(self.node)
+        while not self._ending.is_set():
+            self._beat = time.monotonic()
+            try:
+                executor.spin_once(timeout_sec=SIGNAL_TIME)
+            except Exception as error:  # an unexpected error in a callback stops the motion and not the node
+                self._log(error)
+                if self.node.session is not None:
+                    self.node.session.enable(False)
+        if self.node.session is not None:
+            self.node.session.stop()
+
+    def _autostart(self) -> None:
+        if not self.node.parameters.declared(NodeConfig).autostart:
+            return
+        try:
+            if self.node.trigger_configure() != TransitionCallbackReturn.SUCCESS:
+                self.problem = "could not be configured"  # its log says why
+            else:
+                self.node.trigger_activate()
+        except Exception as error:
+            self._log(error)
+            self.problem = repr(error)
+
+    def _log(self, error: Exception) -> None:
+        text = "".join(traceback.format_exception(error))
+        self.node.get_logger().error(f"unexpected error, motion is off:\n{text}")
+
+
+class ArmsProcess:
+    """Starts the arms and ends them together: when it is told to, or when a control thread hangs."""
+
+    def __init__(self) -> None:
+        self.interruption = Interruption()
+        self.heartbeat = Heartbeat(START_TIME)
+        self.model = SharedModel()
+        self.arms: list[ArmThread] = []
+        self._ending = threading.Event()
+
+    def start(self, arms: Sequence[ArmArguments]) -> None:
+        """Make the nodes and start their threads.
+
+        Raises UserError, ParameterException or NameValidationException for the user's arguments.
+        """
+        with self.interruption.at_once(lambda: None):  # nothing to stop yet
+            self.heartbeat.beat()
+            init_rclpy()
+            for arm in arms:
+                node = PolicyNode(self.model, cli_args=arm.arguments)
+                self.arms.append(ArmThread(node, self._ending))
+        names = [arm.node.get_fully_qualified_name() for arm in self.arms]
+        if len(set(names)) < len(names):
+            raise ConfigError(
+                f"two arms have one name: {', '.join(names)}; a remapping of __ns or __node is in the way"
+            )
+        for arm in self.arms:
+            arm.thread.start()
+
+    def run(self) -> int:
+        """Watch the control threads until interrupted; returns the exit code."""
+        told = False
+        while not self.interruption.requested:
+            hanging = [arm for arm in self.arms if arm.hangs]
+            if hanging:
+                self._tell_hang(hanging)
+                return 1
+            if not told and all(arm.started.is_set() for arm in self.arms):
+                told = True
+                if any(arm.problem for arm in self.arms):
+                    return 2
+                notify("READY=1")
+            self._beat()
+            time.sleep(SIGNAL_TIME)
+        return 0
+
+    def _beat(self) -> None:
+        """This thread is alive, and whoever holds Python's global lock lets go of it; loading may keep it for long."""
+        if any(arm.loading for arm in self.arms):
+            self.heartbeat.stop()
+            return
+        limits = [arm.node.parameters.running(NodeConfig).hang_timeout for arm in self.arms]
+        limit = 0.0 if 0.0 in limits else max(limits)
+        if limit != self.heartbeat.limit:
+            self.heartbeat.set_limit(limit)
+        self.heartbeat.beat()
+
+    @staticmethod
+    def _tell_hang(hanging: list[ArmThread]) -> None:
+        for arm in hanging:
+            print(
+                f"{arm.node.get_fully_qualified_name()}: the control thread hangs; every arm is held", file=sys.stderr
+            )
+        faulthandler.dump_traceback(sys.__stderr__ or sys.stderr)
+
+    def end(self, code: int) -> NoReturn:
+        """Hold every arm, leave ROS, and end the process without waiting for a running inference or an arm that hangs.
+
+        Each thread holds its own arm, so one that hangs delays no other.
+        """
+        self.heartbeat.stop()
+        notify("STOPPING=1")
+        self._ending.set()
+        until = time.monotonic() + HOLDING_TIME
+        for arm in self.arms:
+            if arm.thread.is_alive():
+                arm.thread.join(max(until - time.monotonic(), 0.0))
+        for arm in self.arms:
+            if not arm.thread.is_alive():
+                arm.node.destroy_node()
+        rclpy.try_shutdown()
+        with contextlib.suppress(OSError, ValueError):  # nobody reads any more
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)

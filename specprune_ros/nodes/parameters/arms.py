@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The file that lists the arms of one process: for each its parameters and its remappings.
+
+arms:
+  left:                             # the arm's namespace
+    params_file: left.yaml          # beside this file, or an absolute path
+    remappings:
+      ~/image_primary: /left/cameras/primary/color/image_raw
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from specprune_ros.errors import ConfigError
+
+KEYS = ("params_file", "remappings")
+
+
+@dataclass(frozen=True)
+class ArmArguments:
+    """One arm: its namespace, and the ROS arguments of its node."""
+
+    namespace: str
+    arguments: list[str]
+
+
+def read_arms(path: Path) -> list[ArmArguments]:
+    """Raises ConfigError, one line, for whatever is wrong with the file."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); give the file that lists the arms") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is not YAML ({str(error).splitlines()[0]})") from None
+    arms = content.get("arms") if isinstance(content, dict) else None
+    if not isinstance(arms, dict) or not arms:
+        raise ConfigError(f"{path} lists no arms; it needs 'arms:' and below it a namespace for each arm")
+    return [_arm(path, str(name), {} if given is None else given) for name, given in arms.items()]
+
+
+def _arm(path: Path, name: str, given: Any) -> ArmArguments:
+    where = f"{path}: arms.{name}"
+    if not isinstance(given, dict) or not set(given) <= set(KEYS):
+        raise ConfigError(f"{where} may have {' and '.join(KEYS)}, nothing else")
+    arguments = ["--ros-args", "-r", f"__ns:=/{name.strip('/')}"]
+    file, remappings = given.get("params_file"), given.get("remappings") or {}
+    if file is not None:
+        found = path.parent / Path(str(file)).expanduser()
+        if not found.is_file():
+            raise ConfigError(f"{where}.params_file: {found} does not exist")
+        arguments += ["--params-file", str(found)]
+    if not isinstance(remappings, dict):
+        raise ConfigError(f"{where}.remappings has to be a mapping of names to topics")
+    for source, target in remappings.items():
+        arguments += ["-r", f"{source}:={target}"]
+    return ArmArguments(f"/{name.strip('/')}", arguments)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The file that lists the arms of one process."""
+
+import pytest
+
+pytest.importorskip("rclpy")
+
+from specprune_ros.errors import ConfigError
+from specprune_ros.nodes.parameters.arms import read_arms
+
+pytestmark = pytest.mark.ros
+
+GOOD = """
+arms:
+  left:
+    params_file: left.yaml
+    remappings:
+      ~/twist: /left/servo
+      ~/image_primary: /left/camera
+  cell/right:
+"""
+
+
+def test_arguments_of_each_arm(tmp_path):
+    (tmp_path / "left.yaml").touch()
+    (tmp_path / "arms.yaml").write_text(GOOD)
+    left, right = read_arms(tmp_path / "arms.yaml")
+    assert (left.namespace, right.namespace) == ("/left", "/cell/right")
+    assert left.arguments == [
+        "--ros-args",
+        *("-r", "__ns:=/left"),
+        *("--params-file", str(tmp_path / "left.yaml")),
+        *("-r", "~/twist:=/left/servo"),
+        *("-r", "~/image_primary:=/left/camera"),
+    ]
+    assert right.arguments == ["--ros-args", "-r", "__ns:=/cell/right"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("arms: [left, right]", "lists no arms"),
+        ("left: {}", "lists no arms"),
+        ("arms: {left: {params: a.yaml}}", "arms.left may have params_file and remappings, nothing else"),
+        ("arms: {left: a.yaml}", "arms.left may have"),
+        ("arms: {left: {params_file: nowhere.yaml}}", "nowhere.yaml does not exist"),
+        ("arms: {left: {remappings: [a]}}", "arms.left.remappings has to be a mapping"),
+        ("arms: {left: [", "is not YAML"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(tmp_path, text, words):
+    (tmp_path / "arms.yaml").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        read_arms(tmp_path / "arms.yaml")
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_arms(tmp_path / "arms.yaml")
