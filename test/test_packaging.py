@@ -66,7 +66,7 @@ def test_version_and_licence_agree() -> None:
 
 
 def test_every_listed_node_exists() -> None:
-    assert set(nodes()) == {"policy", "libero_sim", "preflight", "doctor", "replay", "policy_arms"}
+    assert set(nodes()) == {"policy", "libero_sim", "preflight", "doctor", "replay", "watch", "policy_arms"}
     for module in nodes().values():
         source = ROOT / f"{module.replace('.', '/')}.py"
         assert source.is_file() and re.search(r"\ndef main\(.*\) -> int:", source.read_text()), module

@@ -27,6 +27,7 @@ from specprune_ros.nodes.inputs import Inputs
 from specprune_ros.nodes.model import SharedModel, checkup
 from specprune_ros.nodes.motion_loop import MotionLoop
 from specprune_ros.nodes.outputs.chunks import ChunkPublisher
+from specprune_ros.nodes.outputs.path import open_path
 from specprune_ros.nodes.parameters.declaration import LiveParameters
 from specprune_ros.nodes.parameters.groups import NodeConfig
 from specprune_ros.nodes.parameters.pruning import PruningSwitch
@@ -120,6 +121,7 @@ class Session:
         self._publisher = ChunkPublisher(
             node, self.policy, inputs.cameras, inputs.base_frame, self._controller.step_duration
         )
+        self._path = open_path(node, self._arm.space, self.end_effector, self._pose_skew)
         self._status_text = StatusText(node)
         self._told = ""  # the problem that ~/status told last
         self._told_at = -math.inf  # when, seconds of a steady clock
@@ -226,6 +228,8 @@ class Session:
         self._motion.destroy()
         self._inputs.destroy()
         self._publisher.destroy()
+        if self._path is not None:
+            self._path.destroy()
         self._status_text.destroy()
         self._node.destroy_subscription(self._description)
         if self._transforms is not None:
@@ -354,6 +358,8 @@ class Session:
             raise UserError("the policy predicted NaN or Inf; check the checkpoint, or set model.dtype float32")
         self._motion.submit(chunk.actions, sensed.stamp, ready)
         self._publisher.publish(sensed, chunk, ready, lambda: self._motion.moves)
+        if self._path is not None:
+            self._path.publish(chunk, sensed.stamp, self._motion.moves)
         age = (ready - sensed.stamp) / NANOSECONDS
         self._status_text.publish(f"{inference_text(chunk, age)}; {self._report.motion_message()}")
 
@@ -396,9 +402,12 @@ class Session:
         replan = self._motion.replanner.config
         if self._mode_controller is None or replan.when == "continuous" or self.end_effector is None:
             return ""
-        skew = int(self.sensors.config.max_skew_of(TF) * NANOSECONDS)
-        measured = self.end_effector.twist(self._now(), skew)
+        measured = self.end_effector.twist(self._now(), self._pose_skew())
         return self._mode_controller.decide(Speed.of(measured.twist), 0.0).mode
+
+    def _pose_skew(self) -> int:
+        """By how much a pose may be older than what it is used with, nanoseconds."""
+        return int(self.sensors.config.max_skew_of(TF) * NANOSECONDS)
 
     def _new_mode_controller(self) -> ActionAwareController | None:
         config = self._wanted_pruning()
