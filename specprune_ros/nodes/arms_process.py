@@ -108,8 +108,8 @@ class ArmsProcess:
         with self.interruption.at_once(lambda: None):  # nothing to stop yet
             self.heartbeat.beat()
             init_rclpy()
-            for arm in arms:
-                node = PolicyNode(self.model, cli_args=arm.arguments)
+            for given in arms:
+                node = PolicyNode(self.model, cli_args=given.arguments)
                 self.arms.append(ArmThread(node, self._ending))
         names = [arm.node.get_fully_qualified_name() for arm in self.arms]
         if len(set(names)) < len(names):

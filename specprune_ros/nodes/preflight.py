@@ -231,7 +231,7 @@ def open_nodes(process: NodeProcess, arms: list[ArmArguments]) -> list[PolicyNod
     Raises UserError, ParameterException or NameValidationException for the user's arguments.
     """
     model = SharedModel()
-    arguments = [arm.arguments for arm in arms] or [None]
+    arguments: list[list[str] | None] = [*(arm.arguments for arm in arms)] or [None]
     nodes = [process.start(lambda: PolicyNode(model, cli_args=arguments[0]))]
     nodes += [PolicyNode(model, cli_args=own) for own in arguments[1:]]
     for node in nodes:
