@@ -74,6 +74,20 @@ def test_latencies_ages_and_modes_since_activation():
     values = made.values()
     assert values["chunks"] == 3 and values["latency p50 ms"] == pytest.approx(110)
     assert values["latency max ms"] == pytest.approx(120) and values["observation age p99 ms"] == pytest.approx(150)
+    assert values["observation age p50 ms"] == pytest.approx(150)
+    assert values["latency p99 ms"] == pytest.approx(119.8)
+    summary = made.summary()
+    assert (summary.count, summary.mode, summary.misses) == (3, "coarse", 0)
+    assert (summary.latency_p50, summary.latency_p99, summary.age) == pytest.approx((0.11, 0.1198, 0.15))
+    made.clear()
+    summary = made.summary()
+    assert (summary.count, summary.latency_p50, summary.latency_p99, summary.age, summary.mode) == (
+        0,
+        0.0,
+        0.0,
+        0.0,
+        "",
+    )
     assert (values["mode dense (scene_cut)"], values["mode coarse (fast)"]) == (1, 2)
 
 
