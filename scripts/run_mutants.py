@@ -60,8 +60,8 @@ ROOMS = {
         ),
         (
             *SESSION,
-            *("test_node_worker.py", "test_preflight_checks.py", "test_node_commands.py"),
-            *("test_node_inference_record.py", "test_node_inputs*.py"),
+            *("test_node_worker.py", "test_preflight_checks.py", "test_node_inputs*.py"),
+            *("test_node_commands.py", "test_node_gripper_goals.py", "test_node_inference_record.py"),
         ),
     ),
 }
