@@ -555,7 +555,7 @@ def fake_forward(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def twice(forward: ForwardPass, inputs):
         state = forward._pruning.state if forward._pruning else None
-        before = state.copy() if state else None
+        before = state.snapshot() if state else None
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             fake = type(inputs)(*(mode.from_tensor(tensor) for tensor in vars(inputs).values()))
             outputs = real(forward, fake)
