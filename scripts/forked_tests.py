@@ -22,7 +22,6 @@ import hypothesis
 import pytest
 
 WAITING = 20.0  # seconds, and as a share of what the processor works; a busy machine is slow
-MEMORY = 12 << 30  # bytes of data; a mutant may ask for any amount
 
 
 class OtherSource(importlib.abc.MetaPathFinder):
@@ -89,7 +88,6 @@ class ForkedTests:
 
 def run_and_exit(files: Sequence[str], plugins: Sequence[object], folder: str) -> NoReturn:
     """In a forked process. `folder`: for temporary files."""
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     os.environ["TMPDIR"] = tempfile.tempdir = folder
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # none is needed, and loading them takes as long as a test
     options = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider"]
