@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What lies exactly on a limit is allowed, and the next number beyond is not. All numbers here are exact in binary."""
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -310,3 +311,104 @@ def test_only_joints_of_a_whole_turn_turn_without_end():
     assert arm.continuous.tolist() == [True, False, False] and arm.executor.circular == [0]
     arm.set_continuous({"c"})
     assert arm.continuous.tolist() == [False, False, True] and arm.executor.circular == [3]  # 1 is the gripper
+
+
+# A hair more than a limit is limited, and said
+
+
+LOOSE = {
+    **{"max_speed": 5.0, "max_acceleration": 100.0, "max_jerk": 1e5},
+    **{"max_angular_speed": 20.0, "max_angular_acceleration": 1000.0, "max_angular_jerk": 1e5},
+}
+
+
+@pytest.mark.parametrize(
+    ("limits", "wanted", "name"),
+    [
+        ({"max_speed": 0.5}, [0.5, 0, 0, 0, 0, 0], "speed"),
+        ({"max_speed": 0.5}, [0.3, -0.4, 0, 0, 0, 0], "speed"),
+        ({"max_angular_speed": 0.5}, [0, 0, 0, 0, 0.5, 0], "angular_speed"),
+        ({"max_acceleration": 2.0}, [0, 0.125, 0, 0, 0, 0], "acceleration"),
+        ({"max_angular_acceleration": 2.0}, [0, 0, 0, 0, 0, 0.125], "angular_acceleration"),
+        ({"max_jerk": 32.0}, [0, 0, 0.125, 0, 0, 0], "jerk"),
+        ({"max_angular_jerk": 32.0}, [0, 0, 0, 0.125, 0, 0], "angular_jerk"),
+    ],
+)
+def test_twists_at_and_above_a_limit(limits, wanted, name):
+    limited = CartesianLimiter(LimitsConfig(**{**LOOSE, **limits}), PERIOD).apply(np.array(wanted), np.zeros(3))
+    assert limited.hit == () and limited.value == pytest.approx(wanted, rel=1e-8)
+    above = CartesianLimiter(LimitsConfig(**{**LOOSE, **limits}), PERIOD).apply(1.001 * np.array(wanted), np.zeros(3))
+    assert above.hit == (name,) and np.linalg.norm(above.value) <= np.linalg.norm(wanted) * (1 + 1e-8)
+    assert above.value == pytest.approx(wanted, rel=0.8)  # as fast as allowed, or nearly
+
+
+@pytest.mark.parametrize(
+    ("limits", "target", "name"),
+    [
+        ({"max_joint_speed": (1.0,)}, 0.0625, "joint_speed"),
+        ({"max_joint_acceleration": (16.0,)}, 0.0625, "joint_acceleration"),
+    ],
+)
+def test_joints_at_and_above_a_limit(limits, target, name):
+    loose = {"max_joint_speed": (100.0,), "max_joint_acceleration": (1000.0,), **limits}
+    limited = JointLimiter(LimitsConfig(**loose), PERIOD).apply(np.array([target]), np.zeros(1))
+    assert limited.hit == () and limited.value == pytest.approx([target])
+    above = JointLimiter(LimitsConfig(**loose), PERIOD).apply(np.array([1.001 * target]), np.zeros(1))
+    assert name in above.hit and abs(above.value[0]) <= abs(target) + 1e-12
+
+
+def test_the_end_of_a_joints_range_may_be_asked_for():
+    limits = LimitsConfig(joint_min=(-0.5,), joint_max=(0.25,), on_violation="hold", max_joint_speed=(100.0,))
+    for target, held in ((0.25, False), (above(0.25), True), (-0.5, False), (below(-0.5), True)):
+        assert JointLimiter(limits, PERIOD).apply(np.array([target]), np.array([target])).hold == held
+
+
+def test_a_joint_leads_the_arm_as_far_as_it_may():
+    limits = LimitsConfig(max_joint_speed=(1.0,), max_joint_acceleration=(1000.0,))
+    limiter = JointLimiter(limits, PERIOD, max_lead=0.25)
+    results = [limiter.apply(np.array([1.0]), np.zeros(1)) for _ in range(20)]  # the arm is stuck
+    assert results[-1].value == pytest.approx([0.25], abs=1e-3) and "joint_lead" in results[-1].hit
+    assert max(result.value[0] for result in results) <= 0.25 + 1e-9 and results[0].hit == ("joint_speed",)
+    limiter.max_lead = np.inf
+    assert limiter.apply(np.array([1.0]), np.zeros(1)).value[0] > 0.3
+
+
+def test_what_an_arm_needs_to_know():
+    arm = Arm(7, ControllerConfig(rate=16.0), LimitsConfig(**LOOSE), ExecutorConfig())
+    arm.enable()
+    arm.executor.submit(np.full((8, 7), 0.01), 0.0, PERIOD, 0.0)
+    quaternions = (np.array([np.nan, 0, 0, 1]), np.array([0, 0, 0, np.inf]))
+    for k, quaternion in enumerate(quaternions):
+        held = arm.tick(0.001 * k, Pose(np.zeros(3), quaternion), problem="TF is gone")
+        assert held.reason == HoldReason.POSE_UNKNOWN and held.detail == "the end effector's pose is not finite"
+    assert arm.tick(0.01, None, problem="TF is gone").detail == "TF is gone"
+    assert arm.tick(0.02, None).detail == "the end effector's pose is missing"
+    assert isinstance(arm.tick(0.03, IDENTITY), Motion) and arm.stop is None
+
+
+def test_an_arm_that_does_not_obey_holds_when_it_is_asked_to():
+    for drives, choice, held in ((True, "hold", True), (True, "warn", False), (False, "hold", False)):
+        arm = Arm(7, ControllerConfig(rate=16.0, on_no_effect=choice), LimitsConfig(**LOOSE), ExecutorConfig())
+        arm.enable()
+        arm.drives = drives
+        for tick in range(50):
+            now = tick * PERIOD
+            if tick % 8 == 0:
+                arm.executor.submit(np.full((10, 7), 0.1), now, PERIOD, now)
+            result = arm.tick(now, IDENTITY)
+        assert (isinstance(result, Hold) and result.reason == HoldReason.NO_EFFECT) == held
+        assert bool(arm.effect) == drives
+        arm.enable()
+        assert arm.effect == ""
+
+
+def test_live_fields_reach_the_joints():
+    config = ControllerConfig(action_space="absolute_joint", joint_names=("a",), gripper_dimensions=(1,), rate=16.0)
+    limits = LimitsConfig(max_joint_speed=(1.0,), max_joint_acceleration=(1000.0,))
+    arm = Arm(2, config, limits, ExecutorConfig())
+    arm.enable()
+    arm.executor.submit(np.array([[1.0, 1.0]] * 16), 0.0, PERIOD, 0.0)
+    arm.configure(dataclasses.replace(config, max_lead_angle=0.125))
+    for tick in range(10):
+        result = arm.tick(tick * PERIOD, joints=np.zeros(1))
+    assert result.joints == pytest.approx([0.125], abs=1e-3) and "joint_lead" in result.limits_hit
