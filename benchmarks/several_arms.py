@@ -50,7 +50,12 @@ def rules(mapping: dict[str, str]) -> list[str]:
 
 
 def parameters(given: argparse.Namespace) -> dict[str, str]:
-    return {"model.checkpoint": str(given.checkpoint.resolve()), "pruning.preset": given.preset, "autostart": "true"}
+    return {
+        "model.checkpoint": str(given.checkpoint.resolve()),
+        "model.threads": str(given.threads),  # measured, it would differ between two starts beside busy simulators
+        "pruning.preset": given.preset,
+        "autostart": "true",
+    }
 
 
 def start(children: ChildProcesses, way: str, given: argparse.Namespace, folder: Path) -> list[int]:
@@ -168,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=30.0, help="of each measurement (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=1, help="of both ways (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of an inference (default: %(default)s)")
     parser.add_argument("--preset", default="paper", help="default: %(default)s")
     return parser
 

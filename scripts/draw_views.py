@@ -178,7 +178,7 @@ def draw_viewers(heard: Listener, path: Path) -> None:
     palette = {"moving": "#2f9e6e", "motion is off": "#8c8c8c"}
     _draw_states(motion, np.array([at for at, _ in told]), [message for _, message in told], palette, other="#b5303a")
     motion.set_title("/diagnostics: motion and holds", fontsize=10)
-    motion.set_xlabel("s")
+    motion.set_xlabel("s; the recording plays at half its speed, so that two busy cores keep up")
     for axes in (latency, tokens, modes, motion):
         axes.set_xlim(0.0, times[-1])
         axes.title.set_fontsize(10)

@@ -169,7 +169,9 @@ class Policy:
 
         Raises ConfigError when the configuration does not fit the model.
         """
-        return Policy(self._loaded, pruning, self.tile, self.threads)
+        other = Policy(self._loaded, pruning, self.tile)
+        other._threads = self._threads  # measured once for them all, also when that is still to come
+        return other
 
     @property
     def chunk_length(self) -> int:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a session says on its topics and in its diagnostics, to the field; what it takes, it gives back."""
 
-import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -524,11 +523,10 @@ def entities(node):
 @pytest.mark.parametrize("gripper", ["command", "action"])
 def test_cleanup_gives_back_what_configure_took(open_bench, gripper):
     bench = open_bench(**{"controller.gripper_output": gripper})
-    threads = [thread for thread in threading.enumerate() if thread.name == "inference"]
     bench.node.trigger_deactivate()
     bench.node.trigger_cleanup()
     idle = entities(bench.node)
-    assert not any(thread.is_alive() for thread in threads if thread is bench.session._worker._thread)
+    assert bench.session._worker.turns.arms == 0  # nobody left: the inference thread ends
     bench.node.trigger_configure()
     assert entities(bench.node) != idle
     bench.node.trigger_cleanup()
@@ -536,7 +534,7 @@ def test_cleanup_gives_back_what_configure_took(open_bench, gripper):
 
 
 def test_nothing_runs_before_activate_and_after_deactivate(bench):
-    assert not bench.session._timer.is_canceled() and bench.session._worker._active
+    assert not bench.session._timer.is_canceled() and bench.session._worker.active
     bench.node.trigger_deactivate()
-    assert bench.session._timer.is_canceled() and not bench.session._worker._active
+    assert bench.session._timer.is_canceled() and not bench.session._worker.active
     assert not bench.session._arm.executor.enabled

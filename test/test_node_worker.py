@@ -152,30 +152,29 @@ def test_pruning_changes_between_inferences(bench):
 
 @pytest.fixture
 def still(bench, monkeypatch):
-    """A worker whose thread has ended: `bench.worker._step()` is what it would do."""
+    """A worker that gets no turn: `bench.worker.step()` is what a turn would do."""
     bench.policy.finish.set()
     bench.worker.close()
-    bench.worker._closed = False
     bench.worker.start()
     return bench
 
 
 def test_a_frame_is_inferred_once_and_after_a_reset_again(still):
     for _ in range(3):
-        still.worker._step()
+        still.worker.step()
     assert still.chunks == [1.0] and still.policy.calls == [("reset",), ("act", "go", 1.0)]
     still.worker.reset()
-    still.worker._step()
+    still.worker.step()
     assert still.chunks == [1.0, 1.0] and still.policy.calls.count(("reset",)) == 2
 
 
 def test_a_frame_is_remembered_once(still):
     still.due = False
     for _ in range(3):
-        still.worker._step()
+        still.worker.step()
     assert still.policy.calls == [("reset",), ("observe", 1.0)] and still.chunks == []
     still.frames.stamp += 1_000_000_000
-    still.worker._step()
+    still.worker.step()
     assert still.policy.calls[-1] == ("observe", 2.0)
 
 
@@ -184,7 +183,7 @@ def test_an_observation_has_what_was_sensed(still, monkeypatch):
     sensed = Sensed(5_500_000_000, views, np.array([1.0]), np.arange(6.0), "", cameras)
     monkeypatch.setattr(still.frames, "assemble", lambda now, newer_than=None: sensed, raising=False)
     monkeypatch.setattr(still.policy, "act", seen.append)
-    still.worker._step()
+    still.worker.step()
     (found,) = seen
     assert found.views is views and found.proprio is sensed.proprio and found.twist is sensed.twist
     assert (found.stamp, found.instruction, found.cameras) == (5.5, "go", cameras)
@@ -192,11 +191,11 @@ def test_an_observation_has_what_was_sensed(still, monkeypatch):
 
 def test_problems_have_words(still):
     still.frames.problem = "no image"
-    still.worker._step()
+    still.worker.step()
     assert still.worker.problem == "no image" and still.worker.errors == 0
     still.frames.problem = " "
     still.frames.assemble = lambda *_: (_ for _ in ()).throw(ObservationError(""))
-    still.worker._step()
+    still.worker.step()
     assert still.worker.problem == "ObservationError"
     still.worker.stop()
     assert still.worker.problem == ""
@@ -204,18 +203,18 @@ def test_problems_have_words(still):
 
 def test_an_unexpected_error_is_one_line_and_resets(still):
     still.policy.error = ValueError("first line\nsecond line")
-    still.worker._step()
+    still.worker.step()
     assert still.worker.problem.startswith("inference failed (ValueError: first line); the log has the traceback")
     assert still.worker.errors == 1 and len(still.errors) == 1
     still.policy.error = None
-    still.worker._step()  # the same frame, without history
+    still.worker.step()  # the same frame, without history
     assert still.chunks == [1.0] and still.policy.calls.count(("reset",)) == 2 and still.worker.problem == ""
 
 
 def test_pruning_is_set_once(still):
     still.worker.set_pruning("off")
-    still.worker._step()
-    still.worker._step()
+    still.worker.step()
+    still.worker.step()
     assert still.policy.calls == [("set_pruning", "off"), ("reset",), ("act", "go", 1.0)]
 
 
@@ -224,5 +223,5 @@ def test_a_problem_of_the_chunks_use_is_told(still):
         raise ObservationError("not a number")
 
     still.worker._on_chunk = refuse
-    still.worker._step()
+    still.worker.step()
     assert still.worker.problem == "not a number" and still.worker.errors == 0

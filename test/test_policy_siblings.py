@@ -43,3 +43,10 @@ def test_in_turn_each_answers_as_alone(checkpoint, turns):
         assert (ours.pruning.mode, ours.pruning.reason) == (expected.pruning.mode, expected.pruning.reason)
         for kept, wanted in zip(ours.pruning.kept_final, expected.pruning.kept_final, strict=True):
             np.testing.assert_array_equal(kept, wanted)
+
+
+def test_threads_are_measured_once_for_all(checkpoint):
+    first = Policy(checkpoint, "paper", tile=1)
+    second = first.sibling("fast")  # before the first was warmed up
+    first.warm_up()
+    assert first.threads > 0 and second.threads == first.threads

@@ -14,7 +14,7 @@ from std_msgs.msg import String
 
 from specprune_ros.control.command import HoldReason
 from specprune_ros.viewing.dashboard import CURES, screen
-from specprune_ros.viewing.watched import STALE, Watched
+from specprune_ros.viewing.watched import STALE, Part, Watched
 
 pytestmark = pytest.mark.ros
 
@@ -98,11 +98,11 @@ def test_limits_that_were_hit(ear):
     start_moving(ear)
     assert "limited by" in ear.text().splitlines()[0]
     first = ear.line("limited by")
-    assert "1 periods" in first
+    assert first == "speed 1 control periods"
     ear.bench.tick()
     ear.now += 1
     ear.listen()
-    assert "2 periods" in ear.line("limited by")
+    assert ear.line("limited by") == "speed 2 control periods"
     (count,) = ear.watched.limits.values()
     assert count.grew == ear.now
     ear.now += 100
@@ -146,7 +146,14 @@ def test_counts_start_over_with_an_activation(ear):
 
 
 def test_every_hold_has_a_cure():
-    assert set(CURES) == set(HoldReason)
+    assert set(HoldReason) <= set(CURES)
+
+
+def test_a_person_in_charge(ear):
+    start_moving(ear)
+    motion = ear.watched.parts["motion"]
+    ear.watched.parts["motion"] = Part(1, "a person drives", {**motion.values, "in charge": "person"})
+    assert ear.text().splitlines()[0].split()[0] == "PERSON" and ear.line("in charge") == "person"
 
 
 def test_text_of_others_is_shown_as_it_is(ear):

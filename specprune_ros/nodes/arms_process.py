@@ -140,6 +140,7 @@ class ArmsProcess:
         """This thread is alive, and whoever holds Python's global lock lets go of it; loading may keep it for long."""
         if any(arm.loading for arm in self.arms):
             self.heartbeat.stop()
+            notify("WATCHDOG=1")
             return
         limits = [arm.node.parameters.running(NodeConfig).hang_timeout for arm in self.arms]
         limit = 0.0 if 0.0 in limits else max(limits)

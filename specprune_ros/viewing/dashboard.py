@@ -23,7 +23,7 @@ NOT_HEARD = (
     "Nothing heard of {node}. Is it running, on the same machine or network, with the same ROS_DOMAIN_ID and the same "
     "Fast DDS profile (config/fastdds.xml)? It speaks from its start on, also before it is configured."
 )
-CURES = {
+CURES: dict[str, str] = {
     HoldReason.DISABLED: "motion is off: send a goal to ~/run_policy, or call ~/enable",
     HoldReason.CLOCK_JUMPED: "time went back: end the second publisher of /clock, or synchronise the clocks",
     HoldReason.STALE_INPUT: "an input is missing or old: see the inputs above, and its driver",
@@ -34,6 +34,7 @@ CURES = {
     HoldReason.JOINTS_UNKNOWN: "joint states are missing or jump: the arm's driver, joint names",
     HoldReason.ARM_MOVED: "the arm is not where it was told to be: bring it back, then call ~/enable again",
     HoldReason.NO_EFFECT: "the arm does not obey: controller active? protective stop? then call ~/enable again",
+    "taken_over": "a person is in charge: the device has to fall silent, or ~/takeover to be called with false",
     HoldReason.LIMIT: "an action is beyond limits.*: widen them, or set limits.on_violation clamp",
 }
 
@@ -79,6 +80,8 @@ def _state(watched: Watched) -> Padding:
         return _headline("ERROR", "white on red", lifecycle.message)
     if motion is None or (lifecycle is not None and lifecycle.message != "active"):
         return _headline("OFF", "white on grey35", lifecycle.message if lifecycle else "")
+    if motion.values.get("in charge") == "person":
+        return _headline("PERSON", "white on blue", motion.message)
     if motion.message.startswith("moving"):
         word = "DRY RUN" if motion.values.get("dry run") == "True" else "MOVING"
         return _headline(word, "black on green" if motion.level == 0 else "black on yellow", motion.message)
@@ -180,15 +183,19 @@ def _trouble(watched: Watched, now: float) -> Panel:
     """Holds with their cures, limits, and what the node said last."""
     table = _rows()
     for reason, count in _newest(watched.holds):
-        cure = CURES.get(HoldReason(reason), "") if reason in list(HoldReason) else ""
+        cure = CURES.get(reason, "")
         text = Text(f"{count.number} {reason.replace('_', ' ')}", _style(count, now))
         text.append(f"  {cure}", "default")
         table.add_row("held", text)
-    for name, count in _newest(watched.limits):
-        table.add_row("limited by", Text(f"{name.replace('_', ' ')}, {count.number} periods", _style(count, now)))
+    if watched.limits:
+        limits = Text(", ").join(
+            Text(f"{name.replace('_', ' ')} {count.number}", _style(count, now))
+            for name, count in _newest(watched.limits)
+        )
+        table.add_row("limited by", limits.append(" control periods", "dim"))
     if not watched.holds and not watched.limits:
         table.add_row("", Text("no hold and no limit since activation", "dim"))
-    table.add_row("last word", Text(watched.status or "none yet", "dim"))
+    table.add_row("last word", Text(watched.status or "none yet", "dim", no_wrap=True, overflow="ellipsis"))
     return Panel(table, title="holds and limits since activation", title_align="left")
 
 
