@@ -149,7 +149,7 @@ class SessionBench:
         self.node.trigger_configure()
         assert self.node.session is not None, self.node._failure
         self.session = self.node.session
-        self.session.sensors._arrival = steady.monotonic
+        self.session.sensors._arrival = self.node.takeover._arrival = steady.monotonic
         # Somebody has to listen to what moves the arm, or it holds.
         publisher = self.session._motion.publisher or self.session._publisher.chunks
         self.node.create_subscription(publisher.msg_type, publisher.topic_name, lambda message: None, 10)
@@ -220,6 +220,9 @@ class SessionBench:
 
     def enable(self, on=True):
         return self.node._on_enable(SetBool.Request(data=on), SetBool.Response())
+
+    def take_over(self, on=True):
+        return self.node._on_takeover(SetBool.Request(data=on), SetBool.Response())
 
     def reset(self):
         return self.node._on_reset(Trigger.Request(), Trigger.Response())

@@ -186,3 +186,35 @@ def test_turned_is_of_the_joint_that_turned_most_and_knows_the_circle():
 def test_goals_that_mean_nothing(goal, words):
     with pytest.raises(ConfigError, match=words):
         RunGoal(**goal)
+
+
+def test_a_person_who_takes_over_is_waited_for():
+    clock = Clock(run_of(RunConfig(longest_hold=0.5), time_limit=10.0))
+    taken = Hold(HoldReason.TAKEN_OVER)
+    assert clock.ticks(100, taken, person="~/takeover")[0] is None  # 5 s, far more than a hold may last
+    assert clock.run.taken_over == pytest.approx(5.0) and clock.run.holds == {"taken_over": 1}
+    assert clock.ticks(9, Hold(HoldReason.NO_CHUNK))[0] is None  # and what comes after counts from the release
+    ending, count = clock.ticks(100, Hold(HoldReason.NO_CHUNK))
+    assert ending.outcome == Outcome.HELD and count < 5
+
+
+def test_a_person_who_takes_over_ends_it_when_configured_so():
+    clock = Clock(run_of(RunConfig(on_takeover="end")))
+    ending = clock.tick(Hold(HoldReason.TAKEN_OVER), person="/spacenav")
+    assert ending.outcome == Outcome.TAKEN_OVER and "/spacenav" in ending.message
+
+
+def test_what_a_person_does_is_no_rest_and_no_region_of_the_policy():
+    clock = Clock(run_of(until_rest=0.5, region_pose=pose(0.3), region_distance=0.05))
+    taken = Hold(HoldReason.TAKEN_OVER)
+    for step in range(10):
+        assert clock.tick(taken, person="~/takeover", pose=pose(0.03 * step), openings=OPEN) is None
+    assert clock.ticks(40, taken, person="~/takeover", pose=pose(0.3), openings=OPEN)[0] is None
+    assert clock.tick(pose=pose(0.3), openings=OPEN).outcome == Outcome.SUCCEEDED
+
+
+def test_success_may_come_while_a_person_is_in_charge():
+    clock = Clock(run_of(until_success=True))
+    clock.run.success = True
+    ending = clock.tick(Hold(HoldReason.TAKEN_OVER), person="~/takeover")
+    assert ending.outcome == Outcome.SUCCEEDED

@@ -265,6 +265,35 @@ def test_a_goal_takes_over_an_arm_that_moves_by_enable(bench):
     assert not isinstance(b.work_and_tick(count=2), Hold)
 
 
+def test_a_run_waits_for_a_person(bench):
+    b = bench()
+    _, future = b.start(time_limit=3.0)
+    b.work_and_tick(count=3)
+    b.take_over()
+    b.work_and_tick(count=20)
+    b.spin_until(lambda: b.feedback and b.feedback[-1].in_charge == "person")
+    assert "a person is in charge" in b.feedback[-1].message
+    b.take_over(False)
+    assert not isinstance(b.work_and_tick(count=3), Hold)
+    b.work_and_tick(count=40)
+    status, result = b.result(future)
+    assert (status, result.outcome) == (GoalStatus.STATUS_SUCCEEDED, Result.TIMED_OUT)
+    assert result.taken_over == pytest.approx(20 * 0.051, abs=0.06)
+
+
+def test_a_run_ends_when_a_person_takes_over(bench):
+    b = bench(**{"run.on_takeover": "end"})
+    _, future = b.start()
+    b.work_and_tick(count=3)
+    b.take_over()
+    b.work_and_tick()
+    status, result = b.result(future)
+    assert (status, result.outcome) == (GoalStatus.STATUS_ABORTED, Result.TAKEN_OVER)
+    assert not b.send().accepted  # not before the person lets go
+    b.take_over(False)
+    assert b.send().accepted
+
+
 def test_diagnostics_tell_of_the_run(bench):
     b = bench()
     assert b.node._statuses()[0].values["run"] == "none"

@@ -197,6 +197,7 @@ def test_wheel_with_ros_brings_interfaces_and_executables(source: Path, tmp_path
     names = build_wheel(source, tmp_path / "wheel")
     assert "specprune_ros/msg/_action_chunk.py" in names
     assert "specprune_ros/action/_run_policy.py" in names
+    assert "specprune_ros/srv/_get_action_chunk.py" in names
     assert "specprune_ros/parameters.py" in names
     assert any(re.search(r"data/lib/libspecprune_ros__.*\.so$", name) for name in names)
     for executable in nodes():

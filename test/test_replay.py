@@ -8,10 +8,11 @@ import sys
 
 import numpy as np
 import pytest
-from replay_bags import INSTRUCTION, NODE, PERIOD, SECOND, BagMaker, parameter_file
+from replay_bags import INSTRUCTION, NODE, PERIOD, SECOND, TYPES, BagMaker, parameter_file
 from rosbags.rosbag2 import CompressionMode, Reader, StoragePlugin, Writer
 
 from specprune_ros.errors import UserError
+from specprune_ros.recording.definitions import CHUNK, register_own
 from specprune_ros.replay.options import parse
 from specprune_ros.replay.replay import main, run
 
@@ -196,6 +197,36 @@ def test_the_node_arm_is_left_out_where_a_preset_is_the_same(raw, tmp_path):
     report = replay(raw[0], tmp_path / "out", "--arms", "node", "-p", "pruning.budget_tokens:=50", "--duration", "0.05")
     assert report["configurations"]["node"]["budget_tokens"] == 50
     assert report["configurations"]["node"]["preset"] == ""
+
+
+def test_when_a_person_was_in_charge_is_told(tmp_path):
+    register_own(TYPES)
+    bag = BagMaker(SHORT)
+    for index, who in enumerate(("policy", "person", "person", "policy", "person")):
+        time = index * PERIOD
+        now = bag.time(time)
+        chunk = TYPES.types[CHUNK](
+            header=bag.header(time),
+            ready=now,
+            sequence=index,
+            execute=who == "policy",
+            in_charge=who,
+            dt=bag.make("builtin_interfaces/msg/Duration", 0, 50_000_000),
+            action_space="delta_end_effector",
+            names=[],
+            units=[],
+            steps=0,
+            actions=np.zeros(0),
+            unnorm_key="",
+            instruction="",
+            mode="",
+        )
+        bag.add(time, f"{NODE}/action_chunk", CHUNK, chunk)
+    bag.messages.sort(key=lambda entry: entry[0])
+    report = replay(bag.write(tmp_path / "bag"), tmp_path / "out", "--arms", "paper")
+    assert report["taken_over_s"] == [[0.1, 0.2], [0.4, 0.4]]
+    (found,) = [finding for finding in report["findings"] if finding["kind"] == "taken_over"]
+    assert "0.1 to 0.2 s" in found["text"]
 
 
 def test_the_clock_jumps_back(tmp_path):

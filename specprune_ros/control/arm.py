@@ -122,10 +122,16 @@ class Arm:
         self._effect.clear()
         self.executor.enable(since)
 
-    def forget(self) -> None:
-        """Nothing commands the arm: it may be anywhere, and the next motion starts from where it is."""
-        self._cartesian.reset()
-        self._joints.forget()
+    def forget(self, twist: Floats | None = None, velocities: Floats | None = None) -> None:
+        """Nothing commands the arm: it may be anywhere, and the next motion starts from where it is.
+
+        `twist` (6,) m/s, rad/s in the base frame, `velocities` (J,) rad/s: how somebody else moves it, which the next
+        motion takes up; None: not at all.
+        """
+        self._cartesian.reset(twist)
+        self._joints.forget(velocities)
+        self._gripper.forget()
+        self._effect.interrupt()
         self._stop = None
 
     def hold(self, joints: Floats | None = None) -> None:

@@ -34,10 +34,13 @@ class CartesianLimiter:
         self._period = period
         self.reset()
 
-    def reset(self) -> None:
-        """The arm stands still: it holds, or has just been enabled."""
+    def reset(self, twist: Floats | None = None) -> None:
+        """The arm moves with `twist` (6,) m/s and rad/s, believed up to the speeds allowed; None: it stands still."""
         self._twist = np.zeros(6)
         self._acceleration = np.zeros(6)
+        if twist is not None:
+            self._twist[:3] = _shorten(twist[:3], self.config.max_speed, "", [])
+            self._twist[3:] = _shorten(twist[3:], self.config.max_angular_speed, "", [])
 
     def apply(self, twist: Floats, position: Floats) -> Limited:
         """The twist to send for one period.

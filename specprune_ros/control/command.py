@@ -14,6 +14,7 @@ class HoldReason(StrEnum):
     """Why the arm holds."""
 
     DISABLED = "disabled"  # motion is not enabled
+    TAKEN_OVER = "taken_over"  # a person is in charge
     CLOCK_JUMPED = "clock_jumped"  # time went backwards; everything was forgotten
     STALE_INPUT = "stale_input"  # a watched input (observation, TF) is missing or too old
     NO_CHUNK = "no_chunk"  # no valid chunk has arrived yet
@@ -34,7 +35,8 @@ class Refusal(StrEnum):
     """Why a chunk was refused."""
 
     DISABLED = "disabled"
-    BEFORE_ENABLE = "before_enable"  # its observation is older than the last `enable`
+    TAKEN_OVER = "taken_over"  # a person is in charge
+    BEFORE_ENABLE = "before_enable"  # its observation is older than the last `enable`, or than a person let go
     WRONG_SHAPE = "wrong_shape"
     NOT_FINITE = "not_finite"  # NaN, Inf, or numbers beyond any robot
     BAD_TIME = "bad_time"  # the stamp is not finite, or dt is outside 1 ms to 1 s

@@ -52,9 +52,10 @@ class MotionEffect:
 
     def clear(self) -> None:
         self.problem = ""
-        self._restart()
+        self.interrupt()
 
-    def _restart(self) -> None:
+    def interrupt(self) -> None:
+        """Somebody else moves the arm: the comparison starts over."""
         self._blocks: deque[Block] = deque(maxlen=BLOCKS)
         self._commanded: Floats | None = None
         self._since = self._last = 0.0
@@ -84,7 +85,7 @@ class MotionEffect:
     def _begins(self, now: float, step: Floats) -> bool:
         if self._commanded is not None and 0 <= now - self._last <= PAUSE:
             return False
-        self._restart()
+        self.interrupt()
         self._commanded, self._since = np.zeros(len(step)), now
         return True
 

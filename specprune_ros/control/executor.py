@@ -79,7 +79,7 @@ class ChunkExecutor:
         self.circular: list[int] = []  # dimensions that are angles of joints that turn without end; may be replaced
         self._watchdog = watchdog or Watchdog({})
         self._lock = threading.Lock()
-        self._enabled = False
+        self._enabled = self._taken = False
         self._since = -math.inf
         self._now = -math.inf
         self._plan: Plan | None = None
@@ -94,6 +94,23 @@ class ChunkExecutor:
         with self._lock:
             self._enabled = True
             self._since = since
+
+    @property
+    def taken(self) -> bool:
+        """Whether a person is in charge."""
+        return self._taken
+
+    def take_over(self) -> None:
+        """A person drives the arm until `give_back`: forget the plan and refuse chunks."""
+        with self._lock:
+            self._taken = True
+            self._clear()
+
+    def give_back(self, since: float) -> None:
+        """Go on, by chunks whose observation is not older than `since`."""
+        with self._lock:
+            self._taken = False
+            self._since = max(since, self._since)
 
     def stop(self) -> None:
         """Forbid motion and forget the plan. The next `step` holds."""
@@ -140,6 +157,8 @@ class ChunkExecutor:
             self._now = max(now, self._now)
             if not self._enabled:
                 return Hold(HoldReason.DISABLED)
+            if self._taken:
+                return Hold(HoldReason.TAKEN_OVER)
             stale = self._watchdog.stale(now)
             if stale is not None:
                 return Hold(HoldReason.STALE_INPUT, stale)
@@ -166,6 +185,8 @@ class ChunkExecutor:
         newest = self._chunks[0].stamp if self._chunks else -math.inf
         if not self._enabled:
             return Receipt(Refusal.DISABLED)
+        if self._taken:
+            return Receipt(Refusal.TAKEN_OVER)
         if actions.ndim != 2 or len(actions) == 0 or actions.shape[1] != self._action_dim:
             return Receipt(Refusal.WRONG_SHAPE, f"{actions.shape}, expected (steps, {self._action_dim})")
         if not (np.abs(actions) < LARGEST).all():  # false for NaN, too

@@ -35,6 +35,10 @@ class GripperDebounce:
         self._state = np.where(now - self._since >= self.seconds - ROUNDING, openings, self._state)
         return self._state.copy()
 
+    def forget(self) -> None:
+        """Somebody else may have moved the gripper: the next openings are the first ones."""
+        self._state = self._asked = None
+
     def interrupt(self) -> None:
         """The arm holds: a change that was waiting starts over."""
         self._asked = None

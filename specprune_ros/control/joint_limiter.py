@@ -44,6 +44,7 @@ class JointLimiter:
         self.continuous: Floats | bool = False  # (J,) which joints turn without end: they have no range
         self._period = period
         self._held: Floats | None = None
+        self._drift: Floats | None = None
         self.rest()
 
     @property
@@ -58,9 +59,12 @@ class JointLimiter:
         self._velocity: Floats | None = None
         self._measured = np.zeros(0)  # at the last target
 
-    def forget(self) -> None:
-        """Nothing commands the arm any more, and it may be anywhere."""
-        self._held = None
+    def forget(self, velocity: Floats | None = None) -> None:
+        """Nothing commands the arm any more, and it may be anywhere.
+
+        `velocity` (J,) rad/s: how it moves by somebody else, believed up to the speeds allowed; None: it stands still.
+        """
+        self._held, self._drift = None, velocity
         self.rest()
 
     def hold(self, measured: Floats | None) -> JointStop | None:
@@ -76,6 +80,7 @@ class JointLimiter:
             seconds = float(np.max(np.abs(self._held - self._sent) / self.config.max_joint_speed))
         elif self._held is None and measured is not None:
             self._held = measured.copy()
+        self._drift = None
         self.rest()
         return None if self._held is None else JointStop(self._held.copy(), seconds)
 
@@ -121,7 +126,9 @@ class JointLimiter:
         max_speed, max_acceleration = np.array(config.max_joint_speed), np.array(config.max_joint_acceleration)
         if self._sent is None or self._wanted is None or self._velocity is None:
             start = measured if self._held is None else beside(measured, self._held, self.continuous)
-            self._sent, self._wanted, self._velocity = start.copy(), start.copy(), np.zeros(len(start))
+            drift = np.zeros(len(start)) if self._drift is None else self._drift
+            self._sent, self._wanted = start.copy(), start.copy()
+            self._velocity, self._drift = np.clip(drift, -max_speed, max_speed), None
 
         hit: list[str] = []
         target = beside(target, self._wanted, self.continuous)

@@ -34,6 +34,7 @@ class Outcome(IntEnum):
     PREEMPTED = 8
     DISABLED = 9
     REFUSED = 10
+    TAKEN_OVER = 11
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class RunConfig:
         "refuse",
         "A goal on ~/run_policy while another one runs: refuse it, or preempt the running one.",
         choices=("refuse", "preempt"),
+    )
+    on_takeover: str = parameter(
+        "wait",
+        "A person takes over while a goal on ~/run_policy runs: the goal waits, and its time goes on; or end it.",
+        choices=("wait", "end"),
     )
     longest_hold: float = parameter(
         10.0,
@@ -110,6 +116,7 @@ class Tick:
     openings: NDArray[np.float64] | None = None  # (G,) commanded last, 0 closed .. 1 open
     enabled: bool = True  # whether motion is on
     receiver: str = ""  # what nobody listens to; "" when somebody does, or nothing is sent
+    person: str = ""  # by what a person is in charge; "" when none is
 
 
 @dataclass(frozen=True)
@@ -211,6 +218,7 @@ class Run:
         self.goal, self.config = goal, config
         self.success = False  # set when ~/success says so
         self.elapsed = 0.0  # seconds
+        self.taken_over = 0.0  # seconds that a person was in charge
         self.holds: Counter[str] = Counter()  # reason -> times that something forbade motion
         self.path = Path()
         self._rest = Rest(config.rest_distance, config.rest_angle)
@@ -228,6 +236,7 @@ class Run:
             before = tick.joints if self._joints is None else self._joints
             self._joints = beside(tick.joints, before, self._continuous)
             tick = replace(tick, joints=self._joints)
+        self.taken_over += period / 1e9 if tick.person else 0.0
         self.path.add(tick.pose, tick.joints)
         self._count_hold(tick)
         self._count_rest(tick, period)
@@ -237,8 +246,8 @@ class Run:
         if not isinstance(tick.result, Hold):
             self._held_since, self._reason = None, ""
             return
-        if self._held_since is None:
-            self._held_since = tick.now
+        if self._held_since is None or tick.person:
+            self._held_since = tick.now  # what a person does is no hold that lasts too long
         if tick.result.reason != self._reason and tick.result.reason not in NATURAL_HOLDS:
             self.holds[str(tick.result.reason)] += 1
         self._reason = tick.result.reason
@@ -252,6 +261,8 @@ class Run:
     def _stopped(self, tick: Tick) -> Ending | None:
         if tick.receiver:
             return Ending(Outcome.RECEIVER_LOST, f"nobody listens to {tick.receiver}")
+        if tick.person and self.config.on_takeover == "end":
+            return Ending(Outcome.TAKEN_OVER, f"a person took over by {tick.person}")
         if not tick.enabled:
             return Ending(Outcome.DISABLED, "the node switched motion off; see /diagnostics")
         return None

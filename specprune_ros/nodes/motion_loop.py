@@ -15,6 +15,7 @@ from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.arm import Arm, Motion
 from specprune_ros.control.command import NATURAL_HOLDS, Hold, HoldReason, Receipt, Refusal
 from specprune_ros.control.replan import Replanner
+from specprune_ros.control.takeover import InCharge, Takeover
 from specprune_ros.errors import ObservationError
 from specprune_ros.nodes.outputs.commands import header_of, open_commands
 from specprune_ros.nodes.outputs.gripper import open_gripper
@@ -45,6 +46,7 @@ class MotionLoop:
         replanner: Replanner,
         sensors: ObservationAssembler,
         end_effector: EndEffector | None,
+        takeover: Takeover,
         *,
         watch_tf: bool,
         mode: Callable[[], str],
@@ -57,12 +59,14 @@ class MotionLoop:
         """
         self.arm, self.replanner = arm, replanner
         self._node, self._sensors, self._end_effector = node, sensors, end_effector
+        self.takeover = takeover
         self._mode, self._on_stop, self._on_due = mode, on_stop, on_due
         self._watch_tf = watch_tf
         self._config: ControllerConfig = arm.space.config
         self._commands = open_commands(node, arm)
         self._gripper = open_gripper(node, self._config) if self._commands is not None else None
         self.dry_run = False
+        self._yields = False  # nothing is sent: a person is in charge, or has let go and no motion followed yet
         self.result: Motion | Hold = Hold(HoldReason.DISABLED)
         self.measured = Measured()  # at the last tick
         self.latency = 0.0  # seconds from observation to chunk, expected
@@ -104,8 +108,15 @@ class MotionLoop:
 
     @property
     def moves(self) -> bool:
-        """Whether the arm may move."""
-        return self.enabled and not self.dry_run
+        """Whether the arm may be moved."""
+        return self.enabled and not self.dry_run and not self.arm.executor.taken
+
+    @property
+    def in_charge(self) -> InCharge:
+        """Who moves the arm, from any thread."""
+        if self.arm.executor.taken:
+            return InCharge.PERSON
+        return InCharge.POLICY if self.moves else InCharge.NOBODY
 
     def enable(self, now: int) -> None:
         """Allow motion, by chunks whose observation is newer than `now`, nanoseconds."""
@@ -150,26 +161,52 @@ class MotionLoop:
     def tick(self, now: int) -> None:
         """One control period, at `now` nanoseconds."""
         self._feed_watchdog(now)
+        self._change_hands(now)
         measured = self.measured = self._measure(now)
+        if self._yields:
+            self._follow(now)
         before = self.result
         self.arm.drives = self._commands is not None and not self.dry_run
         self.result = self.arm.tick(now / NANOSECONDS, measured.pose, measured.joints, measured.problem)
         if isinstance(self.result, Hold):
             self._hold(self.result, before, measured.pose, now)
         else:
+            self._yields = False
             self._move(self.result, measured.pose, now)
         motion = None if isinstance(self.result, Hold) else self.result
         if self.replanner.due(motion, self._mode(), self.latency):
             self._on_due()
 
+    def _change_hands(self, now: int) -> None:
+        """A person takes over, or lets go: then the arm goes on by the next observation."""
+        executor, person = self.arm.executor, self.takeover.person
+        if person and not executor.taken:
+            executor.take_over()
+        elif executor.taken and not person:
+            executor.give_back(now / NANOSECONDS)
+
+    def _follow(self, now: int) -> None:
+        """Somebody else moves the arm: be ready to go on from where it is, as it moves."""
+        if self._gripper:
+            self._gripper.forget()
+        if self._commands is not None:
+            self._commands.forget()
+        twist = velocities = None
+        if not self._config.delta:
+            velocities = self._sensors.measured_joint_velocities()
+        elif self._end_effector is not None:
+            twist = self._end_effector.twist(now, int(self._sensors.config.max_age_of(TF) * NANOSECONDS)).twist
+        self.arm.forget(twist, velocities)
+
     def _measure(self, now: int) -> Measured:
         """Where the arm is, as far as a command may be made from it."""
+        adopting = self._yields or not self.moves
         try:
             if not self._config.delta:
-                self._sensors.set_adopting(not self.moves)
+                self._sensors.set_adopting(adopting)
                 return Measured(joints=self._sensors.measured_joints(now))
             if self._end_effector is not None:
-                self._end_effector.set_adopting(not self.moves)
+                self._end_effector.set_adopting(adopting)
                 return Measured(pose=self._end_effector.settled())
         except ObservationError as error:
             return Measured(problem=str(error))
@@ -224,8 +261,10 @@ class MotionLoop:
             self.holds[hold.reason] += 1
         if first and hold.reason not in NATURAL_HOLDS:
             self._on_stop()
-        if self._commands is not None and not self.dry_run and (first or self.enabled):
+        commanded = self._commands is not None and not self.dry_run and not self._yields
+        if self._commands is not None and commanded and (first or self.enabled):
             self._commands.hold(pose, self._header(now), first)
+        self._yields = self.arm.executor.taken or (self._yields and self.enabled)
         if self.dry_run:
             self.arm.forget()  # others move the arm
 

@@ -27,6 +27,7 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from specprune_ros.control.run import Outcome
+from specprune_ros.control.takeover import InCharge, Takeover
 from specprune_ros.errors import ConfigError, UserError
 from specprune_ros.nodes.model import SharedModel
 from specprune_ros.nodes.node_process import NodeProcess, transport_problems
@@ -56,6 +57,7 @@ class PolicyNode(LifecycleNode):
         self._answer_impossible_transitions()
         self._model = model or SharedModel()
         self.session: Session | None = None
+        self.takeover = Takeover()  # a person who took over keeps the arm whatever becomes of the session
         self._state = "unconfigured"
         self._failure = ""
         self._refused_instruction = ""
@@ -71,6 +73,7 @@ class PolicyNode(LifecycleNode):
         # Most tools publish volatile, which a latched subscription does not hear; those it hears come twice.
         self.create_subscription(String, "~/instruction", self._on_instruction, VOLATILE)
         self.create_service(SetBool, "~/enable", self._on_enable)
+        self.create_service(SetBool, "~/takeover", self._on_takeover)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.runs = RunPolicyServer(self, self.parameters, self._motion_problem)
         self._diagnostics = Diagnostics(self, self._statuses)
@@ -100,7 +103,7 @@ class PolicyNode(LifecycleNode):
         self.parameters.adopt()
         try:
             with self.while_loading():
-                self.session = Session(self, self.parameters, self._model)
+                self.session = Session(self, self.parameters, self._model, self.takeover)
                 self.session.after_tick = self.runs.tick
         except Exception as error:  # whatever it is, the node stays unconfigured and can be configured again
             self._model.give_back(self)
@@ -185,6 +188,21 @@ class PolicyNode(LifecycleNode):
         response.success, response.message = answer.success, answer.message
         if not request.data:
             self.runs.end(Outcome.DISABLED, "~/enable switched motion off")
+        return response
+
+    def _on_takeover(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        """In every state of the node: an arm that a person holds must not start to move when the node comes up."""
+        if request.data:
+            self.takeover.take()
+            response.success, response.message = True, "a person is in charge; nothing is sent to the arm"
+        else:
+            person = self.takeover.release()
+            response.success = not person
+            response.message = f"messages still arrive on {person}" if person else "released"
+        if self.session is not None:
+            self.session.change_hands()
+            goes_on = self.session.in_charge == InCharge.POLICY
+            response.message += "; the policy goes on from where the arm is" if goes_on else ""
         return response
 
     def _motion_problem(self) -> str:

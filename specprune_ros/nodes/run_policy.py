@@ -92,6 +92,9 @@ class RunPolicyServer:
     def _refusal(self, request: RunPolicy.Goal) -> str:
         if self._active is not None and self._parameters.running(RunConfig).when_busy == "refuse":
             return "another goal runs; cancel it first, or set run.when_busy to preempt"
+        person = self._node.takeover.person
+        if person and self._parameters.running(RunConfig).on_takeover == "end":
+            return f"a person is in charge by {person}, and run.on_takeover is end"
         try:
             goal_of(request, self._parameters.running(ControllerConfig))
         except UserError as error:
@@ -228,6 +231,7 @@ class RunPolicyServer:
             hold_counts=list(run.holds.values()),
             distance=run.path.distance,
             turned=run.path.turned,
+            in_charge=session.in_charge,
             message=session.motion_message(),
         )
 
@@ -269,6 +273,7 @@ def _result(run: Run, ending: Ending, session: Session | None) -> RunPolicy.Resu
         turned=run.path.turned,
         holds=list(run.holds),
         hold_counts=list(run.holds.values()),
+        taken_over=run.taken_over,
     )
     if session is not None:
         summary = session.run_record.summary()

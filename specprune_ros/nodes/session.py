@@ -16,10 +16,12 @@ from specprune_ros.checkpoint_config import CheckpointConfig
 from specprune_ros.checks import PASS
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.arm import Arm
+from specprune_ros.control.command import Refusal
 from specprune_ros.control.executor import ExecutorConfig
 from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.control.replan import ReplanConfig, Replanner
 from specprune_ros.control.run import Tick
+from specprune_ros.control.takeover import Takeover, TakeoverConfig
 from specprune_ros.doctor.fit import check_fits, doubts, gripper_doubt
 from specprune_ros.doctor.instruction import instruction_advice
 from specprune_ros.errors import UserError
@@ -37,6 +39,7 @@ from specprune_ros.nodes.reporting.latency import pauses
 from specprune_ros.nodes.reporting.session_status import Receivers, SessionStatus
 from specprune_ros.nodes.reporting.status_text import StatusText, inference_text
 from specprune_ros.nodes.subscribing import LATCHED
+from specprune_ros.nodes.takeover_input import TakeoverInput
 from specprune_ros.nodes.tf_input import open_transforms
 from specprune_ros.nodes.worker import InferenceWorker
 from specprune_ros.policy import ActionChunk
@@ -65,8 +68,14 @@ class Answer:
 class Session:
     """Built by *configure*, on the executor's thread. Raises UserError for what the user can fix."""
 
-    def __init__(self, node: LifecycleNode, parameters: LiveParameters, model: SharedModel) -> None:
-        self._node, self._parameters, self._model = node, parameters, model
+    def __init__(
+        self, node: LifecycleNode, parameters: LiveParameters, model: SharedModel, takeover: Takeover
+    ) -> None:
+        """`takeover`: who took over, which outlives the session."""
+        self._node, self._parameters, self._model, self._takeover = node, parameters, model, takeover
+        takeover.config = parameters.running(TakeoverConfig)
+        self._device = TakeoverInput(node, takeover.config, self._on_device)
+        takeover.topic = self._device.topic
         inputs = parameters.running(InputsConfig)
         self._controller = parameters.running(ControllerConfig)
         self.policy = model.take(node, parameters.running(CheckpointConfig), self._wanted_pruning())
@@ -132,9 +141,10 @@ class Session:
             Replanner(parameters.running(ReplanConfig)),
             self.sensors,
             self.end_effector,
+            self._takeover,
             watch_tf=self._watch_tf,
             mode=self._wanted_mode,
-            on_stop=self._publisher.publish_stop,
+            on_stop=lambda: self._publisher.publish_stop(self._motion.in_charge),
             on_due=self._on_due,
         )
         self._urdf_joints: frozenset[str] = frozenset()
@@ -227,6 +237,7 @@ class Session:
         self._node.destroy_timer(self._timer)
         self._motion.destroy()
         self._inputs.destroy()
+        self._device.destroy()
         self._publisher.destroy()
         if self._path is not None:
             self._path.destroy()
@@ -247,7 +258,20 @@ class Session:
         self._motion.enable(self._now())
         dry = " (dry run: nothing moves)" if self._motion.dry_run else ""
         waiting = f"; waiting: {self._worker.problem}" if self._worker.problem else ""
+        person = self._takeover.person
+        waiting += f"; a person is in charge by {person}, who has to let go first" if person else ""
         return Answer(True, f"motion is on{dry}{waiting}")
+
+    def change_hands(self) -> None:
+        """A person took over, or let go: what follows from it happens at once, not in the next control period."""
+        if not self._timer.is_canceled():
+            self._motion.tick(self._now())
+
+    def _on_device(self) -> None:
+        before = self._takeover.person
+        self._takeover.hear()
+        if not before:
+            self.change_hands()
 
     def reset(self) -> None:
         """New task or scene: forget history and the running chunk."""
@@ -288,7 +312,13 @@ class Session:
             self._arm.openings,
             enabled=motion.enabled,
             receiver="" if motion.dry_run or receivers.count else receivers.topic,
+            person=self._takeover.person,
         )
+
+    @property
+    def in_charge(self) -> str:
+        """Who moves the arm, as in ActionChunk."""
+        return self._motion.in_charge
 
     @property
     def continuous(self) -> np.ndarray:
@@ -328,6 +358,7 @@ class Session:
         self._arm.limits = parameters.running(LimitsConfig)
         self._arm.executor.config = parameters.running(ExecutorConfig)
         self._motion.replanner.config = parameters.running(ReplanConfig)
+        self._takeover.config = parameters.running(TakeoverConfig)
         self._motion.configure(parameters.running(ControllerConfig))
         self._set_motions()
         self._motion.set_dry_run(parameters.running(NodeConfig).dry_run, self._now())
@@ -356,8 +387,9 @@ class Session:
         self._report.moved_constants = self.policy.moved_constants(sensed.proprio)
         if not np.isfinite(chunk.actions).all():
             raise UserError("the policy predicted NaN or Inf; check the checkpoint, or set model.dtype float32")
-        self._motion.submit(chunk.actions, sensed.stamp, ready)
-        self._publisher.publish(sensed, chunk, ready, lambda: self._motion.moves)
+        receipt = self._motion.submit(chunk.actions, sensed.stamp, ready)
+        usable = receipt.refusal != Refusal.BEFORE_ENABLE
+        self._publisher.publish(sensed, chunk, ready, lambda: self._motion.in_charge, usable=usable)
         if self._path is not None:
             self._path.publish(chunk, sensed.stamp, self._motion.moves)
         age = (ready - sensed.stamp) / NANOSECONDS

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from specprune_ros.control.takeover import InCharge
 from specprune_ros.errors import UserError
 from specprune_ros.openvla.preprocessing import CROP_AREA
 from specprune_ros.policy import ActionChunk, Observation, Policy
@@ -73,6 +74,7 @@ class ChunksBag:
             ready=self._stamp(stamp + round(chunk.seconds * NANOSECONDS)),
             sequence=self._sequence,
             execute=False,  # nothing may move by a replay
+            in_charge=InCharge.NOBODY,
             dt=self._stamp(round(self._dt * NANOSECONDS), "Duration"),
             action_space=policy.action_space,
             names=list(policy.action_names),
@@ -89,6 +91,7 @@ class ChunksBag:
         return self._types[STATISTICS](
             header=self._header(stamp, self._frame),
             sequence=self._sequence,
+            in_charge=InCharge.NOBODY,
             preset=report.preset,
             selection=report.selection,
             mode=report.mode,

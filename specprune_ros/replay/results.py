@@ -26,6 +26,7 @@ from specprune_ros.replay.settings import Settings
 from specprune_ros.replay.summary import FORMAT, exceeded, machine, number, summarize, verdict
 
 FILES = ("report.html", "report.json", "chunks.mcap", "junit.xml")
+SPANS = 5  # times that a person was in charge, named in the report
 EXCEEDED, INTERRUPTED = 3, 130  # exit codes
 
 
@@ -100,6 +101,7 @@ class Results:
                 "equal": outcome.recorded.equal,
                 "largest_difference": number(outcome.recorded.largest),
             },
+            "taken_over_s": [list(span) for span in outcome.persons.spans],
             "failures": outcome.failures,
             "audit": replay.audit.summary(),
             "warm_ms": {
@@ -136,6 +138,11 @@ def _about(outcome: Outcome) -> list[Finding]:
         first = outcome.failures[0]
         text = f"{len(outcome.failures)} inferences failed, the first at stamp {first['stamp']} ns: {first['error']}"
         found.append(Finding("failed", "error", text))
+    if outcome.persons.spans:
+        spans = ", ".join(f"{start:.1f} to {end:.1f} s" for start, end in outcome.persons.spans[:SPANS])
+        more = "" if len(outcome.persons.spans) <= SPANS else f" and {len(outcome.persons.spans) - SPANS} times more"
+        text = f"a person was in charge of the arm from {spans}{more}: what it did then is not the policy's doing"
+        found.append(Finding("taken_over", "hint", text))
     return found
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from specprune_ros.control.takeover import InCharge
 from specprune_ros.errors import UserError
 from specprune_ros.policy import ActionChunk, Observation
 from specprune_ros.replay.arms import Arms
@@ -67,10 +68,28 @@ class Recorded:
 
 
 @dataclass(eq=False)
+class Persons:
+    """When a person was in charge of the recorded arm, by the recorded chunks. Seconds of the bag."""
+
+    spans: list[tuple[float, float]] = field(default_factory=list)
+    _last: bool = False
+
+    def add(self, message: Any, time: float) -> None:
+        """A recorded ActionChunk; those of older recordings do not say who was in charge."""
+        person = getattr(message, "in_charge", "") == InCharge.PERSON
+        if person and self._last:
+            self.spans[-1] = (self.spans[-1][0], round(time, 3))
+        elif person:
+            self.spans.append((round(time, 3), round(time, 3)))
+        self._last = person
+
+
+@dataclass(eq=False)
 class Outcome:
     """What came of a replay, beside the moments in the spool."""
 
     recorded: Recorded
+    persons: Persons = field(default_factory=Persons)
     failures: list[dict[str, object]] = field(default_factory=list)  # frames whose inference failed: stamp and error
     interrupted: bool = False
     until: float = 0.0  # seconds of the bag that were replayed
@@ -128,6 +147,7 @@ class Replay:
                 bar.update(elapsed - bar.n)
             if message.topic == chunks:
                 self.outcome.recorded.add(message.message)
+                self.outcome.persons.add(message.message, elapsed)
             else:
                 yield message
 

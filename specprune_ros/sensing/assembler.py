@@ -175,6 +175,11 @@ class ObservationAssembler:
                 return np.zeros(0)
             return self._joints.settled_positions(self._controlled_joints, now, age, self._arrival())
 
+    def measured_joint_velocities(self) -> Floats:
+        """(J,) of the controlled joints, rad/s, as they were a moment before the newest positions."""
+        with self._lock:
+            return np.zeros(0) if self._joints is None else self._joints.velocities(self._controlled_joints)
+
     def _positions(self, names: tuple[str, ...], stamp: int, apart: float) -> Floats:
         """At most `apart` seconds away from `stamp`."""
         if self._joints is None:

@@ -62,6 +62,11 @@ class History(Generic[Sample]):
             index -= 1
         return self._stamps[index], self._samples[index]
 
+    def since(self, stamp: int) -> list[tuple[int, Sample]]:
+        """Samples that are not older than `stamp`, oldest first."""
+        index = bisect.bisect_left(self._stamps, stamp)
+        return list(zip(list(self._stamps)[index:], list(self._samples)[index:], strict=True))
+
     def rate(self, now: float) -> float:
         """Messages per second over the last ones that arrived, going down when they stop. `now`: as `arrival`."""
         if len(self._arrivals) < 2:

@@ -18,6 +18,7 @@ from specprune_ros.sensing.track import Track
 LENGTH = 256  # samples per joint: a quarter of a second at 1 kHz
 SPEED_MARGIN = 1.2  # an arm may overshoot the speed that it is asked for
 NOISE = 0.01  # rad or m, of an encoder
+WINDOW = NANOSECONDS // 10  # over which a velocity is measured
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,23 @@ class JointInput:
             if name in self._tracks and not self._tracks[name].settled(now):
                 raise ObservationError(f"joint {name} on {self.topic} is listened to for a second before it is used")
         return found
+
+    def velocities(self, names: Sequence[str]) -> Floats:
+        """(J,) rad/s or m/s of `names` over the last tenth of a second, by least squares; 0 where nothing tells it."""
+        return np.array([self._velocity(name) for name in names])
+
+    def _velocity(self, name: str) -> float:
+        history, motion = self._positions[name], self._motions.get(name)
+        newest = history.newest_stamp
+        samples = [] if newest is None else history.since(newest - WINDOW)
+        times = np.array([stamp - samples[-1][0] for stamp, _ in samples]) / NANOSECONDS
+        positions = np.array([position for _, position in samples])
+        if len(samples) < 2 or not np.isfinite(positions).all():
+            return 0.0
+        if motion is not None and motion.continuous:
+            positions = np.unwrap(positions)
+        times -= times.mean()
+        return float(times @ (positions - positions.mean()) / (times @ times))
 
     def _check_contradiction(self, name: str, now: float) -> None:
         found = self._tracks[name].contradiction(now) if name in self._tracks else None

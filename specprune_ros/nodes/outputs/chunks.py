@@ -8,6 +8,7 @@ from collections.abc import Callable
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
 
+from specprune_ros.control.takeover import InCharge
 from specprune_ros.msg import ActionChunk as ActionChunkMessage
 from specprune_ros.msg import PruningStats
 from specprune_ros.nodes.outputs.overlay import Overlay
@@ -35,10 +36,12 @@ class ChunkPublisher:
         self._lock = threading.Lock()
         self._sequence = 0
 
-    def publish(self, sensed: Sensed, chunk: ActionChunk, ready: int, may_move: Callable[[], bool]) -> None:
-        """Publish an inference's results. `ready`: when they were, nanoseconds.
+    def publish(
+        self, sensed: Sensed, chunk: ActionChunk, ready: int, in_charge: Callable[[], InCharge], *, usable: bool = True
+    ) -> ActionChunkMessage:
+        """Publish an inference's results. `ready`: when they were, nanoseconds. `usable`: whether it may be executed.
 
-        `may_move` is asked last, under the lock of `publish_stop`, so that no chunk to be executed follows a stop.
+        `in_charge` is asked last, under the lock of `publish_stop`, so that no chunk to be executed follows a stop.
         """
         message = self._message(sensed.stamp, ready)
         message.steps = len(chunk.actions)
@@ -47,15 +50,18 @@ class ChunkPublisher:
         message.mode = chunk.pruning.mode
         with self._lock:
             self._number(message)
-            message.execute = may_move()
+            who = in_charge()
+            message.in_charge, message.execute = who, usable and who == InCharge.POLICY
             self.chunks.publish(message)
         self._stats.publish(self._pruning(message, chunk, (ready - sensed.stamp) / NANOSECONDS))
-        self._overlay.publish(sensed, chunk)
+        self._overlay.publish(sensed, chunk, who)
+        return message
 
-    def publish_stop(self) -> None:
+    def publish_stop(self, in_charge: InCharge) -> None:
         """Tell whoever executes the chunks to hold: a chunk without steps that must not be executed."""
         now = self._node.get_clock().now().nanoseconds
         message = self._message(now, now)
+        message.in_charge = in_charge
         with self._lock:
             self._number(message)
             self.chunks.publish(message)
@@ -89,6 +95,7 @@ class ChunkPublisher:
     def _pruning(self, chunk_message: ActionChunkMessage, chunk: ActionChunk, age: float) -> PruningStats:
         report = chunk.pruning
         message = PruningStats(header=chunk_message.header, sequence=chunk_message.sequence)
+        message.in_charge = chunk_message.in_charge
         message.preset, message.selection = report.preset, report.selection
         message.mode, message.reason = report.mode, report.reason
         message.v_t, message.v_r, message.v_z = report.v_t, report.v_r, report.v_z

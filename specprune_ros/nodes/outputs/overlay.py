@@ -8,6 +8,7 @@ from rclpy.publisher import Publisher
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
 
+from specprune_ros.control.takeover import InCharge
 from specprune_ros.nodes.stamps import to_stamp
 from specprune_ros.policy import ActionChunk
 from specprune_ros.sensing.assembler import Sensed
@@ -24,13 +25,14 @@ class Overlay:
             camera: node.create_publisher(Image, f"~/overlay/{camera}", qos_profile_sensor_data) for camera in cameras
         }
 
-    def publish(self, sensed: Sensed, chunk: ActionChunk) -> None:
+    def publish(self, sensed: Sensed, chunk: ActionChunk, in_charge: InCharge) -> None:
         for view, (camera, publisher) in enumerate(self._publishers.items()):
             if publisher.get_subscription_count() == 0:
                 continue
             kept = chunk.pruning.kept_final[view]
             frame = draw_kept(sensed.views[camera], kept, self._grid, self._crop)
             text = f"{chunk.pruning.mode} {len(kept)}/{chunk.pruning.patches[view]} {chunk.seconds * 1e3:.0f} ms"
+            text += " person" if in_charge == InCharge.PERSON else ""
             cv2.putText(frame, text, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 3, cv2.LINE_AA)
             cv2.putText(frame, text, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
             publisher.publish(_message(frame, sensed.stamp, camera))

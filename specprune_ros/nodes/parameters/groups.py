@@ -10,6 +10,7 @@ from specprune_ros.control.executor import ExecutorConfig
 from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.control.replan import ReplanConfig
 from specprune_ros.control.run import RunConfig
+from specprune_ros.control.takeover import TakeoverConfig
 from specprune_ros.errors import ConfigError
 from specprune_ros.parameters import parameter
 from specprune_ros.sensing.config import InputsConfig
@@ -53,4 +54,5 @@ GROUPS: dict[str, tuple[Any, ...]] = {
     "execution": (ExecutorConfig(),),
     "replan": (ReplanConfig(),),
     "run": (RunConfig(),),
+    "takeover": (TakeoverConfig(),),
 }

@@ -124,6 +124,7 @@ class SessionStatus:
         motion, receivers, told = self._motion, self._receivers(), self._told_of_motion()
         values: dict[str, object] = {
             f"receivers of {receivers.topic}": receivers.count,
+            "in charge": motion.in_charge,
             "enabled": motion.enabled,
             "dry run": motion.dry_run,
             "pauses between chunks": motion.pauses,
@@ -143,6 +144,10 @@ class SessionStatus:
                 f"; {trouble}" for trouble in (self._motion.gripper_problem, self._motion.effect_problem) if trouble
             )
             return Told(f"moving{dry}{hit}{troubles}", WARN if hit or troubles else OK)
+        person = self._motion.takeover.person
+        if person:
+            waiting = "" if self._motion.enabled else "; motion is off"
+            return Told(f"a person is in charge by {person}, nothing is sent{waiting}", WARN)
         if not self._motion.enabled:
             return Told("motion is off; call ~/enable", OK)
         receivers = self._receivers()
