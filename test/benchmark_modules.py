@@ -12,7 +12,8 @@ import closed_loop  # noqa: E402
 import libero_results  # noqa: E402
 import significance  # noqa: E402
 import splice  # noqa: E402
+import trajectory_controller  # noqa: E402
 
 sys.path.remove(str(BENCHMARKS))
 
-__all__ = ["BENCHMARKS", "arms", "closed_loop", "libero_results", "significance", "splice"]
+__all__ = ["BENCHMARKS", "arms", "closed_loop", "libero_results", "significance", "splice", "trajectory_controller"]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A simulated arm of seven joints with its driver, and the control loop that moves it, in one process and one clock."""
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -57,21 +58,35 @@ def joint_state(stamp, positions):
 
 
 class SimulatedArm:
-    """Follows one-point trajectories as joint_trajectory_controller does, with a servo that lags behind."""
+    """Follows trajectories as joint_trajectory_controller does, with a servo that lags; not while it is `deaf`."""
 
     LAG = 0.04  # seconds
 
     def __init__(self, position):
         self.position = np.array(position, dtype=float)
         self._setpoint, self._goal, self._left = self.position.copy(), self.position.copy(), 0.0
+        self._chunk, self._now, self._turns, self.deaf = None, 0.0, np.zeros(7), False
 
     def obey(self, point):
         """Go to the point's positions, by the short way where a joint turns without end."""
+        if self.deaf:
+            return
         difference = point.positions - self._setpoint
         turns = np.where(ENDLESS, np.round(difference / (2 * np.pi)), 0.0)
-        self._goal, self._left = point.positions - 2 * np.pi * turns, point.time_from_start
+        self._goal, self._left, self._chunk = point.positions - 2 * np.pi * turns, point.time_from_start, None
+
+    def follow(self, chunk, now):
+        """Be where the trajectory says at its times, which `step` goes on from `now` with."""
+        if self.deaf:
+            return
+        difference = chunk.at(now).positions - self._setpoint
+        self._turns = np.where(ENDLESS, np.round(difference / (2 * np.pi)), 0.0)
+        self._chunk, self._now = chunk, now
 
     def step(self, seconds):
+        if self._chunk is not None:
+            self._now += seconds
+            self._goal, self._left = self._chunk.at(self._now).positions - 2 * np.pi * self._turns, 0.0
         share = 1.0 if self._left <= seconds else seconds / self._left
         self._setpoint = self._setpoint + share * (self._goal - self._setpoint)
         self._left = max(self._left - seconds, 0.0)
@@ -89,9 +104,10 @@ class Publishers(UnknownPeers):
 class Loop:
     """What MotionLoop does in a control period, without ROS. `points`: what was sent to the arm."""
 
-    def __init__(self, arm: SimulatedArm, continuous=CONTINUOUS):
+    def __init__(self, arm: SimulatedArm, continuous=CONTINUOUS, trajectory="point"):
         self.robot, self.now = arm, 1000.0
-        self.arm = Arm(7, CONFIG, LIMITS, ExecutorConfig(max_observation_age=10.0), {"joint_states": MAX_AGE})
+        config = dataclasses.replace(CONFIG, trajectory=trajectory)
+        self.arm = Arm(7, config, LIMITS, ExecutorConfig(max_observation_age=10.0), {"joint_states": MAX_AGE})
         self.arm.set_continuous(continuous)
         inputs = InputsConfig(cameras=("primary",), own_limits=(f"joint_states.max_age={MAX_AGE}",))
         self.sensors = ObservationAssembler(
@@ -133,6 +149,12 @@ class Loop:
             problem = str(error)
         before, self.result = self.result, self.arm.tick(self.now, joints=joints, problem=problem)
         point = None
+        if isinstance(self.result, Motion) and self.arm.space.config.whole_chunks:
+            if self.result.trajectory is not None:
+                self.robot.follow(self.result.trajectory, self.now)
+            point = SimpleNamespace(positions=self.result.joints)
+            self.points.append(point)
+            return point
         if isinstance(self.result, Motion):
             point = joint_point(self.result.joints, self.result.joint_velocities, CONFIG, LIMITS, self.arm.continuous)
         elif isinstance(before, Motion) and self.arm.stop is not None:

@@ -37,10 +37,10 @@ STEPS = 50
 class Robot:
     """The arm, its driver, and a second publisher; advanced by `run`."""
 
-    def __init__(self, seed, start):
+    def __init__(self, seed, start, trajectory="point"):
         self.random = np.random.default_rng(seed)
         self.arm = SimulatedArm(start)
-        self.loop = Loop(self.arm)
+        self.loop = Loop(self.arm, trajectory=trajectory)
         self.alive, self.liar, self.stamps, self.skew, self.delay = True, None, True, 0.0, 0.0
         self.alone_since = self.loop.now
         self.hidden, self.stale_chunk = 0, False
@@ -73,20 +73,22 @@ class Robot:
 
 
 class Faults(RuleBasedStateMachine):
+    trajectory, steps = "point", 100
+
     @initialize(seed=st.integers(0, 2**31), start=st.lists(st.floats(-3.1, 3.1), min_size=7, max_size=7))
     def begin(self, seed, start):
-        self.robot = Robot(seed, start)
+        self.robot = Robot(seed, start, self.trajectory)
         self.robot.run(1.2)
         self.enable()
 
     @rule(goal=st.lists(st.floats(-3.3, 3.3), min_size=7, max_size=7))
     def new_chunk(self, goal):
-        self.robot.loop.chunk(np.array(goal))
+        self.robot.loop.chunk(np.array(goal), self.steps)
         self.robot.run(0.1)
 
     @rule(step=st.lists(st.floats(-0.3, 0.3), min_size=7, max_size=7))
     def near_chunk(self, step):
-        self.robot.loop.chunk(self.robot.arm.encoders() + step)
+        self.robot.loop.chunk(self.robot.arm.encoders() + step, self.steps)
         self.robot.run(0.2)
 
     @rule(ticks=st.integers(1, 12))
@@ -156,9 +158,22 @@ TestFaults.settings = settings(
 )
 
 
-@pytest.fixture
-def robot():
-    robot = Robot(0, [1.0, 0.5, -0.5, 1.2, -1.0, 0.8, 2.0])
+class ChunkFaults(Faults):
+    trajectory, steps = "chunk", 20
+
+
+TestChunkFaults = ChunkFaults.TestCase
+TestChunkFaults.settings = settings(
+    max_examples=max(FAULTS // STEPS // 5, 1),
+    stateful_step_count=STEPS,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture(params=["point", "chunk"])
+def robot(request):
+    robot = Robot(0, [1.0, 0.5, -0.5, 1.2, -1.0, 0.8, 2.0], request.param)
     robot.run(1.2)
     robot.loop.enable()
     return robot
@@ -238,7 +253,7 @@ def test_an_arm_that_was_moved_while_it_held_has_to_be_enabled_again(robot):
     moves(robot, robot.arm.position + 0.1, 0.5)
     robot.loop.arm.executor.clear()
     robot.run(0.2)
-    robot.arm.obey = lambda point: None
+    robot.arm.deaf = True
     for _ in range(60):  # by hand, slowly
         robot.arm.position = robot.arm._setpoint = robot.arm._goal = robot.arm.position + 0.01
         robot.run(PERIOD)
@@ -252,7 +267,7 @@ def test_an_arm_that_was_moved_while_it_held_has_to_be_enabled_again(robot):
 
 
 def test_an_arm_that_does_not_obey_is_told(robot):
-    robot.arm.obey = lambda point: None
+    robot.arm.deaf = True
     moves(robot, robot.arm.position + 1.0, 3.0)
     assert "joint_1 was commanded" in robot.loop.arm.effect and "protective stop" in robot.loop.arm.effect
     sent = np.array([point.positions for point in robot.loop.points])

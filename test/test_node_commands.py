@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Control outputs as messages, over DDS: target poses, joint trajectories, grippers."""
 
+import dataclasses
 import time
 
 import numpy as np
@@ -37,6 +38,7 @@ TRAJECTORY = ControllerConfig(
     gripper_dimensions=(2,),
     gripper_output="trajectory",
     gripper_joint_names=("finger_1", "finger_2"),
+    trajectory="point",
 )
 
 
@@ -93,6 +95,31 @@ def test_target_pose(hear):
     assert moved.pose.position.x == pytest.approx(0.405) and abs(moved.pose.orientation.x) == pytest.approx(1.0)
     held = latest(lambda output: output.hold(here, HEADER, True))
     assert held.pose.position.x == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("velocities", [True, False])
+def test_trajectory_of_a_whole_chunk(hear, velocities):
+    config = dataclasses.replace(TRAJECTORY, trajectory="chunk", trajectory_velocities=velocities)
+    arm = Arm(3, config, LimitsConfig(), ExecutorConfig())
+    latest = hear(JointTrajectory, "~/joint_trajectory", lambda node: open_commands(node, arm))
+    arm.enable()
+    actions = np.array([[0.01 * k, -0.02 * k, 1.0] for k in range(8)])
+    assert arm.executor.submit(actions, 1.5, 0.05, 1.5).accepted
+    moves = arm.tick(1.5, joints=np.zeros(2))
+    sent = latest(lambda output: output.move(moves, None, HEADER))
+    assert sent.joint_names == list(JOINTS)
+    assert (sent.header.stamp.sec, sent.header.stamp.nanosec) == (1, 500_000_000)  # when its first point is due
+    times = [point.time_from_start.sec + point.time_from_start.nanosec / 1e9 for point in sent.points]
+    assert times == pytest.approx(0.05 * np.arange(len(times)))
+    assert list(sent.points[0].positions) == [0.0, 0.0]
+    assert list(sent.points[-1].positions) == pytest.approx([0.07, -0.14], rel=0.03)
+    if velocities:
+        assert list(sent.points[-1].velocities) == [0.0, 0.0]  # joint_trajectory_controller refuses others
+        assert any(point.velocities[0] > 0.15 for point in sent.points)
+    else:
+        assert not any(point.velocities for point in sent.points)
+    goes_on = arm.tick(1.55, joints=np.zeros(2))
+    assert latest(lambda output: output.move(goes_on, None, HEADER)) is None  # one for a chunk
 
 
 def test_joint_trajectory(hear):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A person takes over and gives back, in a session in this process: what is sent, what is told, what it ends."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -9,12 +11,14 @@ pytest.importorskip("rclpy")
 from geometry_msgs.msg import TwistStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
-from session_bench import SECOND, STEP, SessionBench
+from session_bench import SECOND, STEP, FakePolicy, SessionBench
 from std_srvs.srv import SetBool
 
 from specprune_ros.control.arm import Motion
 from specprune_ros.control.command import Hold, HoldReason
+from specprune_ros.control.takeover import InCharge
 from specprune_ros.nodes.reporting.diagnostics import WARN
+from specprune_ros.policy import Observation
 
 pytestmark = pytest.mark.ros
 DEVICE = {"takeover.topic": "/teleop", "takeover.release_after": 0.3}
@@ -104,7 +108,7 @@ def test_no_step_of_velocity_after_the_release(make):
     bench = make(**{"limits.max_acceleration": 2.0})
     start_moving(bench)
     bench.take_over()
-    x = 0.3
+    x = 0.0
     for _ in range(12):
         x -= 0.2 * STEP
         bench.tick(x=x)
@@ -245,30 +249,34 @@ def test_the_overlay_tells_it(bench, monkeypatch):
     for publisher in overlay._publishers.values():
         monkeypatch.setattr(publisher, "get_subscription_count", lambda: 1)
         monkeypatch.setattr(publisher, "publish", pictures.append)
-    bench.policy.image_size = 224
-    bench.infer()
-    bench.take_over()
-    bench.tick()
-    bench.infer()
-    before, after = (np.frombuffer(picture.data, np.uint8) for picture in pictures[::2])
-    assert (before != after).any()
+    views = {camera: np.full((224, 224, 3), 90, np.uint8) for camera in overlay._publishers}
+    chunk = bench.policy.act(Observation(views, np.zeros(0), "go", 1.0))
+    for who in InCharge:
+        overlay.publish(SimpleNamespace(views=views, stamp=0), chunk, who)
+    policy, person, nobody = (np.frombuffer(picture.data, np.uint8) for picture in pictures[::2])
+    assert (policy == nobody).all() and (policy != person).any()
 
 
-def test_holds_of_a_joint_arm_replace_its_trajectory_once(make):
+@pytest.mark.parametrize("trajectory", ["point", "chunk"])
+def test_holds_of_a_joint_arm_replace_its_trajectory_once(make, trajectory):
     names = [f"j{k}" for k in range(7)]
+    policy = FakePolicy()
+    policy.action_space = "absolute_joint"
     bench = make(
+        policy=policy,
         **{
             "controller.output": "joint_trajectory",
             "controller.action_space": "absolute_joint",
             "controller.joint_names": names,
             "controller.gripper_dimensions": [],
             "controller.gripper_output": "none",
+            "controller.trajectory": trajectory,
             "controller.trajectory_time": 0.1,
             "inputs.base_frame": "",
             "inputs.ee_frame": "",
             "limits.max_joint_speed": [1.0],
             "limits.max_joint_acceleration": [5.0],
-        }
+        },
     )
     bench.policy.actions = np.full((8, 7), 0.3)
     positions = np.zeros(7)
@@ -298,5 +306,6 @@ def test_holds_of_a_joint_arm_replace_its_trajectory_once(make):
     result = tick(velocity=-0.4)
     while not isinstance(result, Motion):
         result = tick(velocity=-0.4)
-    np.testing.assert_allclose(result.joint_velocities, -0.4 + 5.0 * STEP, atol=1e-6)
+    gained = 5.0 * STEP if trajectory == "point" else 5.0 * STEP / 2  # a whole chunk has the speed's mean
+    np.testing.assert_allclose(result.joint_velocities, -0.4 + gained, atol=1e-6)
     np.testing.assert_allclose(result.joints, positions + result.joint_velocities * STEP, atol=1e-6)

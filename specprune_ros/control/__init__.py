@@ -14,5 +14,8 @@ action_space       ControllerConfig (group controller), ActionSpace: checkpoint 
 limits             LimitsConfig (group limits); enforced by cartesian_limiter, joint_limiter, gripper
 adapters           TargetPose, joint_point, joint_hold, gripper_commands, gripper_point, STOP: numbers for messages
 replan             ReplanConfig (group replan), Replanner: `due(motion, mode, latency)` -> ReplanReason or None
+takeover           TakeoverConfig (group takeover), Takeover: a person by ~/takeover or a device; InCharge
+chunk_trajectory   ChunkTrajectory: a chunk as one trajectory within the limits; `roll_out`, `starting`
+run                RunConfig (group run), Run: one task on ~/run_policy, `update(tick)` -> Ending or None
 deviation          PoseDeviation: how far the arm has left the plan
 """

@@ -76,10 +76,21 @@ class ControllerConfig:
         "URDF on robot_description calls continuous are known without.",
         live=False,
     )
+    trajectory: str = parameter(
+        "chunk",
+        "joint_trajectory: chunk sends the rest of every chunk as one trajectory, which the arm's controller "
+        "interpolates on its own clock; point sends a trajectory of one point in every control period.",
+        choices=("chunk", "point"),
+        live=False,
+    )
+    trajectory_velocities: bool = parameter(
+        True, "Trajectories of whole chunks hold velocities, and the arm's controller interpolates by cubic splines."
+    )
     trajectory_time: float = parameter(
         0.1,
-        "joint_trajectory: time in which the arm should reach the point that is sent every tick; at least a control "
-        "period, more is smoother and lags more.",
+        "joint_trajectory, point: time in which the arm should reach the point that is sent every tick, more is "
+        "smoother and lags more; chunk: for so long a new trajectory goes on as the one before it, so that it may "
+        "arrive late. At least a control period.",
         minimum=0.001,
         maximum=2.0,
         unit="s",
@@ -167,6 +178,11 @@ class ControllerConfig:
     def period(self) -> float:
         """Seconds between control ticks."""
         return 1 / self.rate
+
+    @property
+    def whole_chunks(self) -> bool:
+        """Whether chunks are sent as trajectories."""
+        return self.output in JOINT_OUTPUTS and self.trajectory == "chunk"
 
     @property
     def delta(self) -> bool:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One control tick: from the running chunk to motion within the limits."""
 
+import copy
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ from specprune_ros.angles import FULL_TURN, beside
 from specprune_ros.arrays import Floats
 from specprune_ros.control.action_space import ActionSpace, ControllerConfig
 from specprune_ros.control.cartesian_limiter import CartesianLimiter, Limited
+from specprune_ros.control.chunk_trajectory import FEW_KNOTS, ChunkTrajectory, roll_out, starting
 from specprune_ros.control.command import Command, Hold, HoldReason
 from specprune_ros.control.deviation import PoseDeviation
 from specprune_ros.control.effect import MotionEffect
 from specprune_ros.control.executor import ChunkExecutor, ExecutorConfig
 from specprune_ros.control.gripper import GripperDebounce
-from specprune_ros.control.joint_limiter import JointLimiter, JointStop
+from specprune_ros.control.joint_limiter import JointDoubt, JointLimiter, JointStop
 from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.control.watchdog import Watchdog
 from specprune_ros.errors import ConfigError
@@ -35,6 +37,7 @@ class Motion:
     deviation: float  # m between the arm and the plan; 0 for joint-space policies
     deviation_angle: float  # rad between the arm, or its worst joint, and the plan
     command: Command
+    trajectory: ChunkTrajectory | None = None  # to be followed from now on; None: the one before it, or there are none
 
 
 class Arm:
@@ -68,6 +71,8 @@ class Arm:
         self._period = controller.period
         self._cartesian = CartesianLimiter(limits, controller.period)
         self._joints = JointLimiter(limits, controller.period, controller.max_lead_angle)
+        self._trajectory: ChunkTrajectory | None = None  # that the arm follows
+        self._rules: tuple[object, ...] = ()  # that it was made by
         self._stop: JointStop | None = None
         self._effect = MotionEffect()
         self.drives = True  # whether the motion is sent to the arm, so that it should be seen; may be replaced
@@ -132,12 +137,13 @@ class Arm:
         self._joints.forget(velocities)
         self._gripper.forget()
         self._effect.interrupt()
-        self._stop = None
+        self._stop = self._trajectory = None
 
     def hold(self, joints: Floats | None = None) -> None:
         """Start from rest at the next motion; `joints` (J,) rad: where they are measured, None when that is unknown."""
         self._cartesian.reset()
         self._stop = self._joints.hold(joints)
+        self._trajectory = None
         self._gripper.interrupt()
         self._deviation.clear()
 
@@ -169,10 +175,19 @@ class Arm:
             joints, problem = None, "a joint's position is not finite"
         if pose is not None and not np.isfinite([*pose.position, *pose.quaternion]).all():
             pose, problem = None, "the end effector's pose is not finite"
+        if self._trajectory is not None and joints is not None:
+            self._joints.follow(self._trajectory.at(now), joints)
         result = self._result(now, pose, joints, problem)
         if isinstance(result, Hold):
-            self.hold(joints)
+            self._hold(result, joints)
         return result
+
+    def _hold(self, hold: Hold, joints: Floats | None) -> None:
+        if self._trajectory is None or hold.reason != HoldReason.CHUNK_FINISHED:
+            self.hold(joints)
+        else:
+            self._stop = None  # the trajectory comes to rest by itself
+            self._gripper.interrupt()
 
     def _result(self, now: float, pose: Pose | None, joints: Floats | None, problem: str) -> Motion | Hold:
         command = self.executor.step(now)
@@ -203,7 +218,9 @@ class Arm:
         wanted = self.space.joints(command.action)
         doubt = self._joints.doubt(wanted, joints)
         if doubt is not None:
-            return Hold(HoldReason.ARM_MOVED, f"joint {self.space.config.joint_names[doubt.joint]} {doubt.reason}")
+            return self._refuse(doubt)
+        if self.space.config.whole_chunks:
+            return self._followed(command, now, wanted, joints)
         limited = self._joints.apply(wanted, joints)
         if limited.hold:
             return _violated(limited)
@@ -214,6 +231,70 @@ class Arm:
             self._effect.of_joints(now, velocity * self._period, joints, self.space.config.joint_names)
         openings = self._gripper.update(self.space.openings(command.action), now)
         return Motion(None, limited.value, velocity, openings, limited.hit, 0.0, angle, command)
+
+    def _followed(self, command: Command, now: float, wanted: Floats, joints: Floats) -> Motion | Hold:
+        """Motion by the trajectory of the chunk, which is made anew when the plan changes or the arm falls behind."""
+        before, continuous = self._trajectory, self._joints.continuous
+        if before is None:
+            limited = copy.copy(self._joints).apply(wanted, joints)
+            if limited.hold:
+                return _violated(limited)
+        if before is None or before.plan is not command.plan or self._obsolete(before, now, joints):
+            self._trajectory = self._rolled_out(command, now, joints)
+        running = self._trajectory
+        assert running is not None
+        if now >= running.holds_at and running.hold is not None:
+            return running.hold
+        here, then = running.at(now), running.at(now + self._period)
+        self._joints.follow(then, joints)
+        velocities = (then.positions - here.positions) / self._period
+        if self.drives:
+            self._effect.of_joints(now, velocities * self._period, joints, self.space.config.joint_names)
+        return Motion(
+            None,
+            then.positions,
+            velocities,
+            self._gripper.update(self.space.openings(command.action), now),
+            running.hits[min(running.index(now) + 1, len(running.hits) - 1)],
+            0.0,
+            float(np.abs(beside(wanted, joints, continuous) - joints).max()),
+            command,
+            running if running is not before else None,
+        )
+
+    def _rolled_out(self, command: Command, now: float, joints: Floats) -> ChunkTrajectory:
+        running, limiter, lead = self._trajectory, self._joints, self.space.config.trajectory_time
+        obsolete = running is not None and self._obsolete(running, now, joints)
+        self._rules = self._current_rules()
+        if running is None or now >= running.end:
+            limiter.begin(joints)
+            at = limiter.target if running is None else running.knots[-1]
+            begin = starting(at, command.plan, now, 0.0 if at.velocities.any() else lead, self._period)
+        else:
+            begin = running.part(now, 0.0 if obsolete else lead)
+        if obsolete:
+            few = roll_out(limiter, command.plan, self.space.joints, begin, joints, self._refuse, FEW_KNOTS)
+            if few.leashed:
+                return few
+        return roll_out(limiter, command.plan, self.space.joints, begin, joints, self._refuse)
+
+    def _obsolete(self, running: ChunkTrajectory, now: float, joints: Floats) -> bool:
+        """Whether it must not be followed any longer: the limits changed, or the arm does not keep up."""
+        if any(new is not old for new, old in zip(self._current_rules(), self._rules, strict=True)):
+            return True
+        if not running.index(now):
+            return False  # it is new
+        if running.leashed:
+            return True
+        told = running.at(now).positions
+        behind = np.abs(beside(joints, told, self._joints.continuous) - told)
+        return bool((behind > self._joints.max_lead).any())
+
+    def _current_rules(self) -> tuple[object, ...]:
+        return self._joints.config, self._joints.max_lead, self._joints.continuous
+
+    def _refuse(self, doubt: JointDoubt) -> Hold:
+        return Hold(HoldReason.ARM_MOVED, f"joint {self.space.config.joint_names[doubt.joint]} {doubt.reason}")
 
 
 def _violated(limited: Limited) -> Hold:

@@ -14,7 +14,7 @@ def braking_speed(distance: Floats | float, deceleration: Floats | float, period
     Travelling a tick at speed v and then braking takes less than v^2 / 2a + v T. Zero for distances below zero.
     Works one order up as well: distance as a speed to gain, deceleration as jerk, the result an acceleration.
     """
-    distance = np.clip(distance, 0.0, FAR)
+    distance = np.minimum(np.maximum(distance, 0.0), FAR)
     tick = deceleration * period
     return 2 * deceleration * distance / (tick + np.sqrt(tick**2 + 2 * deceleration * distance))
 

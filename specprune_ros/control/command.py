@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specprune_ros.arrays import Floats
+from specprune_ros.control.plan import Plan
 
 
 class HoldReason(StrEnum):
@@ -58,6 +59,7 @@ class Command:
     index: int  # step of the chunk that is running, 0 .. C-1
     stamp: float  # the chunk's observation, seconds
     remaining: float  # seconds until the chunk ends
+    plan: Plan  # the chunk that is running, blended with the ones before it
 
 
 @dataclass(frozen=True)

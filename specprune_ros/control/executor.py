@@ -175,6 +175,7 @@ class ChunkExecutor:
                 index=index,
                 stamp=self._plan.stamp,
                 remaining=self._plan.end - now,
+                plan=self._plan,
             )
 
     def _clear(self) -> None:

@@ -109,14 +109,14 @@ class MotionLoop:
     @property
     def moves(self) -> bool:
         """Whether the arm may be moved."""
-        return self.enabled and not self.dry_run and not self.arm.executor.taken
+        return self.in_charge == InCharge.POLICY
 
     @property
     def in_charge(self) -> InCharge:
         """Who moves the arm, from any thread."""
-        if self.arm.executor.taken:
+        if self.arm.executor.taken or self.takeover.person:
             return InCharge.PERSON
-        return InCharge.POLICY if self.moves else InCharge.NOBODY
+        return InCharge.POLICY if self.enabled and not self.dry_run else InCharge.NOBODY
 
     def enable(self, now: int) -> None:
         """Allow motion, by chunks whose observation is newer than `now`, nanoseconds."""

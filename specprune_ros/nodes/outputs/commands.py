@@ -18,7 +18,7 @@ from specprune_ros.control.adapters import (
     joint_point,
 )
 from specprune_ros.control.arm import Arm, Motion
-from specprune_ros.nodes.outputs.trajectory import trajectory
+from specprune_ros.nodes.outputs.trajectory import trajectory, whole
 from specprune_ros.nodes.stamps import to_stamp
 from specprune_ros.pose import Pose
 
@@ -102,7 +102,7 @@ class PoseCommands:
 
 
 class TrajectoryCommands:
-    """Trajectories of one point, every tick; once where the joints come to rest when the arm holds."""
+    """Trajectories of whole chunks, or of one point in every tick; one to come to rest when the arm holds."""
 
     def __init__(self, node: LifecycleNode, arm: Arm) -> None:
         self.publisher = node.create_lifecycle_publisher(JointTrajectory, "~/joint_trajectory", QOS)
@@ -117,8 +117,18 @@ class TrajectoryCommands:
     def move(self, motion: Motion, pose: Pose | None, header: Header) -> None:
         assert motion.joints is not None and motion.joint_velocities is not None
         config = self._arm.space.config
+        if config.whole_chunks:
+            self._move_by(motion, header)
+            return
         point = joint_point(motion.joints, motion.joint_velocities, config, self._arm.limits, self._arm.continuous)
         self.publisher.publish(trajectory(point, header))
+
+    def _move_by(self, motion: Motion, header: Header) -> None:
+        if motion.trajectory is not None:
+            config = self._arm.space.config
+            velocities = config.trajectory_velocities
+            message = whole(motion.trajectory, config.joint_names, header.frame_id, velocities=velocities)
+            self.publisher.publish(message)
 
     def hold(self, pose: Pose | None, header: Header, first: bool) -> None:
         if first and self._arm.stop is not None:
