@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Points or whole chunks: how smoothly an arm is driven when the node's process is late now and then.
 
-    scripts/env python benchmarks/trajectories.py --json benchmarks/results/trajectories.json --plot docs/trajectories.png
+    scripts/env python benchmarks/trajectories.py --json FILE --plot docs/trajectories.png
 
 A policy that looks at seven joints predicts chunks of a smooth motion, which disagree a little from one to the next.
 The node's own control code turns them into messages in periods of 20 ms, each of which is late by 0 to J ms. The arm's
@@ -169,7 +169,7 @@ def plot(found: dict[str, dict[str, list[dict[str, float]]]], path: Path) -> Non
         axis.set_xlabel("messages are late by up to, ms")
         axis.set_ylabel(f"{'r.m.s.' if name == 'rms' else name} acceleration asked of a joint, rad/s²")
         axis.grid(alpha=0.3)
-    axes[0].legend()
+    axes[0].legend(loc=(0.33, 0.27))
     figure.savefig(path, dpi=110)
 
 

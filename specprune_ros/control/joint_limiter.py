@@ -46,6 +46,10 @@ class JointLimiter:
     A target runs at most `max_lead` ahead of the arm. Where the arm holds, it is remembered where it was told to stay.
     """
 
+    _sent: Floats | None  # (J,) rad, where the arm was told to be last; None while it holds
+    _wanted: Floats | None  # (J,) rad, what the policy asked for then, inside the ranges
+    _velocity: Floats | None  # (J,) rad/s, of the last target
+
     def __init__(self, config: LimitsConfig, period: float, max_lead: float = np.inf) -> None:
         """`period`: seconds between calls. `max_lead`: rad."""
         self.config = config
@@ -74,9 +78,7 @@ class JointLimiter:
 
     def rest(self) -> None:
         """The arm stands still; the next target starts from where it is measured."""
-        self._sent: Floats | None = None
-        self._wanted: Floats | None = None
-        self._velocity: Floats | None = None
+        self._sent = self._wanted = self._velocity = None
         self._measured = np.zeros(0)  # at the last target
 
     def forget(self, velocity: Floats | None = None) -> None:

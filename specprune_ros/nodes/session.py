@@ -68,9 +68,7 @@ class Answer:
 class Session:
     """Built by *configure*, on the executor's thread. Raises UserError for what the user can fix."""
 
-    def __init__(
-        self, node: LifecycleNode, parameters: LiveParameters, model: SharedModel, takeover: Takeover
-    ) -> None:
+    def __init__(self, node: LifecycleNode, parameters: LiveParameters, model: SharedModel, takeover: Takeover) -> None:
         """`takeover`: who took over, which outlives the session."""
         self._node, self._parameters, self._model, self._takeover = node, parameters, model, takeover
         takeover.config = parameters.running(TakeoverConfig)
