@@ -64,11 +64,20 @@ def half_made_ports():
             path.unlink(missing_ok=True)
 
 
-def robot():
+def robot(missing=()):
     client = PolicyClient(new_context(), process=None)
+    client.missing = set(missing)
     while True:
         client.publish_inputs()
         time.sleep(0.05)
+
+
+def cameras():
+    robot(missing=("TF", "joints"))
+
+
+def driver():
+    robot(missing=("primary", "wrist"))
 
 
 def passer_by():
@@ -92,7 +101,7 @@ def new_context():
     return context
 
 
-KINDS = {function.__name__: function for function in (robot, passer_by, killed)}
+KINDS = {function.__name__: function for function in (robot, cameras, driver, passer_by, killed)}
 
 
 def serve():

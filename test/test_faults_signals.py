@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from faults import fault
 from faulty_policy import FROZEN, SLOW
 from policy_client import CHECKPOINT, PATIENCE, START_PATIENCE, PolicyClient, start_policy
 from robot_process import half_made_ports
+from std_srvs.srv import SetBool
 
 pytestmark = pytest.mark.ros
 
@@ -48,6 +50,8 @@ HANGS = fault(
     "start the node (respawn, systemd), then enable",
 )
 HANG_TIMEOUT = 2.0  # seconds
+MOMENTS = int(os.environ.get("STOP_MOMENTS", "1"))
+LAST_MOMENT = 12.0  # seconds after the start; by then it moves
 PATIENT = {"inputs.max_age": 5.0, "inputs.max_skew": 2.0}  # for a busy machine; the arm only has to move
 # Says when it is there, then stays there.
 STUCK = """
@@ -108,14 +112,40 @@ def start(*command):
     )
 
 
-@pytest.mark.parametrize("module", ["policy_node", "preflight", "libero_sim"])
-def test_signal_during_the_imports(module):
-    process = start("-m", f"specprune_ros.nodes.{module}", "--ros-args", "-p", "autostart:=true")
+EXECUTABLE = "import sys; from specprune_ros.executables import {0}; sys.exit({0}())"  # as pip and CMake write it
+
+
+@pytest.mark.parametrize(
+    ("code", "command"),
+    [
+        *((0, ("-c", EXECUTABLE.format(name))) for name in ("policy", "libero_sim")),
+        *((130, ("-c", EXECUTABLE.format(name))) for name in ("preflight", "replay")),  # no verdict is no pass
+        (0, ("-m", "specprune_ros.nodes.policy_node")),
+    ],
+    ids=lambda value: value[1].split()[-1] if isinstance(value, tuple) else value,
+)
+def test_signal_during_the_imports(code, command):
+    process = start(*command, "--ros-args", "-p", "autostart:=true")
     # Python has started and is importing: what takes the time is far from done when torch or rclpy is mapped.
     while "torch" not in (maps := Path(f"/proc/{process.pid}/maps").read_text()) and "rclpy" not in maps:
         assert process.poll() is None
         time.sleep(0.01)
-    assert end(process, signal.SIGINT) == (0, "")
+    assert end(process, signal.SIGINT) == (code, "")
+
+
+def test_nothing_large_is_imported_before_signals_are_heeded():
+    script = "import sys, specprune_ros.executables; print({'torch', 'rclpy', 'numpy'} & set(sys.modules))"
+    assert (
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "set()\n"
+    )
+
+
+def test_a_crash_in_compiled_code_is_not_silent():
+    crash = "import faulthandler; from specprune_ros.nodes.node_process import NodeProcess; NodeProcess()"
+    process = start("-c", f"{crash}; faulthandler._sigsegv()")
+    errors = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == -signal.SIGSEGV
+    assert "Segmentation fault" in errors and 'File "<string>"' in errors
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -139,6 +169,34 @@ def test_signal_while_unconfigured():
         process.kill()
         client.node.destroy_node()
         context.shutdown()
+
+
+def test_signal_at_any_moment():
+    """Also while it imports, loads, warms up, and in the middle of inferences that move the arm."""
+    context = rclpy.Context()
+    context.init()
+    bench, took = Bench(context, process=None), []
+    try:
+        for _ in range(MOMENTS):
+            bench.process = process = start_faulty_policy(instruction=f"'{SLOW}'")
+            start, moment, enabling, moved = time.monotonic(), random.uniform(0.0, LAST_MOMENT), None, len(bench.sent)
+            bench.heard["diagnostics"].clear()
+            while time.monotonic() < start + moment:
+                bench.executor.spin_once(timeout_sec=0.02)
+                if enabling is None and bench.statuses().get("lifecycle", ("", ""))[1] == "active":
+                    enabling = bench.enabling.call_async(SetBool.Request(data=True))
+            state = bench.statuses().get("lifecycle", ("", "starts"))[1]
+            state = "moves" if any(sent.moves for sent in bench.sent[moved:]) else state
+            before = time.monotonic()
+            code, errors = end(process, random.choice([signal.SIGINT, signal.SIGTERM]))
+            took.append((time.monotonic() - before, state, moment))
+            lines = [line for line in errors.splitlines() if "[INFO]" not in line and "[WARN]" not in line]
+            assert (code, lines) == (0, []), f"{took[-1]}: {errors}"
+    finally:
+        bench.close()
+        context.shutdown()
+        for seconds, state, moment in sorted(took):
+            print(f"told after {moment:.1f} s, when it {state}: ended after {seconds:.2f} s")
 
 
 def test_half_made_ports_before_the_start_and_a_hang():

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -331,3 +332,23 @@ def test_a_wrong_start_is_told_in_one_line(arguments, said):
     errors = process.communicate(timeout=START)[1]
     assert process.returncode == 2
     assert said in errors and "Traceback" not in errors and len(errors.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("success", "elapsed", "ends", "code"),
+    [(True, 1.0, True, 0), (False, 61.0, True, 1), (False, 59.0, False, 0)],
+    ids=["solved", "too long", "goes on"],
+)
+def test_the_process_ends_with_the_episode(success, elapsed, ends, code):
+    from specprune_ros.nodes.libero_sim import LiberoSim
+
+    settings, stopped, said = RunConfig(duration=60.0, end_with_episode=True), [], []
+    simulator = SimpleNamespace(
+        **{"_over": False, "_first_motion": 10.0, "_now": 10.0 + elapsed, "exit_code": 0},
+        _settings=SimpleNamespace(running=lambda _: settings),
+        _success_pub=SimpleNamespace(publish=lambda message: said.append(message.data)),
+        get_logger=lambda: SimpleNamespace(info=lambda _: None),
+        stop=lambda: stopped.append(True),
+    )
+    LiberoSim._end_episode_when_due(simulator, success)
+    assert (bool(stopped), simulator.exit_code, said) == (ends, code, [success] * ends)

@@ -1,16 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The quality of service of inputs, as ROS itself reports it, and its overrides."""
 
+import contextlib
+import time
+
 import pytest
 
 pytest.importorskip("rclpy")
 
 import rclpy
+from geometry_msgs.msg import TransformStamped
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy, qos_profile_sensor_data
+from tf2_msgs.msg import TFMessage
 
-from specprune_ros.errors import ConfigError
+from specprune_ros.errors import ConfigError, ObservationError
 from specprune_ros.nodes.inputs import Inputs
+from specprune_ros.nodes.subscribing import LATCHED, VOLATILE
+from specprune_ros.nodes.tf_input import open_transforms
 from specprune_ros.sensing.config import InputsConfig
 
 pytestmark = pytest.mark.ros
@@ -64,3 +72,34 @@ def test_unknown_overrides_are_named(open_inputs, override):
         ConfigError, match=r"qos_overrides\./policy/image_wrist\.subscription: .*reliable or best_effort"
     ):
         open_inputs("-p", f"qos_overrides./policy/image_wrist.subscription.{override}")
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["latched, before the node", "volatile, after it"])
+def test_static_transforms_are_heard_from_both_kinds_of_publishers(early):
+    context = rclpy.Context()
+    context.init()
+    driver, node = Node("driver", context=context), Node("policy", context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    publisher = driver.create_publisher(TFMessage, "/tf_static", LATCHED if early else VOLATILE)
+    transform = TransformStamped(child_frame_id="hand")
+    transform.header.frame_id, transform.transform.translation.x = "base", 0.5
+    transform.transform.rotation.w = 1.0
+    try:
+        if early:
+            publisher.publish(TFMessage(transforms=[transform]))
+        transforms = open_transforms(node)
+        deadline, found = time.monotonic() + 30, None
+        while found is None and time.monotonic() < deadline:
+            if not early:
+                publisher.publish(TFMessage(transforms=[transform]))
+            executor.spin_once(timeout_sec=0.05)
+            with contextlib.suppress(ObservationError):
+                found = transforms.lookup("base", "hand", None)
+        assert found is not None and found.stamp is None  # static: it never gets old
+        assert found.pose.position[0] == 0.5
+        transforms.destroy()
+    finally:
+        driver.destroy_node()
+        node.destroy_node()
+        context.shutdown()

@@ -1,16 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """A session in this process: what it does with chunks, time, holds and parameters, to the message."""
 
+import time
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 pytest.importorskip("rclpy")
 
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
 from session_bench import SECOND, START, STEP, SessionBench
+from std_msgs.msg import String
 
 from specprune_ros.control.arm import Motion
 from specprune_ros.control.command import Hold, HoldReason
 from specprune_ros.nodes.reporting.diagnostics import ERROR, OK
+from specprune_ros.nodes.reporting.status_text import StatusText
+from specprune_ros.nodes.subscribing import LATCHED
 
 pytestmark = pytest.mark.ros
 
@@ -152,6 +160,39 @@ def test_not_a_number_never_becomes_a_command(bench):
         bench.tick()
         bench.work()
     assert np.isfinite(bench.speeds()).all() and bench.speeds()[-1] == 0.0
+
+
+def test_a_problem_is_told_at_once_every_second_and_to_late_listeners(bench, monkeypatch):
+    clock, told = 100.0, []
+    publish = StatusText.publish
+
+    def record(text, line):
+        told.append((clock, line))
+        publish(text, line)
+
+    monkeypatch.setattr(StatusText, "publish", record)
+    monkeypatch.setattr("specprune_ros.nodes.session.time", SimpleNamespace(monotonic=lambda: clock))
+    bench.tick()
+    assert not told  # there is no problem, and no inference
+    bench.session._worker.problem = "the camera is on fire"
+    for _ in range(50):  # 2.5 s
+        bench.tick()
+        clock += STEP
+    bench.session._worker.problem = "so is the other one"
+    bench.tick()
+    times, lines = zip(*told, strict=True)
+    assert times == pytest.approx((100.0, 101.0, 102.0, 102.5), abs=STEP + 1e-6)
+    assert lines[0].startswith("no inference: the camera is on fire; ") and "so is the other one" in lines[-1]
+
+    heard, late = [], rclpy.create_node("late", context=bench.context)
+    late.create_subscription(String, f"{bench.node.get_fully_qualified_name()}/status", heard.append, LATCHED)
+    executor = SingleThreadedExecutor(context=bench.context)
+    executor.add_node(late)
+    deadline = time.monotonic() + 30
+    while not heard and time.monotonic() < deadline:
+        executor.spin_once(timeout_sec=0.1)
+    late.destroy_node()
+    assert [message.data for message in heard] == [lines[-1]]
 
 
 def test_latency_figures(bench):

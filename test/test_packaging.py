@@ -19,18 +19,19 @@ from specprune_ros.nodes.parameters.groups import NodeConfig
 
 ROOT = Path(__file__).parents[1]
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
+LISTED = {"policy", "policy_arms", "libero_sim", "preflight", "doctor", "replay", "watch"}
 SCRIPTS = [ROOT / "scripts" / name for name in ("demo", "env", "replay", "test")]
 
 
-def nodes() -> dict[str, str]:
-    """Executable -> module of the nodes that setup.cfg lists."""
+def executables() -> set[str]:
+    """Those that setup.cfg lists, as ROS calls them."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     scripts = config["options.entry_points"]["console_scripts"].split("\n")
     pairs = dict(line.split(" = ") for line in scripts if line.startswith("specprune-"))
-    return {
-        name.removeprefix("specprune-").replace("-", "_"): entry.removesuffix(":main") for name, entry in pairs.items()
-    }
+    names = {name.removeprefix("specprune-").replace("-", "_"): entry for name, entry in pairs.items()}
+    assert names == {name: f"specprune_ros.executables:{name}" for name in names}
+    return set(names)
 
 
 @pytest.fixture
@@ -65,14 +66,17 @@ def test_version_and_licence_agree() -> None:
     assert "Version 2.0, January 2004" in (ROOT / "LICENSE").read_text()
 
 
-def test_every_listed_node_exists() -> None:
-    assert set(nodes()) == {"policy", "libero_sim", "preflight", "doctor", "replay", "watch", "policy_arms"}
-    for module in nodes().values():
+def test_every_listed_executable_exists() -> None:
+    tree = ast.parse((ROOT / "specprune_ros/executables.py").read_text())
+    functions = {f.name: f for f in tree.body if isinstance(f, ast.FunctionDef) and not f.name.startswith("_")}
+    assert set(functions) == executables() == LISTED
+    for function in functions.values():
+        (module,) = re.findall(r"'(specprune_ros[.\w]+)'", ast.unparse(function))
         source = ROOT / f"{module.replace('.', '/')}.py"
         assert source.is_file() and re.search(r"\ndef main\(.*\) -> int:", source.read_text()), module
 
 
-def test_systemd_unit_fits_the_node() -> None:
+def test_systemd_unit_fits_the_node(tmp_path: Path) -> None:
     unit = configparser.ConfigParser(strict=False, interpolation=None, delimiters=("=",))
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read(ROOT / "config/specprune_policy.service")
@@ -84,7 +88,12 @@ def test_systemd_unit_fits_the_node() -> None:
     script = re.fullmatch(r"/bin/bash -c '(.*)'", command, re.DOTALL)
     assert script is not None
     run("bash", "-n", "-c", script.group(1), cwd=ROOT)
-    assert "lib/specprune_ros/policy" in command and "policy" in nodes()
+    if shutil.which("systemd-analyze"):  # what it does not understand it tells on stderr, and exits with 0
+        environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+        verify = ["systemd-analyze", "verify", "--user", ROOT / "config/specprune_policy.service"]
+        found = subprocess.run(verify, env=environment, capture_output=True, text=True, check=False)
+        assert (found.returncode, found.stderr) == (0, "")
+    assert "lib/specprune_ros/policy" in command and "policy" in executables()
 
 
 def test_requirements_are_pinned() -> None:
@@ -167,7 +176,7 @@ def test_colcon_build(source: Path, tmp_path: Path, options: tuple[str, ...]) ->
         str(packages / "specprune_ros/msg/__init__.py"),
     ]
 
-    for executable in nodes():
+    for executable in executables():
         assert os.access(prefix / "lib/specprune_ros" / executable, os.X_OK), executable
     share = prefix / "share/specprune_ros"
     for file in [*LAUNCH_FILES, *(ROOT / "config").glob("**/*.*"), *(ROOT / "config/pruning").glob("*.yaml")]:
@@ -200,7 +209,7 @@ def test_wheel_with_ros_brings_interfaces_and_executables(source: Path, tmp_path
     assert "specprune_ros/srv/_get_action_chunk.py" in names
     assert "specprune_ros/parameters.py" in names
     assert any(re.search(r"data/lib/libspecprune_ros__.*\.so$", name) for name in names)
-    for executable in nodes():
+    for executable in executables():
         assert any(name.endswith(f"data/lib/specprune_ros/{executable}") for name in names), executable
     assert any(name.endswith("share/ament_index/resource_index/packages/specprune_ros") for name in names)
 

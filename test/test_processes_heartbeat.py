@@ -12,7 +12,7 @@ import pytest
 START = """
 import ctypes, os, signal, sys, time
 from specprune_ros.processes.heartbeat import Heartbeat, notify
-from specprune_ros.processes.interruption import Interruption, leave_at_once
+from specprune_ros.processes.interruption import Interruption, end_within, leave_at_once
 frozen = lambda seconds: ctypes.PyDLL(None).usleep(int(seconds * 1e6))  # holds the global lock
 """
 
@@ -89,3 +89,21 @@ def test_nobody_is_told_without_systemd():
 def test_a_signal_ends_the_process_silently(script, said, number):
     ended = run(script.format(n=int(number)))
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, said, "")
+
+
+def test_a_hang_with_the_global_lock_held_does_not_keep_a_process_that_wants_to_end():
+    ended = run("end_within(0.2, 7); print('leaves', flush=True); frozen(60)")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (7, "leaves\n", "")
+
+
+def test_a_process_that_ends_in_time_is_left_alone():
+    ended = run("end_within(0.5, 7); time.sleep(0.01); sys.exit(3)")
+    assert ended.returncode == 3
+
+
+def test_leaving_that_hangs_is_ended():
+    ended = run(
+        "i = Interruption(code=130)\n"
+        "with i.at_once(lambda: frozen(60)): os.kill(os.getpid(), signal.SIGINT); frozen(60)"
+    )
+    assert (ended.returncode, ended.stderr) == (130, "")

@@ -22,7 +22,7 @@ from specprune_ros.nodes.parameters.arms import ArmArguments
 from specprune_ros.nodes.parameters.groups import NodeConfig
 from specprune_ros.nodes.policy_node import PolicyNode
 from specprune_ros.processes.heartbeat import Heartbeat, notify
-from specprune_ros.processes.interruption import Interruption
+from specprune_ros.processes.interruption import LEAVING, Interruption, end_within
 
 HOLDING_TIME = 1.0  # seconds in which every arm holds at the end; one that hangs is not waited for any longer
 
@@ -94,6 +94,7 @@ class ArmsProcess:
     """Starts the arms and ends them together: when it is told to, or when a control thread hangs."""
 
     def __init__(self) -> None:
+        faulthandler.enable(sys.__stderr__ or sys.stderr)  # a crash in compiled code must not be silent
         self.interruption = Interruption()
         self.heartbeat = Heartbeat(START_TIME)
         self.model = SharedModel()
@@ -168,6 +169,7 @@ class ArmsProcess:
         for arm in self.arms:
             if arm.thread.is_alive():
                 arm.thread.join(max(until - time.monotonic(), 0.0))
+        end_within(LEAVING, code)
         for arm in self.arms:
             if not arm.thread.is_alive():
                 arm.node.destroy_node()

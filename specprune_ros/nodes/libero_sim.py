@@ -10,12 +10,13 @@ Everything runs on one thread, which also owns the OpenGL context: messages are 
 
 import sys
 
-from specprune_ros.processes.interruption import SIGNALS, leave_at_once
+from specprune_ros.processes.interruption import LEAVING, SIGNALS, end_within, leave_at_once
 
 if __name__ == "__main__":
     leave_at_once()  # in the seconds that the imports take
 
 import dataclasses
+import faulthandler
 import signal
 import time
 from typing import Any
@@ -253,6 +254,7 @@ def main() -> int:
     # Not rclpy's handlers, which invalidate the publishers in the middle of a step, and no exceptions either, which get
     # lost in compiled code. While the scene is loading there is nothing to finish: a signal just ends the process.
     leave_at_once()
+    faulthandler.enable()  # a crash in the renderer must not be silent
     try:
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:  # rcl's, for arguments and parameter files that it cannot read
@@ -266,6 +268,7 @@ def main() -> int:
     for number in SIGNALS:
         signal.signal(number, lambda *_: node.stop())
     node.run()
+    end_within(LEAVING, node.exit_code)
     node.destroy_node()
     rclpy.shutdown()
     return node.exit_code

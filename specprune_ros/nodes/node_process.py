@@ -2,6 +2,7 @@
 """The process around the policy node: how it starts, what ends it, and what DDS does on this machine."""
 
 import contextlib
+import faulthandler
 import os
 import sys
 import traceback
@@ -16,7 +17,7 @@ from specprune_ros.errors import UserError
 from specprune_ros.nodes.parameters.groups import NodeConfig
 from specprune_ros.processes import shared_memory
 from specprune_ros.processes.heartbeat import Heartbeat, notify
-from specprune_ros.processes.interruption import Interruption
+from specprune_ros.processes.interruption import LEAVING, Interruption, end_within
 from specprune_ros.processes.socket_buffers import buffer_limit, buffer_problem
 
 if TYPE_CHECKING:
@@ -42,8 +43,11 @@ def transport_problems() -> list[str]:
 class NodeProcess:
     """The process around a node: ends it when it is told to, at any moment, and when its executor hangs."""
 
-    def __init__(self) -> None:
-        self.interruption = Interruption()
+    def __init__(self, interrupted: int = 0) -> None:
+        """`interrupted`: exit code when a signal ends the process while it starts or loads."""
+        # A crash in compiled code must not be silent: every thread's stack goes to stderr.
+        faulthandler.enable(sys.__stderr__ or sys.stderr)
+        self.interruption = Interruption(interrupted)
         self.heartbeat = Heartbeat(START_TIME)
         self.node: PolicyNode | None = None
 
@@ -86,9 +90,12 @@ class NodeProcess:
                     node.session.enable(False)
 
     def end(self, code: int) -> NoReturn:
-        """Stop the arm, leave ROS, and end the process without waiting for a running inference."""
-        self.heartbeat.beat()
+        """Stop the arm, leave ROS, and end the process without waiting for a running inference or a peer."""
+        self.heartbeat.beat()  # ends the process if stopping the arm hangs
         notify("STOPPING=1")
+        if self.node is not None:
+            self.node.stop()
+        end_within(LEAVING, code)
         self._close()
         with contextlib.suppress(OSError, ValueError):  # nobody reads any more
             sys.stdout.flush()

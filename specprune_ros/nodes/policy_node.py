@@ -160,6 +160,11 @@ class PolicyNode(LifecycleNode):
             self._model.give_back(self)
         self._state = "unconfigured"
 
+    def stop(self) -> None:
+        """Stop the arm at once."""
+        if self.session is not None:
+            self.session.stop()
+
     def destroy_node(self) -> None:
         self._close(LAST_INFERENCE)
         self.runs.destroy()

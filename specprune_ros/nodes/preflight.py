@@ -9,10 +9,10 @@ there is a table for each, and they share the model.
 import argparse
 import sys
 
-from specprune_ros.processes.interruption import Interruption, leave_at_once
+from specprune_ros.processes.interruption import INTERRUPTED, Interruption, leave_at_once
 
 if __name__ == "__main__":
-    leave_at_once()  # in the seconds that the imports take
+    leave_at_once(INTERRUPTED)  # in the seconds that the imports take
 
 import time
 from contextlib import suppress
@@ -241,15 +241,20 @@ def open_nodes(process: NodeProcess, arms: list[ArmArguments]) -> list[PolicyNod
 
 
 def main() -> int:
-    """Print the table. Ends the process with 0 when nothing fails, 1 when something does, 2 for wrong parameters."""
+    """Print the table. Ends the process with 0 when nothing fails, 1 when something does, 2 for wrong parameters.
+
+    Interrupted, it ends with 130: what it has not looked at is no pass.
+    """
     parser = argparse.ArgumentParser(prog="preflight", description="Is everything ready for motion?")
     parser.add_argument("arms", type=Path, nargs="?", help="file of several arms, as for policy_arms")
     options = parser.parse_args(remove_ros_args(sys.argv)[1:])
-    process = NodeProcess()
+    process = NodeProcess(INTERRUPTED)
     try:
         nodes = open_nodes(process, read_arms(options.arms) if options.arms else [])
         process.heartbeat.stop()
         listen(nodes, process.interruption)
+        if process.interruption.requested:
+            process.end(INTERRUPTED)
         failed = False
         for node in nodes:
             assert node.session is not None

@@ -2,24 +2,64 @@
 """SIGINT and SIGTERM, in every phase of a process."""
 
 import contextlib
+import ctypes
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 
 SIGNALS = signal.SIGINT, signal.SIGTERM
+LEAVING = 1.5  # seconds at most for what has to be left in order, such as ROS
+INTERRUPTED = 130  # exit code of a command that gives a verdict, when it gave none
 
 
-def leave_at_once() -> None:
-    """A signal ends the process silently. For the time in which nothing has to be stopped, such as imports."""
+def leave_at_once(code: int = 0) -> None:
+    """A signal ends the process silently, with `code`. For the time in which nothing has to be stopped, as imports."""
     for number in SIGNALS:
-        signal.signal(number, lambda *_: os._exit(0))
+        signal.signal(number, lambda *_: os._exit(code))
+
+
+class _Event(ctypes.Structure):
+    """struct sigevent of sigevent(7), with a function to call in a new thread."""
+
+    _fields_ = (
+        ("value", ctypes.c_void_p),
+        ("signal", ctypes.c_int),
+        ("notify", ctypes.c_int),
+        ("function", ctypes.c_void_p),
+        ("attributes", ctypes.c_void_p),
+        ("padding", ctypes.c_char * 32),
+    )
+
+
+SIGEV_THREAD = 2
+
+
+def end_within(seconds: float, code: int) -> None:
+    """End the process with `code` after `seconds` at the latest, silently, whatever it does meanwhile.
+
+    Compiled code that never returns and holds Python's global lock does not keep it: leaving Fast DDS 2.14 can wait for
+    ever, in DomainParticipant::set_listener, for a thread that has just found a peer.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    leave = ctypes.cast(libc._exit, ctypes.c_void_p)
+    event = _Event(value=code, notify=SIGEV_THREAD, function=leave)
+    timer = ctypes.c_void_p()
+    whole = int(seconds)
+    due = (ctypes.c_long * 4)(0, 0, whole, int((seconds - whole) * 1e9))  # struct itimerspec: the interval, the value
+    if libc.timer_create(time.CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(timer)) or libc.timer_settime(
+        timer, 0, due, None
+    ):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 class Interruption:
     """A signal as a flag: an exception out of a handler could surface in compiled code and be lost there."""
 
-    def __init__(self) -> None:
+    def __init__(self, code: int = 0) -> None:
+        """`code`: what a process that leaves `at_once` ends with."""
         self.requested = False
+        self.code = code
         self._at_once: Callable[[], object] | None = None
         for number in SIGNALS:
             signal.signal(number, self._request)
@@ -43,7 +83,8 @@ class Interruption:
 
     def _leave(self) -> None:
         assert self._at_once is not None
+        end_within(LEAVING, self.code)
         try:
             self._at_once()
         finally:
-            os._exit(0)
+            os._exit(self.code)
