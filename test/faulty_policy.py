@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The policy node on a machine that breaks: the instructions below inject what only broken hardware would cause."""
 
+import sys
+
+from specprune_ros.processes.interruption import leave_at_once
+
+if __name__ == "__main__":
+    leave_at_once()  # as the node does, in the seconds that the imports take
+
 import ctypes
 import dataclasses
-import sys
 import time
 
 import numpy as np

@@ -110,15 +110,22 @@ def robot(monkeypatch):
     node.trigger_activate()
     executor = SingleThreadedExecutor(context=contexts[0])
     executor.add_node(node)
-    thread = threading.Thread(target=executor.spin, daemon=True)
+    ended = threading.Event()
+
+    def spin():
+        while not ended.is_set():
+            executor.spin_once(timeout_sec=0.1)
+
+    thread = threading.Thread(target=spin, daemon=True)
     thread.start()
     robot = Robot(contexts[1])
     try:
         yield robot
     finally:
         robot.close()
-        executor.shutdown()
+        ended.set()
         thread.join()
+        executor.shutdown()
         node.destroy_node()
         for context in contexts:
             context.shutdown()

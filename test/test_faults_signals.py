@@ -84,6 +84,7 @@ def test_signal_in_the_middle_of_an_inference(number):
         assert not children(process.pid)
         onset = time.time()
         process.send_signal(number)
+        process.send_signal(signal.SIGINT)  # a terminal sends one to all, and so does `ros2 launch`
         while process.poll() is None or bench.sent[-1].moves:
             assert time.time() < onset + PATIENCE
             bench.executor.spin_once(timeout_sec=0.02)

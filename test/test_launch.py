@@ -134,5 +134,5 @@ def test_policy_launch_ends_or_starts_it_again(prefix, codes, arguments, starts,
 
 def test_missing_parameter_file_ends_the_launch(prefix):
     done = prefix.launch("policy.launch.py", "checkpoint:=/models/mine", "params_file:=/nowhere.yaml")
-    assert done.returncode == 1 and "/nowhere.yaml does not exist" in done.stderr
+    assert done.returncode == 1 and "/nowhere.yaml does not exist" in done.stdout + done.stderr
     assert not prefix.started("policy")

@@ -45,7 +45,7 @@ process = NodeProcess()
 process.node = Kept()
 process.end(0)
 """
-PATIENCE = 60.0  # seconds
+PATIENCE = 300.0  # seconds; Python imports for a minute when others use all processors
 LONG = 1.5  # seconds without a beat; there are four in one
 
 

@@ -101,6 +101,22 @@ def test_a_process_that_ends_in_time_is_left_alone():
     assert ended.returncode == 3
 
 
+def test_a_second_signal_does_not_keep_the_first_from_its_work():
+    ended = run(
+        "i = Interruption(); os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGTERM)\n"
+        "print(i.requested, flush=True)"
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "True\n", "")
+
+
+def test_a_signal_that_nobody_heeds_ends_the_process_all_the_same():
+    ended = run(
+        "from specprune_ros.processes import interruption\ninterruption.PATIENCE = 0.3\n"
+        "i = Interruption(); os.kill(os.getpid(), signal.SIGINT); frozen(60)"
+    )
+    assert (ended.returncode, ended.stderr) == (1, "")
+
+
 def test_leaving_that_hangs_is_ended():
     ended = run(
         "i = Interruption(code=130)\n"

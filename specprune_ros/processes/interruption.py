@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 SIGNALS = signal.SIGINT, signal.SIGTERM
+PATIENCE = 8.0  # seconds from a signal to the end at most, whatever hangs; `ros2 launch` kills after 10
 LEAVING = 1.5  # seconds at most for what has to be left in order, such as ROS
 INTERRUPTED = 130  # exit code of a command that gives a verdict, when it gave none
 
@@ -76,8 +77,10 @@ class Interruption:
             self._at_once = before
 
     def _request(self, number: int, _: object) -> None:
+        if self.requested:
+            return  # a terminal and `ros2 launch` may both send one, and the first has an arm to stop
         self.requested = True
-        signal.signal(number, signal.SIG_DFL)  # a second one ends a process that hangs
+        end_within(PATIENCE, self.code or 1)  # should that hang
         if self._at_once is not None:
             self._leave()
 
