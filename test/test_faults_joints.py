@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 import rclpy
-from fault_bench import PATIENCE, Bench
+from fault_bench import Bench
 from faults import HOLDS, fault
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
@@ -91,7 +91,7 @@ class Robot(Bench):
     def moved(self, distance):
         """Until the arm has travelled that far from here, rad."""
         start = self.position
-        self.wait(lambda: np.abs(self.position - start).max() >= distance, "motion", PATIENCE)
+        self.wait(lambda: np.abs(self.position - start).max() >= distance, "motion")
 
     def close(self):
         super().close()
