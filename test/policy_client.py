@@ -158,7 +158,9 @@ class PolicyClient:
         deadline, due = time.monotonic() + timeout, 0.0
         while not (value := condition()):
             assert time.monotonic() < deadline, f"waited {timeout} s for {what}; diagnostics: {self.statuses()}"
-            assert self.process.poll() is None, f"the node died: {self.process.stderr.read()[-3000:]}"
+            assert self.process.poll() is None, (
+                f"the node ended with {self.process.poll()}: {self.process.stderr.read()[-3000:]}"
+            )
             if inputs and time.monotonic() >= due:
                 due = time.monotonic() + PERIOD
                 self.publish_inputs()
