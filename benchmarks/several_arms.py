@@ -11,6 +11,7 @@ processes share, such as libraries, are divided among them).
 import argparse
 import json
 import os
+import re
 import statistics
 import sys
 import tempfile
@@ -52,7 +53,7 @@ def rules(mapping: dict[str, str]) -> list[str]:
 def parameters(given: argparse.Namespace) -> dict[str, str]:
     return {
         "model.checkpoint": str(given.checkpoint.resolve()),
-        "model.threads": str(given.threads),  # measured, it would differ between two starts beside busy simulators
+        "model.threads": str(given.threads),
         "pruning.preset": given.preset,
         "autostart": "true",
     }
@@ -152,7 +153,9 @@ def run(way: str, given: argparse.Namespace) -> dict[str, Any]:
         with listening(children) as runner:
             heard = Heard()
             runner.add(heard.node)
-            return measure(runner, heard, processes, given.seconds)
+            result = measure(runner, heard, processes, given.seconds)
+        logs = "".join(path.read_text() for path in Path(folder, "logs").glob("polic*.log"))
+        return {"threads": [int(count) for count in re.findall(r"on (\d+) thread", logs)], **result}
 
 
 def main() -> int:
@@ -173,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=30.0, help="of each measurement (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=1, help="of both ways (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="of an inference (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=0, help="of an inference (default: as measured by the nodes)")
     parser.add_argument("--preset", default="paper", help="default: %(default)s")
     return parser
 

@@ -111,7 +111,7 @@ class Arms:
         for arm in (self.left, self.right):
             arm.control.thread.start()
         for arm in (self.left, self.right):
-            assert arm.control.started.wait(PATIENCE) and not arm.control.problem
+            assert arm.control.started.wait(PATIENCE) and not arm.control.failed
 
     def wait(self, condition, what=""):
         deadline = time.monotonic() + PATIENCE
@@ -148,7 +148,7 @@ def policy_of(arm):
 def test_each_has_its_own_instruction_and_history_of_one_model(arms):
     arms.start_moving()
     left, right = policy_of(arms.left), policy_of(arms.right)
-    assert left is not right and set(left.siblings) == {left, right} and arms.model.arms == 2
+    assert left is not right and set(left.siblings) == {left, right} and arms.model.turns.arms == 2
     assert {seen.instruction for seen in left.observations} == {"go left"}
     assert {seen.instruction for seen in right.observations} == {"go right"}
     resets = right.calls.count("reset")
@@ -196,12 +196,12 @@ def test_deactivated_and_cleaned_up_beside_one_that_moves(arms):
     arms.start_moving()
     assert arms.left.node.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
     assert arms.left.node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
-    assert arms.model.arms == 1
+    assert arms.model.turns.arms == 1
     count = len(policy_of(arms.right).observations)
     arms.wait(lambda: len(policy_of(arms.right).observations) > count + 3 and arms.right.moves(), "the right one moves")
     assert arms.left.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
     assert arms.left.node.trigger_activate() == TransitionCallbackReturn.SUCCESS
-    assert policy_of(arms.left) in policy_of(arms.right).siblings and arms.model.arms == 2
+    assert policy_of(arms.left) in policy_of(arms.right).siblings and arms.model.turns.arms == 2
     arms.wait(lambda: arms.right.moves())
 
 
@@ -211,7 +211,7 @@ def test_another_model_is_refused(arms):
     arms.left.node.set_parameters([Parameter("model.dtype", value="bfloat16")])
     assert arms.left.node.trigger_configure() == TransitionCallbackReturn.FAILURE
     assert "the other arms of this process share a model with 'auto'" in arms.left.node._failure
-    assert arms.model.arms == 1
+    assert arms.model.turns.arms == 1
     arms.right.node.trigger_deactivate()
     arms.right.node.trigger_cleanup()
     assert arms.left.node.trigger_configure() == TransitionCallbackReturn.SUCCESS  # it is alone now
@@ -238,7 +238,7 @@ def test_the_end_holds_every_arm_even_beside_one_that_hangs(arms, monkeypatch):
     timer = arms.left.node.create_timer(0.001, lambda: go.wait(PATIENCE))
     arms.wait(lambda: arms.left.control._beat < time.monotonic() - 0.5, "the left one hangs")
     ended = []
-    monkeypatch.setattr("specprune_ros.nodes.arms_process.os._exit", ended.append)
+    monkeypatch.setattr("specprune_ros.nodes.arms_process.leave", ended.append)
     monkeypatch.setattr("specprune_ros.nodes.arms_process.rclpy.try_shutdown", lambda: None)
     monkeypatch.setattr(PolicyNode, "destroy_node", lambda node: None)
     process.end(1)

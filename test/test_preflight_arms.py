@@ -41,7 +41,11 @@ def own_process(monkeypatch):
 
     monkeypatch.setattr(NodeProcess, "end", end)
     monkeypatch.setattr(Heartbeat, "_arm", lambda heartbeat: None)
+    opened, open_nodes = [], preflight.open_nodes
+    monkeypatch.setattr(preflight, "open_nodes", lambda *given: opened.extend(open_nodes(*given)) or opened)
     yield
+    for node in opened:
+        node.destroy_node()
     rclpy.try_shutdown()
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -49,7 +53,7 @@ def own_process(monkeypatch):
 
 def test_a_table_for_each_arm(own_process, monkeypatch, tmp_path, capsys):
     (tmp_path / "arm.yaml").write_text(yaml.safe_dump({"/**/specprune_policy": {"ros__parameters": CARTESIAN}}))
-    arms = {name: {"params_file": "arm.yaml"} for name in ("left", "right")}
+    arms = {name: {"params_file": "arm.yaml"} for name in ("first", "second")}
     (tmp_path / "arms.yaml").write_text(yaml.safe_dump({"arms": arms}))
     monkeypatch.setattr("specprune_ros.nodes.model.load_policy", lambda *_: SharedPolicy())
     monkeypatch.setattr(preflight, "LISTENING", 0.2)
@@ -58,7 +62,7 @@ def test_a_table_for_each_arm(own_process, monkeypatch, tmp_path, capsys):
         preflight.main()
     assert ended.value.code == 1  # nobody publishes
     tables = capsys.readouterr().out.strip().split("\n\n")
-    assert [table.splitlines()[0] for table in tables] == ["/left/specprune_policy", "/right/specprune_policy"]
+    assert [table.splitlines()[0] for table in tables] == ["/first/specprune_policy", "/second/specprune_policy"]
     assert SharedPolicy.loaded == 1
     for table in tables:
         (latency,) = [line for line in table.splitlines() if line.split()[1:2] == ["latency"]]

@@ -3,11 +3,9 @@
 
 import contextlib
 import faulthandler
-import os
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
@@ -17,7 +15,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 
 from specprune_ros.errors import ConfigError
 from specprune_ros.nodes.model import SharedModel
-from specprune_ros.nodes.node_process import SIGNAL_TIME, START_TIME, init_rclpy
+from specprune_ros.nodes.node_process import SIGNAL_TIME, START_TIME, init_rclpy, leave, spin_some
 from specprune_ros.nodes.parameters.arms import ArmArguments
 from specprune_ros.nodes.parameters.groups import NodeConfig
 from specprune_ros.nodes.policy_node import PolicyNode
@@ -34,7 +32,7 @@ class ArmThread:
         """`ending`: set when the process is about to end; then the arm holds, and its thread ends."""
         self.node, self._ending = node, ending
         self.started = threading.Event()  # configured and active, or not, where `autostart` asks for it
-        self.problem = ""  # why it could not start
+        self.failed = False  # it could not be configured then
         self.loading = False  # what may take as long as it likes
         self._beat = time.monotonic()
         node.while_loading = self._while_loading
@@ -42,9 +40,10 @@ class ArmThread:
 
     @property
     def hangs(self) -> bool:
-        """Whether it has not come round for `hang_timeout`."""
+        """Whether it has not come round for `hang_timeout`, or is gone."""
         limit = self.node.parameters.running(NodeConfig).hang_timeout
-        return not self.loading and self.thread.is_alive() and 0 < limit < time.monotonic() - self._beat
+        silent = not self.loading and 0 < limit < time.monotonic() - self._beat
+        return silent or not self.thread.is_alive()
 
     @contextlib.contextmanager
     def _while_loading(self) -> Iterator[None]:
@@ -64,30 +63,17 @@ class ArmThread:
         executor.add_node(self.node)
         while not self._ending.is_set():
             self._beat = time.monotonic()
-            try:
-                executor.spin_once(timeout_sec=SIGNAL_TIME)
-            except Exception as error:  # an unexpected error in a callback stops the motion and not the node
-                self._log(error)
-                if self.node.session is not None:
-                    self.node.session.enable(False)
+            spin_some(executor, self.node)
         if self.node.session is not None:
             self.node.session.stop()
 
     def _autostart(self) -> None:
         if not self.node.parameters.declared(NodeConfig).autostart:
             return
-        try:
-            if self.node.trigger_configure() != TransitionCallbackReturn.SUCCESS:
-                self.problem = "could not be configured"  # its log says why
-            else:
-                self.node.trigger_activate()
-        except Exception as error:
-            self._log(error)
-            self.problem = repr(error)
-
-    def _log(self, error: Exception) -> None:
-        text = "".join(traceback.format_exception(error))
-        self.node.get_logger().error(f"unexpected error, motion is off:\n{text}")
+        if self.node.trigger_configure() != TransitionCallbackReturn.SUCCESS:
+            self.failed = True  # its log says why
+        else:
+            self.node.trigger_activate()
 
 
 class ArmsProcess:
@@ -130,7 +116,7 @@ class ArmsProcess:
                 return 1
             if not told and all(arm.started.is_set() for arm in self.arms):
                 told = True
-                if any(arm.problem for arm in self.arms):
+                if any(arm.failed for arm in self.arms):
                     return 2
                 notify("READY=1")
             self._beat()
@@ -174,7 +160,4 @@ class ArmsProcess:
             if not arm.thread.is_alive():
                 arm.node.destroy_node()
         rclpy.try_shutdown()
-        with contextlib.suppress(OSError, ValueError):  # nobody reads any more
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+        leave(code)

@@ -83,11 +83,6 @@ class SharedModel:
         with self._lock:
             self._policies.pop(owner, None)
 
-    @property
-    def arms(self) -> int:
-        """How many have a policy."""
-        return len(self._policies)
-
     @staticmethod
     def _check_same(model: CheckpointConfig, loaded: CheckpointConfig) -> None:
         for field in fields(model):

@@ -73,21 +73,14 @@ class NodeProcess:
             self.heartbeat.set_limit(limit)
 
     def run(self, node: "PolicyNode") -> None:
-        """Spin until interrupted. An unexpected error in a callback stops the motion and not the node."""
+        """Spin until interrupted."""
         executor = SingleThreadedExecutor(context=node.context)
         executor.add_node(node)
         notify("READY=1")
         while not self.interruption.requested:
             self._use_limit()
             self.heartbeat.beat()
-            try:
-                executor.spin_once(timeout_sec=SIGNAL_TIME)
-            except Exception as error:
-                node.get_logger().error(
-                    f"unexpected error, motion is off:\n{''.join(traceback.format_exception(error))}"
-                )
-                if node.session is not None:
-                    node.session.enable(False)
+            spin_some(executor, node)
 
     def end(self, code: int) -> NoReturn:
         """Stop the arm, leave ROS, and end the process without waiting for a running inference or a peer."""
@@ -97,15 +90,31 @@ class NodeProcess:
             self.node.stop()
         end_within(LEAVING, code)
         self._close()
-        with contextlib.suppress(OSError, ValueError):  # nobody reads any more
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+        leave(code)
 
     def _close(self) -> None:
         if self.node is not None:
             self.node.destroy_node()
         rclpy.try_shutdown()
+
+
+def spin_some(executor: SingleThreadedExecutor, node: "PolicyNode") -> None:
+    """Callbacks for `SIGNAL_TIME` at most. An unexpected error in one stops the motion and not the node."""
+    try:
+        executor.spin_once(timeout_sec=SIGNAL_TIME)
+    except Exception as error:
+        text = "".join(traceback.format_exception(error))
+        node.get_logger().error(f"unexpected error, motion is off:\n{text}")
+        if node.session is not None:
+            node.session.enable(False)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process without waiting for any thread."""
+    with contextlib.suppress(OSError, ValueError):  # nobody reads any more
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def init_rclpy() -> None:
