@@ -239,6 +239,7 @@ def test_the_end_holds_every_arm_even_beside_one_that_hangs(arms, monkeypatch):
     arms.wait(lambda: arms.left.control._beat < time.monotonic() - 0.5, "the left one hangs")
     ended = []
     monkeypatch.setattr("specprune_ros.nodes.arms_process.leave", ended.append)
+    monkeypatch.setattr("specprune_ros.nodes.arms_process.end_within", lambda *_: None)
     monkeypatch.setattr("specprune_ros.nodes.arms_process.rclpy.try_shutdown", lambda: None)
     monkeypatch.setattr(PolicyNode, "destroy_node", lambda node: None)
     process.end(1)
