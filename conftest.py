@@ -34,7 +34,9 @@ if importlib.util.find_spec("hypothesis"):
 reserved = ExitStack()  # the domain's lock, for the whole session
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # pytest-xdist keeps the order that is made below
     # Before any test imports rclpy, and in every worker of pytest-xdist, which is a process of its own.
     # The caller's own domain is never used: it may have a robot in it.
     os.environ.update(local_network(reserved.enter_context(free_domain())))
@@ -42,6 +44,12 @@ def pytest_configure() -> None:
 
 def pytest_report_header() -> str:
     return f"ROS_DOMAIN_ID: {os.environ['ROS_DOMAIN_ID']}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files of the long tests first: whoever runs several at a time ends with short ones."""
+    long = {item.path for item in items if any(map(item.get_closest_marker, NEEDED_MODULES))}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.hookimpl(wrapper=True)
