@@ -14,6 +14,7 @@ GOLDEN = np.load(CHECKPOINT / "golden.npz")
 INSTRUCTION = str(GOLDEN["instruction"])
 FINGERS = ("panda_finger_joint1", "panda_finger_joint2")
 NODE = "/specprune_policy"
+MAX_AGE = 0.6  # seconds
 PARAMETERS = f"""
 /**/specprune_policy:
   ros__parameters:
@@ -22,7 +23,7 @@ PARAMETERS = f"""
       joint_names: [{", ".join(FINGERS)}]
       base_frame: world
       ee_frame: hand
-      max_age: 0.6
+      max_age: {MAX_AGE}
 """
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND  # of the stamps

@@ -53,6 +53,12 @@ def raw(tmp_path_factory):
     return bag, replay(bag, folder / "out", "--arms", "paper,careful")
 
 
+@pytest.fixture(autouse=True)
+def no_page(monkeypatch):
+    """The page costs as much as all else; `raw` has one."""
+    monkeypatch.setattr("specprune_ros.replay.results.write_page", lambda *_: None)
+
+
 def test_arms_see_the_same_observations_each_with_its_own_history(raw):
     report = raw[1]
     assert report["inferences"] == SHORT and report["complete"]

@@ -3,12 +3,19 @@
 
 import json
 
+import pytest
 from replay_bags import NODE, SECOND, BagMaker, parameter_file
 
 from specprune_ros.replay.options import parse
 from specprune_ros.replay.replay import run
 
 IMAGES = 30
+
+
+@pytest.fixture(autouse=True)
+def no_page(monkeypatch):
+    """The page costs as much as all else."""
+    monkeypatch.setattr("specprune_ros.replay.results.write_page", lambda *_: None)
 
 
 def findings(bag, folder, *arguments):
