@@ -33,7 +33,7 @@ PARAMETERS = {
     "inputs.joint_names": list(FINGERS),
     "inputs.base_frame": "world",
     "inputs.ee_frame": "hand",
-    "inputs.max_age": 0.6,
+    "inputs.max_age": 1.5,  # so that a busy machine does not stop the arm all the time
     "inputs.frozen_after": 0.0,  # the pictures never change
     "model.device": "cpu",
     "hang_timeout": 60.0,  # others may use all processors

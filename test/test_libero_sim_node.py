@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
+from node_ends import ends_of
 
 from specprune_ros.parameters import check, from_mapping
 from specprune_ros.pose import Pose
@@ -319,19 +320,15 @@ def test_the_parameter_file_fits_both_nodes():
     assert not policy
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("-p", "suite:=libero_spacial"), "no suite 'libero_spacial'"),
-        (("-p", "task:=99"), "no task 99"),
-        (("-p", "camera_rate:=fast"), "camera_rate"),
-    ],
-)
-def test_a_wrong_start_is_told_in_one_line(arguments, said):
-    process = start(*arguments)
-    errors = process.communicate(timeout=START)[1]
-    assert process.returncode == 2
-    assert said in errors and "Traceback" not in errors and len(errors.strip().splitlines()) == 1
+def test_a_wrong_start_is_told_in_one_line():
+    words = {
+        "no suite 'libero_spacial'": "suite:=libero_spacial",
+        "no task 99": "task:=99",
+        "camera_rate": "camera_rate:=fast",
+    }
+    ends = ends_of("specprune_ros.nodes.libero_sim", *(["-p", argument] for argument in words.values()))
+    for said, (code, errors) in zip(words, ends, strict=True):
+        assert code == 2 and said in errors and len(errors.strip().splitlines()) == 1, errors
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What drives an arm, simulated time, overlays, compressed images, namespaces, exit codes."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -11,7 +8,8 @@ pytest.importorskip("rclpy")
 
 import cv2
 import rclpy
-from policy_client import CHECKPOINT, GOLDEN, INSTRUCTION, START_PATIENCE, PolicyClient, start_policy, stop
+from node_ends import ends_of
+from policy_client import CHECKPOINT, GOLDEN, INSTRUCTION, PolicyClient, start_policy, stop
 from rclpy.qos import qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
@@ -136,16 +134,13 @@ def test_simulated_time_and_a_clock_that_jumps_back(start):
     client.wait(lambda: client.statuses()["motion"][1].startswith("moving"), "motion after the jump")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["-p", "autostart:=true", "-p", "model.checkpoint:=/nowhere"], "checkpoint folder /nowhere does not exist"),
-        (["-p", "inputs.max_age:=-1.0"], "inputs.max_age = -1.0 is outside the allowed range; allowed: 0.01 to 60"),
-        (["-p", "pruning.preset:=best"], "pruning.preset = 'best' does not exist; allowed: paper, fast, careful"),
-        (["-p", "nonsense"], "check what follows --ros-args"),
-    ],
-)
-def test_mistakes_in_arguments_exit_with_2(arguments, words):
-    command = [sys.executable, "-m", "specprune_ros.nodes.policy_node", "--ros-args", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=START_PATIENCE, check=False)
-    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
+def test_mistakes_in_arguments_exit_with_2():
+    words = {
+        "checkpoint folder /nowhere does not exist": ["-p", "autostart:=true", "-p", "model.checkpoint:=/nowhere"],
+        "inputs.max_age = -1.0 is outside the allowed range; allowed: 0.01 to 60": ["-p", "inputs.max_age:=-1.0"],
+        "pruning.preset = 'best' does not exist; allowed: paper, fast, careful": ["-p", "pruning.preset:=best"],
+        "check what follows --ros-args": ["-p", "nonsense"],
+    }
+    ends = ends_of("specprune_ros.nodes.policy_node", *words.values())
+    for said, (code, errors) in zip(words, ends, strict=True):
+        assert code == 2 and said in errors and "Traceback" not in errors, errors
