@@ -7,16 +7,14 @@ watchdog's doing and not the end of the chunk.
 
 import itertools
 import math
-import os
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass
 
 import rclpy
 from geometry_msgs.msg import TwistStamped
-from policy_client import CHECKPOINT, INSTRUCTION, PARAMETERS, PATIENCE, ROOT, PolicyClient
+from node_server import start_node
+from policy_client import CHECKPOINT, INSTRUCTION, PARAMETERS, PATIENCE, PolicyClient
 from rosgraph_msgs.msg import Clock
 
 WATCHDOG = 0.5  # seconds; inputs.max_age
@@ -43,24 +41,13 @@ BENCH = {
 }
 
 
-def start_faulty_policy(**parameters):
-    """The node of faulty_policy.py; parameters on top of those of the bench."""
+def start_faulty_policy(anew=False, **parameters):
+    """The node of faulty_policy.py; parameters on top of those of the bench. `anew`: see node_server.py."""
     arguments = []
     for name, value in {**PARAMETERS, **BENCH, **parameters}.items():
         text = "[" + ", ".join(map(str, value)) + "]" if isinstance(value, list) else str(value)
         arguments += ["-p", f"{name}:={text}"]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "test"), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen(
-        [sys.executable, "-m", "faulty_policy", "--ros-args", *arguments],
-        env={
-            "OMP_NUM_THREADS": "1",
-            **os.environ,
-            "PYTHONPATH": path,
-        },
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return start_node("faulty_policy", arguments, anew)
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,10 @@ class FaultyPolicy(Policy):
         return chunk if value is None else dataclasses.replace(chunk, actions=np.full_like(chunk.actions, value))
 
 
-if __name__ == "__main__":
+def main() -> int:
     model.Policy = FaultyPolicy  # type: ignore[misc]
-    sys.exit(policy_node.main())
+    return policy_node.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

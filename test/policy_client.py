@@ -2,8 +2,6 @@
 """The world around the policy node in tests: publishes real inputs over DDS, listens, and drives the lifecycle."""
 
 import signal
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -13,6 +11,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import TransformStamped, TwistStamped
 from lifecycle_msgs.srv import ChangeState, GetState
+from node_server import start_node
 from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
@@ -46,7 +45,7 @@ PATIENCE = 180.0
 START_PATIENCE = 300.0  # the same for a process that has to import and load first
 
 
-def start_policy(namespace="", module="specprune_ros.nodes.policy_node", stdout=None, params_file=None, **parameters):
+def start_policy(namespace="", module="specprune_ros.nodes.policy_node", params_file=None, **parameters):
     """The node, or another module with its parameters, in a process of its own. None leaves a parameter out."""
     arguments = ["--params-file", str(params_file)] if params_file else []
     for name, value in {**PARAMETERS, **parameters}.items():
@@ -56,13 +55,7 @@ def start_policy(namespace="", module="specprune_ros.nodes.policy_node", stdout=
         arguments += ["-p", f"{name}:={text}"]
     if namespace:
         arguments += ["-r", f"__ns:={namespace}"]
-    return subprocess.Popen(
-        [sys.executable, "-m", module, "--ros-args", *arguments],
-        cwd=ROOT,
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return start_node(module, arguments)
 
 
 def stop(process):

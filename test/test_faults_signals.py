@@ -88,7 +88,7 @@ def test_signal_in_the_middle_of_an_inference(number):
         while process.poll() is None or bench.sent[-1].moves:
             assert time.time() < onset + PATIENCE
             bench.executor.spin_once(timeout_sec=0.02)
-        errors = process.communicate()[1]
+        errors = process.communicate(PATIENCE)[1]
         assert process.returncode == 0 and "Traceback" not in errors, errors
         assert not bench.sent[-1].moves and bench.sent[-1].stamp - onset < WATCHDOG + WAITS * bench.delay(onset)
     finally:
@@ -180,7 +180,7 @@ def test_signal_at_any_moment():
     bench, took = Bench(context, process=None), []
     try:
         for number in range(MOMENTS):
-            bench.process = process = start_faulty_policy(instruction=f"'{SLOW}'", **PATIENT)
+            bench.process = process = start_faulty_policy(anew=True, instruction=f"'{SLOW}'", **PATIENT)
             if number % 2:  # while it starts
                 state, moment = "started", random.uniform(0.0, LAST_MOMENT)
                 bench.spin(moment)

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
-from node_ends import ends_of
+from node_server import start_node
 
 from specprune_ros.parameters import check, from_mapping
 from specprune_ros.pose import Pose
@@ -326,9 +326,10 @@ def test_a_wrong_start_is_told_in_one_line():
         "no task 99": "task:=99",
         "camera_rate": "camera_rate:=fast",
     }
-    ends = ends_of("specprune_ros.nodes.libero_sim", *(["-p", argument] for argument in words.values()))
-    for said, (code, errors) in zip(words, ends, strict=True):
-        assert code == 2 and said in errors and len(errors.strip().splitlines()) == 1, errors
+    for said, argument in words.items():
+        process = start_node("specprune_ros.nodes.libero_sim", ["-p", argument])
+        errors = process.communicate(START)[1]
+        assert process.returncode == 2 and said in errors and len(errors.strip().splitlines()) == 1, errors
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from specprune_ros.pose import Pose
 
 pytestmark = pytest.mark.ros
 
+PATIENCE, NOTHING = 120.0, 0.5  # seconds until something has come, and in which nothing may
 JOINTS = ("a", "b")
 HEADER = header_of("base", 1_500_000_000)
 TRAJECTORY = ControllerConfig(
@@ -58,17 +59,18 @@ def hear():
         node.trigger_configure()
         node.trigger_activate()
 
-        def latest(action):
-            count = len(heard)
-            for _ in range(200):
-                if output.publisher.get_subscription_count():
-                    break
+        def latest(action, expected=True):
+            """The message that `action` publishes; None when none is expected and none comes."""
+            while not output.publisher.get_subscription_count():
                 executor.spin_once(timeout_sec=0.01)
+            count = len(heard)
             action(output)
-            for _ in range(100):
+            until = time.monotonic() + (PATIENCE if expected else NOTHING)
+            while time.monotonic() < until:
                 executor.spin_once(timeout_sec=0.01)
                 if len(heard) > count:
                     return heard[-1]
+            assert not expected
             return None
 
         return latest
@@ -131,18 +133,18 @@ def test_joint_trajectory(hear):
     assert moved.header.stamp.sec == moved.header.stamp.nanosec == 0  # start now
     assert list(moved.points[0].positions) == pytest.approx([0.5 + 1.0 * (0.1 - 0.05), -0.5])
     assert moved.points[0].time_from_start.nanosec == 100_000_000
-    assert latest(lambda output: output.hold(None, HEADER, True)) is None  # nothing is known of the arm yet
+    assert latest(lambda output: output.hold(None, HEADER, True), False) is None  # nothing is known of the arm yet
     arm.hold(np.array([0.1, 0.2]))
     held = latest(lambda output: output.hold(None, HEADER, True))
     assert list(held.points[0].positions) == [0.1, 0.2]
-    assert latest(lambda output: output.hold(None, HEADER, False)) is None
+    assert latest(lambda output: output.hold(None, HEADER, False), False) is None
 
 
 def test_gripper_command_is_sent_when_it_changes(hear):
     latest = hear(JointState, "~/gripper", lambda node: GripperMessages(node, ControllerConfig()))
     opened = latest(lambda output: output.move(np.array([1.0]), HEADER))
     assert list(opened.position) == [0.08] and list(opened.effort) == [20.0]
-    assert latest(lambda output: output.move(np.array([1.0]), HEADER)) is None
+    assert latest(lambda output: output.move(np.array([1.0]), HEADER), False) is None
     assert list(latest(lambda output: output.move(np.array([0.0]), HEADER)).position) == [0.0]
 
 
@@ -186,7 +188,7 @@ def goals():
     executors = {id(context): SingleThreadedExecutor(context=context)}
     executors[id(context)].add_node(node)
 
-    def move(opening, server, until, seconds=15.0):
+    def move(opening, server, until, seconds=PATIENCE):
         if server and id(server.context) not in executors:
             executors[id(server.context)] = SingleThreadedExecutor(context=server.context)
             executors[id(server.context)].add_node(server.node)
@@ -208,12 +210,12 @@ def goals():
 def test_gripper_goals_are_sent_once_and_wait_for_their_server(goals):
     output, move = goals
     assert isinstance(output, GripperGoals)
-    assert not move(1.0, None, lambda: False, 0.5)
+    assert not move(1.0, None, lambda: False, NOTHING)
     assert "no action server on /hand/gripper_action; start the gripper" in output.problem()
     server = GripperServer("/hand/gripper_action")
     try:
         assert move(1.0, server, lambda: server.goals)
-        assert not move(1.0, server, lambda: len(server.goals) > 1, 1.5) and output.problem() == ""
+        assert not move(1.0, server, lambda: len(server.goals) > 1, NOTHING) and output.problem() == ""
         assert move(0.0, server, lambda: len(server.goals) > 1)
         assert server.goals == [(0.08, 7.0), (0.0, 7.0)]
         output.forget()
@@ -230,7 +232,7 @@ def test_refused_gripper_goals_are_told_and_sent_again(goals):
         server.accepts = True
         assert move(1.0, server, lambda: not output.problem())
         count = len(server.goals)
-        assert not move(1.0, server, lambda: len(server.goals) > count, 1.5)
+        assert not move(1.0, server, lambda: len(server.goals) > count, NOTHING)
     finally:
         server.destroy()
 
@@ -243,7 +245,7 @@ def test_a_gripper_server_that_dies_with_a_goal_is_replaced(goals):
     server = GripperServer("/hand/gripper_action")
     try:
         assert move(1.0, server, lambda: server.goals) and server.goals[0][0] == 0.08
-        assert not move(1.0, server, lambda: len(server.goals) > 1, 1.5)
+        assert not move(1.0, server, lambda: len(server.goals) > 1, NOTHING)
     finally:
         server.destroy()
 

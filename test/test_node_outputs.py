@@ -8,8 +8,8 @@ pytest.importorskip("rclpy")
 
 import cv2
 import rclpy
-from node_ends import ends_of
-from policy_client import CHECKPOINT, GOLDEN, INSTRUCTION, PolicyClient, start_policy, stop
+from node_server import start_node
+from policy_client import CHECKPOINT, GOLDEN, INSTRUCTION, START_PATIENCE, PolicyClient, start_policy, stop
 from rclpy.qos import qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
@@ -141,6 +141,7 @@ def test_mistakes_in_arguments_exit_with_2():
         "pruning.preset = 'best' does not exist; allowed: paper, fast, careful": ["-p", "pruning.preset:=best"],
         "check what follows --ros-args": ["-p", "nonsense"],
     }
-    ends = ends_of("specprune_ros.nodes.policy_node", *words.values())
-    for said, (code, errors) in zip(words, ends, strict=True):
-        assert code == 2 and said in errors and "Traceback" not in errors, errors
+    for said, arguments in words.items():
+        process = start_node("specprune_ros.nodes.policy_node", arguments)
+        errors = process.communicate(START_PATIENCE)[1]
+        assert process.returncode == 2 and said in errors and "Traceback" not in errors, errors

@@ -2,14 +2,13 @@
 """The preflight table, with and without a world around it."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 
 pytest.importorskip("rclpy")
 
 import rclpy
+from node_server import start_node
 from policy_client import CHECKPOINT, INSTRUCTION, START_PATIENCE, PolicyClient, start_policy
 
 pytestmark = pytest.mark.ros
@@ -24,21 +23,30 @@ def verdicts(output):
     return {name: (verdict, detail) for verdict, name, detail in rows}
 
 
-def test_everything_is_ready():
+def preflight_of_a_good_robot():
+    """(exit code, what was printed)"""
     context = rclpy.Context()
     context.init()
     try:
-        process = start_policy(module=MODULE, stdout=subprocess.PIPE, **OWN, **{"inputs.frozen_after": 1.0})
+        process = start_policy(module=MODULE, **OWN, **{"inputs.frozen_after": 1.0})
         client = PolicyClient(context, process)
         while process.poll() is None:
             client.publish_inputs()
             client.executor.spin_once(timeout_sec=0.05)
-        output = process.communicate()[0]
+        output = process.communicate(START_PATIENCE)[0]
     finally:
         process.kill()
         context.shutdown()
+    return process.returncode, output
+
+
+def test_everything_is_ready():
+    for _ in range(5):  # on a busy machine the robot of this test is slow, and preflight says so
+        code, output = preflight_of_a_good_robot()
+        if "Hz is slow" not in output and "older than the images" not in output:
+            break
     found = verdicts(output)
-    assert process.returncode == 0, output
+    assert code == 0, output
     assert found["checkpoint"][1].startswith("libero_spatial_no_noops: 2 views, 8 proprio, chunks of 8 x 7")
     inputs = ("/joint_states", "/specprune_policy/image_wrist", "/specprune_policy/action_chunk", "velocity")
     for name in (*inputs, "gripper"):
@@ -59,7 +67,7 @@ def test_what_is_missing_is_named():
         "pruning.metres_per_unit": 1.0,
     }
     # In a namespace of its own: a client of another test in this process may still be listening elsewhere.
-    process = start_policy("/nobody", MODULE, subprocess.PIPE, **{**OWN, **changed})
+    process = start_policy("/nobody", MODULE, **{**OWN, **changed})
     output = process.communicate(timeout=START_PATIENCE)[0]
     found = verdicts(output)
     assert process.returncode == 1, output
@@ -73,7 +81,6 @@ def test_what_is_missing_is_named():
 
 
 def test_a_missing_checkpoint_exits_with_2():
-    done = subprocess.run(
-        [sys.executable, "-m", MODULE], capture_output=True, text=True, timeout=START_PATIENCE, check=False
-    )
-    assert done.returncode == 2 and "model.checkpoint is empty" in done.stderr
+    process = start_node(MODULE, [])
+    errors = process.communicate(START_PATIENCE)[1]
+    assert process.returncode == 2 and "model.checkpoint is empty" in errors

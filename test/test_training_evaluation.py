@@ -3,13 +3,11 @@
 
 import itertools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmark_modules import BENCHMARKS, arms, closed_loop, libero_results, significance
+from benchmark_modules import arms, closed_loop, libero_open_loop, libero_results, libero_sensitivity, significance
 from training_data import write_data
 
 from specprune_ros.errors import ConfigError, UserError
@@ -199,15 +197,8 @@ def test_results_are_kept_and_compared_in_pairs(tmp_path):
 def test_the_open_loop_error_of_keeping_everything_is_zero(tmp_path):
     write_data(tmp_path / "data", 2)
     everything = "paper:budget_tokens=256,prune_layers=[0]"
-    command = [
-        sys.executable,
-        BENCHMARKS / "libero_open_loop.py",
-        TINY,
-        tmp_path / "data",
-        "--json",
-        tmp_path / "r.json",
-    ]
-    subprocess.run([*command, "--arms", "fast", everything], check=True, cwd=ROOT, timeout=120)
+    words = [str(TINY), str(tmp_path / "data"), "--json", str(tmp_path / "r.json")]
+    libero_open_loop.main([*words, "--arms", "fast", everything])
     rows = json.loads((tmp_path / "r.json").read_text())["arms"]
     assert rows[everything]["centimetres"] < 1e-4 and rows[everything]["flop_share"] == pytest.approx(1, abs=0.05)
     assert rows["fast"]["centimetres"] > 1e-3 and rows["fast"]["tokens"] < rows[everything]["tokens"]
@@ -218,9 +209,9 @@ def test_the_open_loop_error_of_keeping_everything_is_zero(tmp_path):
 
 def test_the_sensitivity_has_a_point_per_value(tmp_path):
     write_data(tmp_path / "data", 1)
-    command = [BENCHMARKS / "libero_sensitivity.py", TINY, tmp_path / "data", "--json", tmp_path / "r.json"]
+    words = [str(TINY), str(tmp_path / "data"), "--json", str(tmp_path / "r.json")]
     constants = ["alpha", "history_decay"]
-    subprocess.run([sys.executable, *command, "--constants", *constants], check=True, cwd=ROOT, timeout=120)
+    libero_sensitivity.main([*words, "--constants", *constants])
     curves = json.loads((tmp_path / "r.json").read_text())["constants"]
     assert list(curves) == constants
     tokens = [point["tokens"] for point in curves["alpha"]]
