@@ -2,14 +2,16 @@
 """The scripted expert, its noise, and where its episodes start."""
 
 import itertools
+import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from specprune_ros.errors import UserError
 from specprune_ros.sim.libero_env import LiberoEnv, simulator_action
-from training.collect import main
+from training import collect
 from training.episodes import VIEWS, episode_paths, read_episode
 from training.expert import ActionNoise, Expert, ExpertError, Grasp
 from training.placements import (
@@ -21,6 +23,15 @@ from training.placements import (
     wide_state,
 )
 from training.scene import Scene
+from training.spawned import spawned
+
+SIZE = 128  # px of the collected pictures; half of what is usual
+
+
+def test_blocks_travel_to_processes_that_start_afresh():
+    block = collect.Block(Path("data"), "libero_spatial", 0, True, False, None, (1, 2))
+    assert pickle.loads(pickle.dumps(block)) == block
+    assert sorted(spawned(len, ["a", "bb"], 1)) == [1, 2]
 
 
 def test_noise_changes_slowly_leaves_the_gripper_and_comes_from_its_seed():
@@ -42,7 +53,7 @@ def test_training_and_evaluation_never_meet():
 
 def test_episodes_that_are_for_evaluation_are_kept_apart(tmp_path):
     with pytest.raises(UserError, match="a folder of their own"):
-        main([str(tmp_path), "--first", str(EVALUATION_SEED - 1), "--episodes", "2"])
+        collect.main([str(tmp_path), "--first", str(EVALUATION_SEED - 1), "--episodes", "2"])
 
 
 @pytest.fixture(scope="module")
@@ -105,12 +116,16 @@ def test_other_tasks_are_refused(env, monkeypatch):
 
 
 @pytest.mark.sim
-def test_collecting_goes_on_where_it_stopped_and_labels_what_it_shows(tmp_path):
+def test_collecting_goes_on_where_it_stopped_and_labels_what_it_shows(tmp_path, monkeypatch):
+    monkeypatch.setattr(collect, "spawned", lambda function, works, _: map(function, works))
+    monkeypatch.setattr(collect, "IMAGE_SIZE", SIZE)
     command = [str(tmp_path), "--tasks", "0", "--no-shadows", "--episodes", "1"]
-    main(command)
+    collect.main(command)
+    collect._environment("libero_spatial", 0, False).close()
+    collect._environment.cache_clear()
     (path,) = episode_paths(tmp_path)
     written = path.stat().st_mtime_ns
-    main(command)
+    collect.main(command)
     assert path.stat().st_mtime_ns == written
     assert "1 episodes" in (tmp_path / "README.md").read_text()
     assert (tmp_path / "dataset_statistics.json").exists()
@@ -120,15 +135,15 @@ def test_collecting_goes_on_where_it_stopped_and_labels_what_it_shows(tmp_path):
     assert 50 < steps < 200 and episode.points.shape == (steps, 2, 6, 2)
     assert episode.facts["noise"] == 0 and episode.facts["seed"] == 0 and episode.facts["task"] == 0
     for view in VIEWS:
-        assert episode.frames[view].shape == (steps, 256, 256, 3)
+        assert episode.frames[view].shape == (steps, SIZE, SIZE, 3)
     # The hand is fixed to the wrist camera, and moves in the other view.
     gripper = episode.points[:, :, names.index("gripper")]
     assert np.nanstd(gripper[:, 1], axis=0).max() < 0.02 < np.nanstd(gripper[:, 0], axis=0).max()
     # The cookie box is the warmest colour on the table; in the mirrored image the labels are mirrored, too.
-    x, y = (episode.points[0, 0, names.index("cookies_1")] * 256).astype(int)
+    x, y = (episode.points[0, 0, names.index("cookies_1")] * SIZE).astype(int)
     frame = episode.frames["primary"][0].astype(int)
     warmth = frame[..., 0] - frame[..., 2]
-    assert warmth[y, x] > warmth[y, 255 - x] + 10
+    assert warmth[y, x] > warmth[y, SIZE - 1 - x] + 10
 
 
 def _ramekin(names):
