@@ -76,6 +76,8 @@ def _policy(context: LaunchContext) -> list:
         for name, parameter, value in _given_parameters(context)
     }
     overrides["autostart"] = _is_true(context, "autostart")
+    if _value(context, "record"):
+        overrides["recording"] = ParameterValue(str(Path(_value(context, "record")).expanduser()), value_type=str)
     remappings = [(topic, _value(context, name)) for name, topic, _ in REMAPPINGS if _value(context, name)]
     remappings += [(topic + COMPRESSED, given + COMPRESSED) for topic, given in remappings if "image" in topic]
     params_file = _value(context, "params_file")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """~/run_policy with a real action client, a fake policy and a clock that the test sets; one test over DDS."""
 
+import importlib.util
 import subprocess
 import sys
 
@@ -420,3 +421,76 @@ def test_over_dds_with_the_model():
     finally:
         process.kill()
         context.try_shutdown()
+
+
+def load_example(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Tree:
+    """The example's behaviour tree on a bench."""
+
+    def __init__(self, b, tasks, **goal):
+        self.b = b
+        self.tree = load_example("behaviour_tree").tree_of(b.client, tasks, **goal)
+
+    def tick(self, count=1):
+        """Control periods with a tick of the tree after each; its status."""
+        for _ in range(count):
+            self.tree.tick()
+            self.b.spin_until(self.settled)
+            self.b.work_and_tick()
+            for _ in range(5):
+                self.b.executor.spin_once(timeout_sec=0.001)
+        return self.tree.root.status.name
+
+    def settled(self):
+        """Nothing that the node has to answer is on its way."""
+        tip = self.tree.tip()
+        sent = getattr(tip, "_sent", None)
+        return sent is None or sent.done()
+
+    def until(self, status):
+        self.b.until(lambda: self.tick() == status)
+
+
+def test_tasks_in_a_behaviour_tree(bench):
+    pytest.importorskip("py_trees")
+    b = bench()
+    tree = Tree(b, ["pick up the cup", "pick up the bowl"], time_limit=0.3)
+    assert tree.tick(3) == "RUNNING"
+    assert b.session._motion.enabled and b.policy.observations[-1].instruction == "pick up the cup"
+    tree.until("SUCCESS")
+    followed = [observation.instruction for observation in b.policy.observations]
+    assert followed.index("pick up the cup") < followed.index("pick up the bowl")
+    assert not b.session._motion.enabled
+
+
+def test_a_task_that_fails_is_tried_twice_by_the_tree(bench):
+    pytest.importorskip("py_trees")
+    b = bench()
+    tree = Tree(b, ["pick up the cup"], time_limit=0.2, until_success=True)
+    before = len(b.policy.observations)
+    tree.until("FAILURE")
+    assert len(b.policy.observations) - before >= 8 and not b.session._motion.enabled
+
+
+def test_a_tree_that_is_interrupted_cancels_its_goal(bench):
+    pytest.importorskip("py_trees")
+    b = bench()
+    tree = Tree(b, ["pick up the cup"])
+    tree.tick(4)
+    assert b.speeds()[-1] > 0
+    tree.tree.interrupt()
+    b.spin_until(lambda: not b.session._motion.enabled)
+    assert b.speeds()[-1] == 0
+
+
+def test_the_result_names_the_recording(bench):
+    b = bench(recording="/data/run_7")
+    _, future = b.start(time_limit=0.2)
+    b.work_and_tick(count=6)
+    assert b.result(future)[1].recording == "/data/run_7"

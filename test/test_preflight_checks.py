@@ -6,7 +6,11 @@ import pytest
 
 pytest.importorskip("rclpy")
 
+import rclpy
+from geometry_msgs.msg import TwistStamped
+from rclpy.action import ActionServer
 from session_bench import STEP, FakePolicy, SessionBench
+from specprune_ros.action import RunPolicy
 
 from specprune_ros.nodes import preflight
 from specprune_ros.nodes.preflight import FAIL, PASS, WARN, checks
@@ -255,3 +259,27 @@ def test_listening_looks_at_every_new_set_of_images(open_bench, monkeypatch):
     interruption.requested, count_before = True, len(seen)
     preflight.listen(bench.node, bench.session, interruption)
     assert len(seen) == count_before
+
+
+def test_tasks_and_takeover(open_bench):
+    bench = open_bench(**{"recording": "/data/run_7", "takeover.topic": "/teleop"})
+    found, detail = verdict(bench, "/run_policy")
+    assert found == PASS and "refuse" in detail and "/data/run_7" in detail
+    assert verdict(bench, "takeover") == (
+        WARN,
+        "nobody publishes on takeover.topic /teleop; start the device",
+    )
+    bench.node.create_publisher(TwistStamped, "/teleop", 10)
+    bench.until(lambda: verdict(bench, "takeover")[0] == PASS)
+    bench.take_over()
+    found, detail = verdict(bench, "takeover")
+    assert found == WARN and "a person is in charge by ~/takeover" in detail
+
+
+def test_another_server_of_the_tasks(open_bench):
+    bench = open_bench()
+    other = rclpy.create_node("other", context=bench.context)
+    server = ActionServer(other, RunPolicy, bench.node.resolve_topic_name("~/run_policy"), lambda handle: None)
+    bench.until(lambda: verdict(bench, "/run_policy")[0] == FAIL)
+    server.destroy()
+    other.destroy_node()

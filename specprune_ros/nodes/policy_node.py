@@ -29,6 +29,7 @@ from std_srvs.srv import SetBool, Trigger
 from specprune_ros.control.run import Outcome
 from specprune_ros.control.takeover import InCharge, Takeover
 from specprune_ros.errors import ConfigError, UserError
+from specprune_ros.nodes.chunk_service import ChunkService
 from specprune_ros.nodes.model import SharedModel
 from specprune_ros.nodes.node_process import NodeProcess, transport_problems
 from specprune_ros.nodes.parameters.declaration import LiveParameters, declare_groups
@@ -76,6 +77,7 @@ class PolicyNode(LifecycleNode):
         self.create_service(SetBool, "~/takeover", self._on_takeover)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.runs = RunPolicyServer(self, self.parameters, self._motion_problem)
+        self.chunks = ChunkService(self, self._inactive)
         self._diagnostics = Diagnostics(self, self._statuses)
         backward = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True)
         self._jump = self.get_clock().create_jump_callback(backward, post_callback=self._on_clock_jump)
@@ -104,7 +106,7 @@ class PolicyNode(LifecycleNode):
         try:
             with self.while_loading():
                 self.session = Session(self, self.parameters, self._model, self.takeover)
-                self.session.after_tick = self.runs.tick
+                self.session.after_tick, self.session.after_chunk = self._after_tick, self.chunks.on_chunk
         except Exception as error:  # whatever it is, the node stays unconfigured and can be configured again
             self._model.give_back(self)
             expected = isinstance(error, UserError)
@@ -129,6 +131,7 @@ class PolicyNode(LifecycleNode):
         assert self.session is not None
         self.session.stop()
         self.runs.end(Outcome.DEACTIVATED, "the node was deactivated")
+        self.chunks.end("the node was deactivated")
         self._state = "inactive"
         return super().on_deactivate(state)
 
@@ -155,6 +158,7 @@ class PolicyNode(LifecycleNode):
         if self.session is not None:
             self.session.stop()
             self.runs.end(Outcome.DEACTIVATED, "the node was cleaned up or shut down")
+            self.chunks.end("the node was cleaned up or shut down")
             self.session.close(patience)
             self.session = None
             self._model.give_back(self)
@@ -168,8 +172,13 @@ class PolicyNode(LifecycleNode):
     def destroy_node(self) -> None:
         self._close(LAST_INFERENCE)
         self.runs.destroy()
+        self.chunks.destroy()
         self._jump.unregister()
         super().destroy_node()
+
+    def _after_tick(self, now: int) -> None:
+        self.runs.tick(now)
+        self.chunks.tick(now)
 
     # Instruction, services, parameters
 
@@ -210,10 +219,16 @@ class PolicyNode(LifecycleNode):
             response.message += "; the policy goes on from where the arm is" if goes_on else ""
         return response
 
-    def _motion_problem(self) -> str:
-        """Why motion cannot be switched on; "" when it can."""
+    def _inactive(self) -> str:
+        """What has to be done before there are inferences; "" when nothing has to be."""
         if self.session is None or self._state != "active":
             return f"the node is {self._state}; activate it first"
+        return ""
+
+    def _motion_problem(self) -> str:
+        """Why motion cannot be switched on; "" when it can."""
+        if self._inactive():
+            return self._inactive()
         return self._namesake_problem() if self._has_namesake() else ""
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:

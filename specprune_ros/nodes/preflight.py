@@ -25,6 +25,7 @@ from rclpy.utilities import remove_ros_args
 
 from specprune_ros.checks import FAIL, PASS, WARN, Check, table
 from specprune_ros.control.action_space import ControllerConfig
+from specprune_ros.control.run import RunConfig
 from specprune_ros.doctor.fit import doubts, gripper_doubt
 from specprune_ros.doctor.instruction import check_instruction
 from specprune_ros.errors import ObservationError, UserError
@@ -63,6 +64,8 @@ def checks(session: Session, node: PolicyNode, arms: int = 1) -> list[Check]:
         _arm(session, node),
         _gripper(session, controller),
         _receiver(session),
+        _tasks(node),
+        *_takeover(session, node),
         *_instruction(node),
         _memory(session.policy.device),
         *_transport(),
@@ -186,6 +189,32 @@ def _receiver(session: Session) -> Check:
     if receivers.count:
         return Check(receivers.topic, PASS, f"{receivers.count} subscriber(s)")
     return Check(receivers.topic, FAIL, "nobody listens; start the arm's controller, or remap the topic to its own")
+
+
+def _tasks(node: PolicyNode) -> Check:
+    """Whether goals reach this node alone."""
+    name = node.resolve_topic_name("~/run_policy")
+    servers = len(node.get_publishers_info_by_topic(f"{name}/_action/feedback"))
+    if servers > 1:
+        return Check(name, FAIL, f"{servers} nodes offer this action; end all but one, or give each arm a namespace")
+    run = node.parameters.running(RunConfig)
+    recording = node.parameters.running(NodeConfig).recording
+    told = f"; recorded into {recording}" if recording else ""
+    return Check(
+        name, PASS, f"takes goals; ends when the arm holds for {run.longest_hold:g} s; busy: {run.when_busy}{told}"
+    )
+
+
+def _takeover(session: Session, node: PolicyNode) -> list[Check]:
+    """The device by which a person takes over."""
+    if node.takeover.person:
+        return [Check("takeover", WARN, f"a person is in charge by {node.takeover.person}: the arm will not move")]
+    topic = node.takeover.topic
+    if not topic:
+        return [Check("takeover", PASS, "by ~/takeover; takeover.topic names a device")]
+    if not node.count_publishers(topic):
+        return [Check("takeover", WARN, f"nobody publishes on takeover.topic {topic}; start the device")]
+    return [Check("takeover", PASS, f"by ~/takeover and {topic}")]
 
 
 def _instruction(node: PolicyNode) -> list[Check]:

@@ -148,6 +148,7 @@ class RunPolicyServer:
             return
         session = self._node.session
         result = _result(active.run, Ending(outcome, message), session)
+        result.recording = self._parameters.running(NodeConfig).recording
         if session is not None:
             session.enable(False)
         self._put_back(active)

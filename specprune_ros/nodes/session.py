@@ -25,6 +25,7 @@ from specprune_ros.control.takeover import Takeover, TakeoverConfig
 from specprune_ros.doctor.fit import check_fits, doubts, gripper_doubt
 from specprune_ros.doctor.instruction import instruction_advice
 from specprune_ros.errors import UserError
+from specprune_ros.msg import ActionChunk as ActionChunkMessage
 from specprune_ros.nodes.inputs import Inputs
 from specprune_ros.nodes.model import SharedModel, checkup
 from specprune_ros.nodes.motion_loop import MotionLoop
@@ -105,6 +106,9 @@ class Session:
         self._record = InferenceRecord(self._chunk_seconds)
         self.run_record = InferenceRecord(self._chunk_seconds)  # of the run on ~/run_policy
         self.after_tick: Callable[[int], None] = lambda now: None  # told the time, nanoseconds; may be replaced
+        self.after_chunk: Callable[[ActionChunkMessage], None] = lambda message: (
+            None
+        )  # on the worker's thread; likewise
         self._due = True
         self._last_now = self._clock_jumps = 0
         self._open(inputs)
@@ -271,6 +275,16 @@ class Session:
         if not before:
             self.change_hands()
 
+    def want_inference(self) -> None:
+        """Somebody asks for a chunk from what is seen now."""
+        self._due = True
+        self._worker.wake()
+
+    @property
+    def inference_problem(self) -> str:
+        """Why there is no inference; "" when there is none."""
+        return self._worker.problem
+
     def reset(self) -> None:
         """New task or scene: forget history and the running chunk."""
         self._worker.reset()  # first: a chunk that is just being submitted must not survive
@@ -387,7 +401,8 @@ class Session:
             raise UserError("the policy predicted NaN or Inf; check the checkpoint, or set model.dtype float32")
         receipt = self._motion.submit(chunk.actions, sensed.stamp, ready)
         usable = receipt.refusal != Refusal.BEFORE_ENABLE
-        self._publisher.publish(sensed, chunk, ready, lambda: self._motion.in_charge, usable=usable)
+        message = self._publisher.publish(sensed, chunk, ready, lambda: self._motion.in_charge, usable=usable)
+        self.after_chunk(message)
         if self._path is not None:
             self._path.publish(chunk, sensed.stamp, self._motion.moves)
         age = (ready - sensed.stamp) / NANOSECONDS

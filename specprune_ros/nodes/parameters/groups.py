@@ -23,6 +23,9 @@ LONGEST_INSTRUCTION = 1000  # characters; it is repeated in every chunk and in t
 class NodeConfig:
     instruction: str = parameter("", "What the arm should do, in words; also settable on ~/instruction.")
     dry_run: bool = parameter(False, "Compute and publish everything, move nothing, even when motion is enabled.")
+    recording: str = parameter(
+        "", "Folder into which somebody records what the node sees and does, told in results of ~/run_policy."
+    )
     autostart: bool = parameter(False, "Configure and activate at start, without a lifecycle manager.", live=False)
     hang_timeout: float = parameter(
         5.0,
