@@ -100,7 +100,7 @@ class Robot(Bench):
 
 @pytest.fixture
 def robot(monkeypatch):
-    monkeypatch.setattr("specprune_ros.nodes.session.load_policy", lambda *_: Swinging())
+    monkeypatch.setattr("specprune_ros.nodes.model.load_policy", lambda *_: Swinging())
     contexts = [rclpy.Context(), rclpy.Context()]
     for context in contexts:
         context.init()
