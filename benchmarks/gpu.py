@@ -25,6 +25,8 @@ import machine
 import torch
 from gpu_sections import SECTIONS, Bench
 
+from specprune_ros.openvla.checkpoint import auto_dtype
+
 LIMIT = 560.0  # seconds for all sections
 
 
@@ -69,7 +71,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def measure(args: argparse.Namespace) -> None:
     device = torch.device(args.device)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = getattr(torch, auto_dtype(args.device))
     layers, rounds = (6, 2) if args.reduced else (32, 40)
     bench = Bench(device, dtype, args.reduced, args.layers or layers, args.rounds or rounds)
     result: dict[str, Any] = {

@@ -29,8 +29,9 @@ from specprune_ros.engine.flops import decoder_flops, vision_flops
 from specprune_ros.engine.precision import NATIVE, PRECISIONS, check_precision, pack, store_linears
 from specprune_ros.errors import ConfigError
 from specprune_ros.openvla.config import DecoderConfig, ModelConfig, TowerConfig
-from specprune_ros.openvla.model import OpenVLA
+from specprune_ros.openvla.model import OpenVLA, SequenceLayout
 from specprune_ros.pruning.config import PRESETS, PruningConfig
+from specprune_ros.pruning.scores import patch_scores, text_attention
 
 ROOT = Path(__file__).parents[1]
 TOWER = TowerConfig(32, 1, 2, 64, 14, 16, 0, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -322,19 +323,27 @@ def kernels(bench: Bench) -> dict[str, Any]:
 
 
 def layer_parts(bench: Bench) -> dict[str, Any]:
-    """Parts of a decoder layer, the layer, and the layer fused in two ways, with the error that fusing makes."""
+    """Parts of a decoder layer, the layer, and the layer fused in two ways, with the error that fusing makes; and the
+    scores of its patches, which a pruned pass adds to a few layers."""
     decoder = bench.model.decoder
     layer = decoder.layers[0]
+    layout = SequenceLayout.of(bench.model.config, LIBERO_PROMPT)
     result: dict[str, Any] = {}
     for length in LENGTHS[-1:] if bench.reduced else LENGTHS:
         x, rope = bench.random(length, decoder.config.hidden_size), decoder.rope(length)
         runs: dict[str, Callable[[], Any]] = parts(layer, x, rope) | {"layer": lambda x=x, rope=rope: layer(x, rope)}
+        q, k = layer(x, rope)[1:]
+        count = length - layout.fixed_tokens
+        scored = q, k, layout.instruction_rows(count), count
+        runs["scores"] = lambda scored=scored: _scores(*scored)
         if bench.device.type == "cuda":
             for mode in ("default", "max-autotune-no-cudagraphs"):
                 fused = torch.compile(layer.forward, dynamic=False, mode=mode)
                 runs[f"layer, compiled {mode}"] = lambda fused=fused, x=x, rope=rope: fused(x, rope)
             from fused_layer import fused_layer  # needs Triton
+            from fused_scoring import text_scores
 
+            runs["scores, Triton kernel"] = lambda scored=scored: text_scores(*scored)
             runs["layer, Triton kernels"] = lambda x=x, rope=rope: fused_layer(layer, x, rope)
         result[str(length)] = bench.milliseconds(runs)
         with device_scope(bench.device):
@@ -344,6 +353,10 @@ def layer_parts(bench: Bench) -> dict[str, Any]:
                     error = (run()[0].float() - expected).norm() / expected.norm()
                     result[str(length)][f"{name}, relative error"] = float(error)
     return result
+
+
+def _scores(q: torch.Tensor, k: torch.Tensor, text: slice, count: int) -> torch.Tensor:
+    return patch_scores(text_attention(q, k, text)[:, :, 1 : 1 + count])
 
 
 def towers(bench: Bench) -> dict[str, Any]:

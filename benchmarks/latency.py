@@ -13,7 +13,7 @@ gives medians with minimum and maximum.
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from specprune_ros.engine.calibration import calibrate
 from specprune_ros.engine.engine import Engine
 from specprune_ros.engine.flops import decoder_flops, vision_flops
 from specprune_ros.engine.packed_linear import pack_linears
-from specprune_ros.engine.precision import NATIVE, PRECISIONS, check_precision, pack, store_linears
+from specprune_ros.engine.precision import NATIVE, PRECISIONS, check_precision, choose_precision, pack, store_linears
 from specprune_ros.engine.stage_clock import STAGES
 from specprune_ros.errors import UserError
 from specprune_ros.openvla.model import OpenVLA, SequenceLayout
@@ -49,6 +49,7 @@ class Variant:
     name: str
     title: str
     run: Run
+    precision: str = NATIVE  # that it really runs in
     seconds: list[float] = field(default_factory=list)
     stages: list[dict[str, float]] = field(default_factory=list)
     tokens: tuple[int, ...] = ()
@@ -63,23 +64,26 @@ def main() -> None:
     print(
         f"building the 7B geometry, {args.layers} layers, {dtype}{', layers share one set of weights' if share else ''}"
     )
-    small = None
+    small, small_precision = None, NATIVE
     if args.precision != NATIVE:  # the small one first: its large form is gone when the other one comes
         small = build(device, dtype, num_layers=args.layers, share_layers=share)
-        store_linears(small, args.precision, device)
+        small_precision = choose_precision(args.precision, small.config, device).precision
+        store_linears(small, small_precision, device)
         pack(small)
     model = build(device, dtype, num_layers=args.layers, share_layers=share)
     pack_linears(model)
     tile = args.tile or calibrate(model).tile
     variants = make_variants(model, tile, args.quick)
     if small:
-        variants += make_variants(small, tile, args.quick, args.precision)
+        variants += make_variants(small, tile, args.quick, args.precision, small_precision)
     if not args.quick:  # on a CPU ours is packed by now, and the reference's way needs plain weights of its own
         plain = build(device, dtype, num_layers=args.layers, share_layers=share) if share else model
         variants.insert(0, Variant("reference", "reference-style dense", reference_run(plain)))
-    measure(variants, device, args.rounds, QUICK_SECONDS if args.quick else None)
-
-    result = summarize(variants, model, device, dtype, share) | {"tile": tile}
+    precisions = {NATIVE, small_precision} if small else {NATIVE}
+    rates = {precision: machine.matmul_rate(device, dtype, precision) for precision in precisions}
+    for _ in measure(variants, device, args.rounds, QUICK_SECONDS if args.quick else None):
+        result = summarize(variants, model, device, dtype, share, rates) | {"tile": tile}
+        machine.write(result, args.json, plot, None)  # after every round, so that an end in the middle leaves something
     print(table(result))
     machine.write(result, args.json, plot, args.plot)
 
@@ -115,8 +119,8 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def make_variants(model: OpenVLA, tile: int, quick: bool, precision: str = NATIVE) -> list[Variant]:
-    """Our dense path, and the presets in their modes; `quick`: few of them. Another precision is part of the names."""
+def make_variants(model: OpenVLA, tile: int, quick: bool, suffix: str = "", precision: str = NATIVE) -> list[Variant]:
+    """Our dense path, and the presets in their modes; `quick`: few of them. `suffix`: of the names."""
     paper = PruningConfig.from_preset("paper")
     static_only = paper.changed({"prune_layers": (0,), "update_layers": (0,)})
     dense = Engine(model, EOS_ID, True, None, tile)
@@ -136,9 +140,10 @@ def make_variants(model: OpenVLA, tile: int, quick: bool, precision: str = NATIV
         ),
     ]
     chosen = [variant for variant in variants if not quick or variant.name in QUICK]
-    if precision != NATIVE:
-        for variant in chosen:
-            variant.name, variant.title = f"{variant.name}_{precision}", f"{variant.title}, {precision}"
+    for variant in chosen:
+        variant.precision = precision
+        if suffix:
+            variant.name, variant.title = f"{variant.name}_{suffix}", f"{variant.title}, {suffix}"
     return chosen
 
 
@@ -184,8 +189,11 @@ def reference_run(model: OpenVLA) -> Run:
     return run
 
 
-def measure(variants: list[Variant], device: torch.device, rounds: int, limit: float | None) -> None:
-    """Warm every variant where that is cheap, then run them in turn. `limit`: no further round would fit (seconds)."""
+def measure(variants: list[Variant], device: torch.device, rounds: int, limit: float | None) -> Iterator[int]:
+    """Warm every variant where that is cheap, then run them in turn; yields after every round.
+
+    `limit`: seconds in which a further round has to fit.
+    """
     begin = time.perf_counter()
     if device.type == "cuda":
         for variant in variants:
@@ -205,21 +213,27 @@ def measure(variants: list[Variant], device: torch.device, rounds: int, limit: f
             variant.seconds.append(time.perf_counter() - start)
             variant.stages.append(stages)
             progress.update()
+        yield done + 1
     progress.close()
 
 
 def summarize(
-    variants: list[Variant], model: OpenVLA, device: torch.device, dtype: torch.dtype, share: bool
+    variants: list[Variant],
+    model: OpenVLA,
+    device: torch.device,
+    dtype: torch.dtype,
+    share: bool,
+    rates: dict[str, float],
 ) -> dict[str, Any]:
-    """Everything that is printed, plotted and written as JSON."""
-    rate = machine.matmul_rate(device, dtype)
+    """Everything that is printed, plotted and written as JSON. `rates`: of matrix products, by precision."""
     config = model.config
     rows = {}
     for variant in variants:
         flops = vision_flops(config) + decoder_flops(config.decoder, variant.tokens, config.num_actions)
-        median = statistics.median(variant.seconds)
+        median, rate = statistics.median(variant.seconds), rates[variant.precision]
         rows[variant.name] = {
             "title": variant.title,
+            "precision": variant.precision,
             "median_s": median,
             "min_s": min(variant.seconds),
             "max_s": max(variant.seconds),
@@ -243,7 +257,8 @@ def summarize(
             name: row["stages_s"]["selection"] / row["median_s"] for name, row in rows.items() if row["stages_s"]
         },
         "variants": rows,
-        "matmul_flops_per_second": rate,
+        "matmul_flops_per_second": rates[NATIVE],
+        "matmul_rates": rates,
         "peak_memory_bytes": machine.peak_memory(device),
         "layers": config.decoder.num_layers,
         "shared_layer_weights": share,

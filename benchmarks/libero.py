@@ -103,7 +103,7 @@ def _environment(suite: str, task: int, shadows: bool) -> LiberoEnv:
 @lru_cache(maxsize=2)
 def _loaded(setup: Setup, precision: str) -> Policy:
     torch.set_num_threads(1)  # processes share the cores
-    return Policy.from_checkpoint(setup.checkpoint, setup.device, setup.dtype, precision=precision)
+    return Policy.from_checkpoint(setup.checkpoint, setup.device, setup.dtype, precision=precision, keep_precision=True)
 
 
 def _policy(setup: Setup, chosen: Arm) -> Policy | None:

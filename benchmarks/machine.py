@@ -17,7 +17,8 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks run from a checkout, without PYTHONPATH
 
-from specprune_ros.engine.packed_linear import pack_linears
+from specprune_ros.engine.precision import LAYERS, NATIVE, pack, stored
+from specprune_ros.openvla.checkpoint import auto_dtype
 
 ROUNDS = 5
 
@@ -42,12 +43,13 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+def matmul_rate(device: torch.device, dtype: torch.dtype, precision: str = NATIVE) -> float:
     """Best rate of a linear layer with the decoder's shape, as the engine runs it, operations per second."""
     length, hidden, inner = 256, 4096, 22016
     a = torch.randn(length, hidden, device=device, dtype=dtype)
-    layer = nn.Sequential(nn.Linear(hidden, inner, bias=False, device=device, dtype=dtype).requires_grad_(False))
-    pack_linears(layer)
+    linear = nn.Linear(hidden, inner, bias=False, device=device, dtype=dtype).requires_grad_(False)
+    layer = nn.Sequential(linear if precision == NATIVE else stored(linear, LAYERS[precision]))
+    pack(layer)
     rates = []
     for _ in range(ROUNDS + 1):
         synchronize(device)
@@ -61,9 +63,11 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 on a GPU; on a CPU whichever multiplies faster (bfloat16 needs AVX-512 or AMX to pay)."""
+    """As the node chooses on a GPU; on a CPU whichever multiplies faster. Without AVX-512 bfloat16 takes minutes."""
     if device.type == "cuda":
-        return torch.bfloat16
+        return getattr(torch, auto_dtype(str(device)))
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.float32
     return max((torch.float32, torch.bfloat16), key=lambda dtype: matmul_rate(device, dtype))
 
 

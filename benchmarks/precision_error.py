@@ -3,16 +3,18 @@
 
     scripts/env python -m training.collect HELD_OUT --first 1000000 --episodes 3 --wide
     scripts/env python benchmarks/precision_error.py CHECKPOINT HELD_OUT --json FILE --precision int8
+    scripts/env python benchmarks/precision_error.py CHECKPOINT HELD_OUT --json FILE --parts  # which cost most
 
 Every episode is replayed in native precision and in the other, with the same arm and an inference per chunk: how far
 apart the arm would be at the end of a chunk, in what share of the steps the gripper differs, and what share of the
 patches that native precision keeps the other keeps too. `--exact` multiplies 8-bit numbers exactly where the processor
-cannot (no VNNI), slowly.
+cannot (no VNNI), slowly. `--parts` quantises one kind of matrix at a time, all others staying native.
 """
 
 import argparse
 import itertools
 import json
+import re
 import sys
 
 import machine
@@ -26,8 +28,23 @@ from tqdm import tqdm
 from specprune_ros.engine import precision as precisions
 from specprune_ros.engine.precision_int8 import Int8Linear
 from specprune_ros.errors import UserError
+from specprune_ros.openvla import checkpoint as release
 from specprune_ros.policy import ActionChunk, Observation, Policy
 from training.episodes import read_episode
+
+# What is quantised alone, by a pattern of names.
+PARTS = {
+    "everything": "",
+    "DINOv2 tower": r"^towers\.0",
+    "SigLIP tower": r"^towers\.1",
+    "projector": r"^projector",
+    "q, k, v": r"layers.*qkv_proj",
+    "attention output": r"layers.*o_proj",
+    "gate, up": r"layers.*gate_up_proj",
+    "down": r"layers.*down_proj",
+    "first two layers": r"layers\.[01]\.",
+    "last two layers": r"layers\.(LAST)\.",
+}
 
 
 def main(arguments: list[str]) -> None:
@@ -36,15 +53,20 @@ def main(arguments: list[str]) -> None:
         Int8Linear.pack = lambda layer: None  # type: ignore[method-assign]
         torch._int_mm = _exact_product  # type: ignore[assignment]
     native = Policy.from_checkpoint(given.checkpoint, given.device, given.dtype)
-    small = Policy.from_checkpoint(given.checkpoint, given.device, given.dtype, precision=given.precision)
     paths = recordings(given)
-    rows: dict[str, list[dict[str, float]]] = {name: [] for name in given.arms}
+    whole = Policy.from_checkpoint(
+        given.checkpoint, given.device, given.dtype, precision=given.precision, keep_precision=True
+    )
+    small = {"": whole} if not given.parts else {f", {part}": partly(given, PARTS[part]) for part in PARTS}
+    rows: dict[str, list[dict[str, float]]] = {name + part: [] for name in given.arms for part in small}
     for path in tqdm(paths, unit="episode"):
         steps = itertools.islice(_steps(read_episode(path), native, None), given.inferences)
         observations = [step.observation for step in steps]
         for name in given.arms:
-            pairs = zip(*(_replay(policy, arm(name), observations) for policy in (small, native)), strict=True)
-            rows[name] += [_error(*pair) | agreement(*pair) for pair in pairs]
+            expected = _replay(native, arm(name), observations)
+            for part, policy in small.items():
+                found = _replay(policy, arm(name), observations)
+                rows[name + part] += [_error(*pair) | agreement(*pair) for pair in zip(found, expected, strict=True)]
     summary = {name: summarize(measured) for name, measured in rows.items()}
     content = {
         "run": machine.describe(torch.device(given.device)),
@@ -56,6 +78,19 @@ def main(arguments: list[str]) -> None:
     given.json.write_text(json.dumps(content, indent=1) + "\n")
     for name, row in summary.items():
         print(name, ", ".join(f"{key} {value:.3g}" for key, value in row.items()))
+
+
+def partly(given: argparse.Namespace, part: str) -> Policy:
+    """A policy in which the matrices whose name matches are in `given.precision`."""
+    loaded = release.load(given.checkpoint, given.device, given.dtype)
+    depth = loaded.model.config.decoder.num_layers
+    part = part.replace("LAST", f"{depth - 2}|{depth - 1}")
+    for parent, child, linear in precisions.linears(loaded.model):
+        name = next(name for name, module in loaded.model.named_modules() if module is linear)
+        if re.search(part, name):
+            setattr(parent, child, precisions.stored(linear, precisions.LAYERS[given.precision]))
+    precisions.pack(loaded.model)
+    return Policy(loaded)
 
 
 def agreement(chunk: ActionChunk, native: ActionChunk) -> dict[str, float]:
@@ -94,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", choices=precisions.PRECISIONS[1:], default="int8", help="default: %(default)s")
     parser.add_argument("--arms", nargs="+", default=["dense", "paper", "fast"], help="see benchmarks/arms.py")
     parser.add_argument("--inferences", type=int, default=None, help="at most this many per episode (default: all)")
+    parser.add_argument("--parts", action="store_true", help="one kind of matrix at a time")
     parser.add_argument("--exact", action="store_true", help="8-bit numbers multiplied exactly")
     return parser
 

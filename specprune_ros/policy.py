@@ -16,7 +16,7 @@ from specprune_ros.checked_values import as_array, as_seconds
 from specprune_ros.engine.calibration import Calibration, calibrate
 from specprune_ros.engine.cuda_graph import Graphs
 from specprune_ros.engine.engine import Engine, Result
-from specprune_ros.engine.precision import NATIVE, check_precision, pack, store_linears
+from specprune_ros.engine.precision import NATIVE, Choice, check_precision, choose_precision, pack, store_linears
 from specprune_ros.engine.threads import Threads
 from specprune_ros.errors import CheckpointError, ObservationError
 from specprune_ros.openvla import checkpoint as release
@@ -24,6 +24,7 @@ from specprune_ros.openvla.config import DIFFUSION
 from specprune_ros.openvla.model import OpenVLA
 from specprune_ros.openvla.preprocessing import CROP_AREA
 from specprune_ros.openvla.prompt import Prompt
+from specprune_ros.openvla.quantized import is_quantized
 from specprune_ros.pruning.config import PruningConfig
 from specprune_ros.pruning.controller import ActionAwareController, Decision, Reason, Speed
 from specprune_ros.pruning.frames import FrameHistory, StampedFrames, reference_delay
@@ -31,6 +32,7 @@ from specprune_ros.pruning.scene_motion import MotionCue, SceneMotion
 from specprune_ros.pruning.schedule import MODES, Mode, ModelShape, make_schedule
 
 NOISE_SEED = 0
+NATIVE_CHOICE = Choice(NATIVE)
 WARM_UP_INSTRUCTION = "pick up the object and place it on the plate"
 
 
@@ -91,11 +93,17 @@ class Policy:
     """An OpenVLA-OFT checkpoint with SpecPrune-VLA's pruning. One caller at a time."""
 
     def __init__(
-        self, loaded: release.Checkpoint, pruning: str | PruningConfig = "off", tile: int = 0, threads: int = 0
+        self,
+        loaded: release.Checkpoint,
+        pruning: str | PruningConfig = "off",
+        tile: int = 0,
+        threads: int = 0,
+        precision: Choice = NATIVE_CHOICE,
     ):
         self._loaded = loaded
         self._model = loaded.model
         self._threads = Threads(threads)
+        self._precision = precision
         self._tokenizer = loaded.tokenizer
         self._normalizer = loaded.normalizer
         self._center_crop = loaded.family.center_crop
@@ -128,6 +136,7 @@ class Policy:
         tile: int = 0,
         threads: int = 0,
         precision: str = NATIVE,
+        keep_precision: bool = False,
         base_checkpoint: str | Path | None = None,
         num_diffusion_steps: int | None = None,
         num_diffusion_steps_train: int | None = None,
@@ -138,10 +147,11 @@ class Policy:
         PruningConfig. `chunk_length` to `action_units` override what config.json says and what is known of the
         data set (`family.py` says which values they have).
         `tile`: 0 measures the device's best tile. `threads`: of inferences on a CPU, 0 measures at `warm_up` how many
-        are fastest. `precision`: number format of the matrix products, one of
-        `engine.precision.PRECISIONS`; weights go straight into it. `base_checkpoint`: folder of the model that an
-        un-merged LoRA adapter was trained from. `num_diffusion_steps`, `num_diffusion_steps_train`: denoising steps of
-        a diffusion head in inference and in training; 50 by default, as in the reference.
+        are fastest. `precision`: number format of the matrix products, one of `engine.precision.PRECISIONS`; weights go
+        straight into it. On a CPU without instructions for 8-bit products int8 becomes native where that is faster,
+        with a warning, unless `keep_precision`. `base_checkpoint`: folder of the model that an un-merged LoRA adapter
+        was trained from. `num_diffusion_steps`, `num_diffusion_steps_train`: denoising steps of a diffusion head in
+        inference and in training; 50 by default, as in the reference.
         Raises CheckpointError or ConfigError, one line each.
         """
         overrides = {
@@ -156,20 +166,26 @@ class Policy:
             "num_diffusion_steps_train": num_diffusion_steps_train,
         }
 
-        def prepare(model: OpenVLA) -> None:
-            check_precision(precision, torch.device(device))
-            store_linears(model, precision, torch.device(device))
+        choice = Choice(precision)
 
-        loaded = release.load(path, device, dtype, unnorm_key, overrides, base_checkpoint, prepare)
+        def prepare(model: OpenVLA) -> None:
+            nonlocal choice
+            if keep_precision or is_quantized(path):
+                check_precision(precision, torch.device(device))
+            else:
+                choice = choose_precision(precision, model.config, torch.device(device))
+            store_linears(model, choice.precision, torch.device(device))
+
+        loaded = release.load(path, device, dtype, unnorm_key, overrides, base_checkpoint, prepare, precision)
         pack(loaded.model)
-        return cls(loaded, pruning, tile, threads)
+        return cls(loaded, pruning, tile, threads, choice)
 
     def sibling(self, pruning: str | PruningConfig) -> "Policy":
         """Another policy on the same weights, with its own pruning and history. One caller at a time for them all.
 
         Raises ConfigError when the configuration does not fit the model.
         """
-        other = Policy(self._loaded, pruning, self.tile)
+        other = Policy(self._loaded, pruning, self.tile, precision=self._precision)
         other._threads = self._threads  # measured once for them all, also when that is still to come
         return other
 
@@ -235,6 +251,16 @@ class Policy:
     def threads(self) -> int:
         """Threads of an inference on a CPU; 0 before they are measured, and on a GPU unless they were given."""
         return self._threads.count
+
+    @property
+    def precision(self) -> str:
+        """Number format of the matrix products."""
+        return self._precision.precision
+
+    @property
+    def precision_problem(self) -> str:
+        """Why inferences are not as fast as the precision that was asked for promises; "" when all is well."""
+        return self._precision.problem
 
     @property
     def graph_problem(self) -> str:

@@ -54,6 +54,7 @@ class FakePolicy:
     action_space, unnorm_key = "delta_end_effector", "fake"
     action_names, action_units = ("x", "y", "z", "roll", "pitch", "yaw", "gripper"), ("1",) * 7
     patch_grid, center_crop, tile, calibration, graph_problem = (2, 2), False, 1, "tile 1", ""
+    precision_problem = ""
     threads = 0
     device = torch.device("cpu")
     proprio_range = np.zeros(0), np.zeros(0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Triton kernels of benchmarks/fused_layer.py against the plain layer; on a CPU in Triton's interpreter."""
+"""The Triton kernels of the benchmarks against the plain layer and scores; on a CPU in Triton's interpreter."""
 
 import os
 import sys
@@ -10,17 +10,19 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
-pytest.importorskip("triton", reason="needs Triton, which torch for CUDA brings")
+pytest.importorskip("triton", reason="needs Triton, which torch for CUDA brings: pip install triton==3.7.1")
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 import fused_layer  # noqa: E402
+import fused_scoring  # noqa: E402
 
 sys.path.remove(str(BENCHMARKS))
 
 from random_model import model_config, random_model  # noqa: E402
 
 from specprune_ros.openvla.decoder import rotate  # noqa: E402
+from specprune_ros.pruning.scores import patch_scores, text_attention  # noqa: E402
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -72,3 +74,14 @@ def test_gpu_fused_layer_is_the_layer(rows: slice, dtype: torch.dtype):
     found = fused_layer.fused_layer(decoder.layers[0], x, rope, rows)
     for one, other in zip(found, decoder.layers[0](x, rope, rows), strict=True):
         close(one, other)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "length, text, count", [(150, slice(101, 118), 100), (40, slice(30, 31), 1), (64, slice(0, 64), 63)]
+)
+def test_gpu_kernel_of_the_scores(length: int, text: slice, count: int, dtype: torch.dtype):
+    q, k = 3 * random(3, length, 16, dtype=dtype), random(length, 3, 16, dtype=dtype).transpose(0, 1)
+    expected = patch_scores(text_attention(q.float(), k.float(), text)[:, :, 1 : 1 + count])
+    found = fused_scoring.text_scores(q, k, text, count)
+    assert ((found - expected).norm() / expected.norm()).item() < 1e-5

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from specprune_ros.engine import precision_int8
 from specprune_ros.engine.precision import LAYERS, check_precision, pack, store_linears
-from specprune_ros.engine.precision_int8 import Int8Linear
+from specprune_ros.engine.precision_int8 import Int8Linear, beats_float32
 from specprune_ros.engine.precision_rows import quantize_fp8, quantize_int8
 from specprune_ros.engine.precision_weights import GROUP, Int4WeightsLinear
 from specprune_ros.errors import ConfigError
@@ -204,6 +204,31 @@ def test_a_processor_without_the_instructions_says_so(monkeypatch: pytest.Monkey
         warnings.simplefilter("always")
         assert precision_int8.products_saturate.__wrapped__()
     assert "no instructions for 8-bit products" in str(caught[0].message)
+
+
+@pytest.mark.parametrize(
+    "saturate, faster, precision", [(False, None, "int8"), (True, True, "int8"), (True, False, "native")]
+)
+def test_int8_is_used_only_where_it_pays(monkeypatch, recwarn, saturate: bool, faster: bool | None, precision: str):
+    """With the instructions nothing is measured."""
+    monkeypatch.setattr("specprune_ros.engine.precision.products_saturate", lambda: saturate)
+    monkeypatch.setattr("specprune_ros.engine.precision.beats_float32", lambda width, rows: faster)
+    policy = Policy.from_checkpoint(TINY, precision="int8")
+    assert policy.precision == precision == policy.sibling("paper").precision
+    assert ("VNNI" in policy.precision_problem) == saturate
+    assert any("runs as native" in str(warning.message) for warning in recwarn) == (precision == "native")
+    layers = [part for part in policy._model.modules() if isinstance(part, Int8Linear)]
+    assert bool(layers) == (precision == "int8")
+
+
+def test_int8_may_be_kept_for_a_measurement(monkeypatch):
+    monkeypatch.setattr("specprune_ros.engine.precision.beats_float32", lambda width, rows: False)
+    policy = Policy.from_checkpoint(TINY, precision="int8", keep_precision=True)
+    assert policy.precision == "int8" and policy.precision_problem == ""
+
+
+def test_whether_int8_pays_is_measured():
+    assert beats_float32(64, 40) in (True, False)
 
 
 def test_native_changes_nothing():

@@ -54,10 +54,12 @@ def _weights(subject: Subject, contents: Contents, model: OpenVLA, count: int) -
     except CheckpointError as error:
         return Check("weights", FAIL, str(error))
     decoder = contents.config.decoder
+    quantized = contents.variant.quantized
     stored = Counter(subject.weights.dtypes.values()) if subject.weights else Counter()
+    formats = quantized.precision if quantized else ", ".join(name for name, _ in stored.most_common())
     detail = (
         f"{count / 1e6:,.4g} million parameters are used, {decoder.num_layers} layers of width "
-        f"{decoder.hidden_size}; stored in {', '.join(name for name, _ in stored.most_common())}; all in place"
+        f"{decoder.hidden_size}; stored in {formats}; all in place"
     )
     return Check("weights", PASS, detail)
 

@@ -68,6 +68,6 @@ def read_subject(folder: Path, model: CheckpointConfig, base: Path | None) -> Su
     if stated and not subject.problems:
         arguments = folder, model.unnorm_key or None, subject.given, needed
         subject.contents = subject.attempt("contents", lambda: read_contents(*arguments))
-    if subject.variant:
+    if subject.variant and not subject.variant.quantized:
         subject.weights = subject.attempt("weights", lambda: WeightFiles(home))
     return subject

@@ -15,6 +15,7 @@ from torch import Tensor
 from specprune_ros.engine.cuda_graph import Graphs
 from specprune_ros.engine.decoding import PassLengths, Pruning
 from specprune_ros.engine.device_scope import device_scope, on_model_device
+from specprune_ros.engine.downloads import Downloads
 from specprune_ros.engine.flops import decoder_flops, scoring_flops
 from specprune_ros.engine.forward_pass import ForwardPass, Inputs, Outputs
 from specprune_ros.engine.frame_pass import FrameInputs, FramePass, FramePreparation, Seen, Sizes
@@ -86,6 +87,7 @@ class Engine:
             self._eos_id = eos_id
             self._crop = CenterCrop(size.image_size, model.device) if center_crop else None
             self._uploads = Uploads(model.device)
+            self._downloads = Downloads(model.device)
             self._preparations: dict[Sizes, FramePreparation] = {}
             self._looks: dict[Sizes, Callable[[FrameInputs], Seen]] = {}
             shape = size.num_views, size.image_size, size.image_size, 3
@@ -127,7 +129,8 @@ class Engine:
         reference = self._no_reference if reference is None else reference
         inputs = FrameInputs(self._uploads("views", views), reference, known, self._on_device(displacement))
         seen = self._look(_sizes(views), inputs)(inputs)
-        return Sight(seen.frames.clone(), seen.similarity, float(seen.dynamic_share))
+        share = self._downloads(dynamic_share=seen.dynamic_share)["dynamic_share"]
+        return Sight(seen.frames.clone(), seen.similarity, float(share))
 
     @on_model_device
     def run(
@@ -153,13 +156,18 @@ class Engine:
         layout, plan = self._plan(mode, prompt)
         found = self._pass(mode, prompt, layout, plan, inputs)
         outputs = found.run(inputs)
-        actions = outputs.actions.cpu().numpy().copy()  # waits for the device
+        host = self._downloads(  # waits for the device
+            actions=outputs.actions,
+            kept_static=outputs.kept_static,
+            kept_final=outputs.kept_final,
+            set_sizes=outputs.set_sizes,
+        )
 
         return Result(
-            actions=actions,
-            kept_static=self._per_view(outputs.kept_static.cpu().numpy()),
-            kept_final=self._per_view(outputs.kept_final.cpu().numpy()),
-            set_sizes=outputs.set_sizes.cpu().numpy().copy(),
+            actions=host["actions"],
+            kept_static=self._per_view(host["kept_static"]),
+            kept_final=self._per_view(host["kept_final"]),
+            set_sizes=host["set_sizes"],
             tokens_per_layer=found.forward.lengths[0].per_layer,
             flop_share=self._flop_share(layout, found.forward.lengths),
             stage_seconds=found.forward.clock.seconds(),

@@ -8,14 +8,18 @@ compiled they become the oneDNN operators that `precision_int8` calls; on a GPU 
 here. So it would be a dependency without use, and its tensor subclasses hide what a graph capture needs to see.
 """
 
+import warnings
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
 from specprune_ros.engine.packed_linear import pack_linears
 from specprune_ros.engine.precision_fp8 import Fp8Linear
-from specprune_ros.engine.precision_int8 import Int8Linear
+from specprune_ros.engine.precision_int8 import NO_VNNI, Int8Linear, beats_float32, products_saturate
 from specprune_ros.engine.precision_weights import Int4WeightsLinear, Int8WeightsLinear
 from specprune_ros.errors import ConfigError
+from specprune_ros.openvla.config import ModelConfig
 from specprune_ros.openvla.model import OpenVLA
 from specprune_ros.openvla.stored_linear import StoredLinear
 
@@ -48,6 +52,34 @@ def check_precision(precision: str, device: torch.device) -> None:
             )
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The precision that runs, and what is wrong with it; "" when all is well."""
+
+    precision: str
+    problem: str = ""
+
+
+def choose_precision(precision: str, config: ModelConfig, device: torch.device) -> Choice:
+    """int8 on a CPU without the instructions for it is native where that is faster for this model, with a warning.
+
+    Elsewhere what was asked for. Raises ConfigError as `check_precision`.
+    """
+    check_precision(precision, device)
+    if precision != "int8" or device.type != "cpu":
+        return Choice(precision)
+    with device:  # the model may be made on another one just now
+        slow = products_saturate()
+        faster = not slow or beats_float32(config.decoder.hidden_size, config.num_patches)
+    if not slow:
+        return Choice(precision)
+    if faster:
+        return Choice(precision, f"{NO_VNNI}: precision int8 runs with 7-bit weights and gains little speed")
+    problem = f"{NO_VNNI}, and float32 is faster for this model: precision int8 runs as native"
+    warnings.warn(problem, stacklevel=2)
+    return Choice(NATIVE, problem)
+
+
 def store_linears(model: OpenVLA, precision: str, device: torch.device) -> None:
     """Replace the linear layers that run in `precision` on `device`, one by one.
 
@@ -57,13 +89,21 @@ def store_linears(model: OpenVLA, precision: str, device: torch.device) -> None:
     """
     if precision == NATIVE:
         return
+    in_decoder = set(model.decoder.modules())
+    for parent, name, linear in linears(model):
+        setattr(parent, name, stored(linear, _layer_type(precision, linear, parent in in_decoder, device)))
+
+
+def linears(model: OpenVLA) -> list[tuple[nn.Module, str, nn.Linear]]:
+    """The layers that a precision is about: parent, name in it, layer."""
     blocks = [block for tower in model.towers for block in tower.get_submodule("blocks").children()]
-    for part in (model.decoder.layers, *blocks, model.projector):
-        for parent in list(part.modules()):
-            for name, child in parent.named_children():
-                if isinstance(child, nn.Linear):
-                    kind = _layer_type(precision, child, part is model.decoder.layers, device)
-                    setattr(parent, name, _stored(child, kind))
+    return [
+        (parent, name, child)
+        for part in (model.decoder.layers, *blocks, model.projector)
+        for parent in part.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.Linear)
+    ]
 
 
 def pack(model: nn.Module) -> None:
@@ -87,11 +127,12 @@ def _layer_type(precision: str, linear: nn.Linear, in_decoder: bool, device: tor
     return LAYERS[precision]
 
 
-def _stored(linear: nn.Linear, kind: type[StoredLinear]) -> StoredLinear:
+def stored(linear: nn.Linear, kind: type[StoredLinear]) -> StoredLinear:
+    """The same layer with its weight in another format; on the meta device it has none yet."""
     weight, bias = linear.weight.detach(), linear.bias
-    stored = kind(linear.in_features, linear.out_features, bias is not None, weight.dtype, weight.device)
+    layer = kind(linear.in_features, linear.out_features, bias is not None, weight.dtype, weight.device)
     if not weight.is_meta:
-        stored.store(weight, 0)
-        if stored.bias is not None and bias is not None:
-            stored.bias.data.copy_(bias.detach())
-    return stored.train(linear.training)
+        layer.store(weight, 0)
+        if layer.bias is not None and bias is not None:
+            layer.bias.data.copy_(bias.detach())
+    return layer.train(linear.training)

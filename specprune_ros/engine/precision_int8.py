@@ -10,16 +10,21 @@ On CUDA it is `torch._int_mm`.
 """
 
 import functools
+import statistics
+import time
 import warnings
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from specprune_ros.engine.packed_linear import PackedLinear
 from specprune_ros.engine.precision_rows import INT8_LIMIT, RowScaledLinear, quantize_int8
 
 ZERO_POINT = 128  # of unsigned activations
 PACKED_ROWS = 512  # the layout is tuned for about this many rows; any number works
 FEWEST_ROWS = 17  # that torch._int_mm takes on CUDA
+NO_VNNI = "this processor has no instructions for 8-bit products (AVX-512 VNNI, AVX-VNNI or AMX)"
+ROUNDS = 5  # of a product in each format, in turn
 
 
 class Int8Linear(RowScaledLinear):
@@ -76,11 +81,27 @@ def products_saturate() -> bool:
     saturate = bool((_product(x, 0, packed, torch.ones(channels), zeros) != 255 * INT8_LIMIT * inner).any())
     if saturate:
         warnings.warn(
-            "this processor has no instructions for 8-bit products (VNNI): precision int8 runs with 7-bit weights and "
-            "gains little speed",
+            f"{NO_VNNI}: precision int8 runs with 7-bit weights and gains little speed",
             stacklevel=2,
         )
     return saturate
+
+
+@torch.inference_mode()
+def beats_float32(width: int, rows: int) -> bool:
+    """Whether a product of `width` channels is faster in int8 than in float32, quantising included, on this CPU."""
+    linear = nn.Linear(width, width, bias=False)
+    small = Int8Linear(width, width, False, torch.float32, torch.device("cpu"))
+    small.store(linear.weight, 0)
+    small.pack()
+    layers, x = (small, PackedLinear(linear)), torch.randn(rows, width)
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(ROUNDS):
+        for layer, times in zip(layers, seconds, strict=True):
+            begin = time.perf_counter()
+            layer(x)
+            times.append(time.perf_counter() - begin)
+    return statistics.median(seconds[0]) < statistics.median(seconds[1])
 
 
 def _product(x: Tensor, zero_point: int, packed: Tensor | None, scale: Tensor, zeros: Tensor) -> Tensor:

@@ -192,6 +192,8 @@ class Session:
             f"{self._parameters.running(CheckpointConfig).checkpoint}: chunks of {self.policy.chunk_length} x "
             f"{self.policy.action_dim}, {chunk:.2f} s; inference: {modes}; {self.policy.calibration}"
         )
+        if self.policy.precision_problem:
+            self._node.get_logger().warning(self.policy.precision_problem)
         if pauses(max(self.warm_seconds.values()), chunk):
             self._node.get_logger().warning(
                 f"the arm may pause between chunks: an inference has to take less than half of a chunk's {chunk:.2f} "

@@ -40,27 +40,36 @@ def load(
     overrides: dict[str, Any] | None = None,
     base_checkpoint: str | Path | None = None,
     prepare: Callable[[OpenVLA], None] | None = None,
+    precision: str = "native",
 ) -> Checkpoint:
     """Load a checkpoint folder straight to `device` in `dtype`.
 
     `overrides` are values of `FamilyConfig`, and `num_diffusion_steps` and `num_diffusion_steps_train`, that win over
     config.json and `families.yaml`. `base_checkpoint`: the folder that an un-merged LoRA adapter was trained from.
     `prepare` may change the model while it is on the meta device: put in layers that keep their weights in another
-    format.
+    format. `precision` is the name of that format, which a folder of quantised weights has to have.
     Raises CheckpointError, one line that says what is wrong and how to fix it.
     """
     folder = Path(folder).expanduser()
     target, torch_dtype = _device(device), _dtype(dtype)
     base = Path(base_checkpoint).expanduser() if base_checkpoint else None
     contents = read_contents(folder, unnorm_key, overrides or {}, base)
+    quantized = contents.variant.quantized
+    if quantized:
+        quantized.check(precision)
     with torch.device("meta"):
         model = OpenVLA(contents.config).to(torch_dtype)
         check_places(model, contents.weights, contents.components)  # before memory and minutes are spent
         if prepare:
             prepare(model)
+        if quantized:
+            quantized.check_places(model)
     _check_memory(model, target)
     model = model.to_empty(device=target).eval().requires_grad_(False)
-    fill(model, contents.weights, contents.components)
+    if quantized:
+        quantized.fill(model)
+    else:
+        fill(model, contents.weights, contents.components)
     return Checkpoint(
         model, contents.tokenizer, contents.normalizer, contents.family, contents.facts, contents.unnorm_key
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from specprune_ros.errors import CheckpointError
@@ -19,7 +20,7 @@ from specprune_ros.openvla.prompt import PromptTokenizer
 from specprune_ros.openvla.statistics import Normalizer, choose_key, normalizer, read_statistics
 from specprune_ros.openvla.variant import Variant, identify
 from specprune_ros.openvla.weight_containers import read_state
-from specprune_ros.openvla.weight_files import WeightFiles, Weights
+from specprune_ros.openvla.weight_files import Outlines, WeightFiles, Weights
 from specprune_ros.openvla.weight_map import COMPONENTS
 
 
@@ -57,8 +58,7 @@ def read_contents(
     norm = normalizer(statistics, key, family.proprio_normalization, variant.proprio)
     tokenizer = PromptTokenizer(folder, fields.count("empty_token_id", EMPTY_TOKEN_ID, least=0))
 
-    weights = _weights(variant)
-    components = {name: read_state(variant.components[name]) for name in COMPONENTS if name in variant.components}
+    weights, components = _weights(variant), _components(variant)
     shapes = {name: {key: tuple(t.shape) for key, t in state.items()} for name, state in components.items()}
     pixels = pixel_scales(folder, image_size(fields))
     steps = _diffusion_steps(variant, raw, overrides)
@@ -88,6 +88,8 @@ def _refuse(config: Fields) -> None:
 
 def _weights(variant: Variant) -> Weights:
     """The model's weights: those of the folder, with an un-merged adapter, with the towers of OFT+."""
+    if variant.quantized:
+        return Outlines(variant.quantized.weights)
     weights: Weights = WeightFiles(variant.weights)
     if variant.adapter:
         weights = LoraWeights(weights, variant.adapter, skip=TOWERS if variant.film else "")
@@ -95,6 +97,14 @@ def _weights(variant: Variant) -> Weights:
         adapter = variant.adapter or variant.leftover_adapter
         weights = FilmTowers(weights, variant.components["vision_backbone"], adapter)
     return weights
+
+
+def _components(variant: Variant) -> dict[str, dict[str, Tensor]]:
+    """State dicts of the components that belong to the weights; of quantised ones outlines on the meta device."""
+    if variant.quantized:
+        outlines = variant.quantized.components.items()
+        return {name: {key: torch.empty(s, device="meta") for key, s in shapes.items()} for name, shapes in outlines}
+    return {name: read_state(variant.components[name]) for name in COMPONENTS if name in variant.components}
 
 
 def _diffusion_steps(variant: Variant, raw: dict[str, Any], given: dict[str, Any]) -> DiffusionSteps:

@@ -11,6 +11,7 @@
 | the same with `noise_predictor.*`, and `noisy_action_projector--S_checkpoint.pt` | diffusion head | |
 | `lora_adapter/` beside weights | LoRA merged already, the adapter is a left-over | |
 | `lora_adapter/` without weights | un-merged LoRA; the base checkpoint has to be given | |
+| `quantized.json` | weights quantised by `specprune-quantize`; it says all of the above | |
 
 What no file tells (views, chunk length, diffusion steps, crop) is `config.FamilyConfig`'s.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 from specprune_ros.errors import CheckpointError
 from specprune_ros.openvla.config import DIFFUSION, DISCRETE, L1
 from specprune_ros.openvla.files import check_folder, exists
+from specprune_ros.openvla.quantized import Quantized, read_quantized
 from specprune_ros.openvla.weight_containers import read_state
 from specprune_ros.openvla.weight_files import has_weights
 
@@ -39,6 +41,7 @@ class Variant:
     components: dict[str, Path] = field(default_factory=dict)  # file by name, of those in COMPONENTS that exist
     adapter: Path | None = None  # a LoRA adapter that has yet to be merged
     leftover_adapter: Path | None = None  # one that is merged already
+    quantized: Quantized | None = None  # weights in a small format, with everything merged into them
 
     @property
     def film(self) -> bool:
@@ -50,9 +53,15 @@ class Variant:
 
     def __str__(self) -> str:
         """For people: 'FiLM towers, proprio, L1 regression, LoRA merged'."""
-        lora = "un-merged LoRA" if self.adapter else "LoRA merged" if self.leftover_adapter else "no adapter"
+        if self.quantized:
+            lora = f"quantised to {self.quantized.precision} from checkpoint {self.quantized.source}"
+        else:
+            lora = self._lora()
         towers = "FiLM towers (OFT+)" if self.film else "plain towers"
         return f"{towers}, {'proprio' if self.proprio else 'no proprio'}, {self.head} head, {lora}"
+
+    def _lora(self) -> str:
+        return "un-merged LoRA" if self.adapter else "LoRA merged" if self.leftover_adapter else "no adapter"
 
 
 def identify(folder: Path, base_checkpoint: Path | None = None) -> Variant:
@@ -61,6 +70,12 @@ def identify(folder: Path, base_checkpoint: Path | None = None) -> Variant:
     Raises CheckpointError, one line, when files are missing or contradict each other.
     """
     check_folder(folder)
+    quantized = read_quantized(folder)
+    if quantized:
+        if base_checkpoint:
+            raise CheckpointError(f"base_checkpoint is {base_checkpoint}, but {folder} is quantised; leave it out")
+        files = {name: folder / file for name, file in quantized.files.items()}
+        return Variant(folder, folder, quantized.head, files, quantized=quantized)
     components = {name: path for name in COMPONENTS if (path := _component(folder, name))}
     _check_steps(folder, components)
     weights, adapter, leftover = _weights(folder, base_checkpoint)

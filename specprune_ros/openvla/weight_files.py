@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from specprune_ros.errors import CheckpointError
@@ -26,6 +27,16 @@ class Weights(Protocol):
 
     def tensors(self, wanted: set[str]) -> Iterator[tuple[str, Tensor]]:
         """(name, tensor) of the wanted weights, memory-mapped. Copy a tensor before asking for the next one."""
+
+
+class Outlines:
+    """The names and shapes of weights without their numbers."""
+
+    def __init__(self, shapes: dict[str, Shape]):
+        self.shapes = shapes
+
+    def tensors(self, wanted: set[str]) -> Iterator[tuple[str, Tensor]]:
+        return ((name, torch.empty(self.shapes[name], device="meta")) for name in wanted)
 
 
 class WeightFiles:

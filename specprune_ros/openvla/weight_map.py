@@ -3,7 +3,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from specprune_ros.errors import CheckpointError
 from specprune_ros.openvla.config import DISCRETE
 from specprune_ros.openvla.model import OpenVLA
 from specprune_ros.openvla.stored_linear import StoredLinear
-from specprune_ros.openvla.weight_files import Weights
+from specprune_ros.openvla.weight_files import Outlines, Weights
 
 TOWERS = ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer.")
 DECODER = "language_model.model."
@@ -99,20 +99,10 @@ def fill(model: OpenVLA, weights: Weights, components: dict[str, dict[str, Tenso
     _fold(scales, targets, stored)
 
 
-class _Outlines:
-    """The names and shapes of weights without their numbers."""
-
-    def __init__(self, weights: Weights):
-        self.shapes = weights.shapes
-
-    def tensors(self, wanted: set[str]) -> Iterator[tuple[str, Tensor]]:
-        return ((name, torch.empty(self.shapes[name], device="meta")) for name in wanted)
-
-
 def check_places(model: OpenVLA, weights: Weights, components: dict[str, dict[str, Tensor]]) -> None:
     """As `fill`, for a model on the meta device: no number is read. Raises CheckpointError."""
     outlines = {name: {key: value.to("meta") for key, value in state.items()} for name, state in components.items()}
-    fill(model, _Outlines(weights), outlines)
+    fill(model, Outlines(weights.shapes), outlines)
 
 
 def _layer_scales(model: OpenVLA) -> dict[str, Tensor]:

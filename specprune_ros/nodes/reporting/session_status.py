@@ -85,7 +85,7 @@ class SessionStatus:
         problem = self._worker.problem if active else ""
         if problem:
             return Status("inference", problem, ERROR, values)
-        slower = self._policy.graph_problem
+        slower = self._policy.graph_problem or self._policy.precision_problem
         return Status("inference", slower or ("running" if active else "stopped"), WARN if slower else OK, values)
 
     def _sharing(self) -> dict[str, object]:
