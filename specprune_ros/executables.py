@@ -28,6 +28,10 @@ def doctor() -> int:
     return _run("specprune_ros.doctor.__main__", INTERRUPTED)
 
 
+def quantize() -> int:
+    return _run("specprune_ros.quantize", INTERRUPTED)
+
+
 def replay() -> int:
     return _run("specprune_ros.replay.replay", INTERRUPTED)
 

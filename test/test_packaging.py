@@ -19,7 +19,7 @@ from specprune_ros.nodes.parameters.groups import NodeConfig
 
 ROOT = Path(__file__).parents[1]
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
-LISTED = {"policy", "policy_arms", "libero_sim", "preflight", "doctor", "replay", "watch"}
+LISTED = {"policy", "policy_arms", "libero_sim", "preflight", "doctor", "quantize", "replay", "watch"}
 SCRIPTS = [ROOT / "scripts" / name for name in ("demo", "env", "replay", "test")]
 
 
