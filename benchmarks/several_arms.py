@@ -176,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=30.0, help="of each measurement (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=1, help="of both ways (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=0, help="of an inference (default: as measured by the nodes)")
+    parser.add_argument("--threads", type=int, default=1, help="of an inference, 0: as nodes measure (default: 1)")
     parser.add_argument("--preset", default="paper", help="default: %(default)s")
     return parser
 

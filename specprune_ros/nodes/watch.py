@@ -8,7 +8,7 @@ or when the output is no terminal, it prints one screen and ends: 0, or 1 when t
 import argparse
 import sys
 
-from specprune_ros.processes.interruption import Interruption, leave_at_once
+from specprune_ros.processes.interruption import LEAVING, Interruption, end_within, leave_at_once
 
 if __name__ == "__main__":
     leave_at_once()  # in the seconds that the imports take
@@ -91,11 +91,11 @@ def main() -> int:
     except (UserError, ParameterException, NameValidationException) as error:
         print(f"watch: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    try:
-        return watch(node, interruption, once=options.once or not console.is_terminal, console=console)
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+    code = watch(node, interruption, once=options.once or not console.is_terminal, console=console)
+    end_within(LEAVING, code)
+    node.destroy_node()
+    rclpy.try_shutdown()
+    return code
 
 
 if __name__ == "__main__":
