@@ -34,7 +34,7 @@ CURES: dict[str, str] = {
     HoldReason.JOINTS_UNKNOWN: "joint states are missing or jump: the arm's driver, joint names",
     HoldReason.ARM_MOVED: "the arm is not where it was told to be: bring it back, then call ~/enable again",
     HoldReason.NO_EFFECT: "the arm does not obey: controller active? protective stop? then call ~/enable again",
-    "taken_over": "a person is in charge: the device has to fall silent, or ~/takeover to be called with false",
+    HoldReason.TAKEN_OVER: "a person is in charge: the device has to fall silent, or call ~/takeover with false",
     HoldReason.LIMIT: "an action is beyond limits.*: widen them, or set limits.on_violation clamp",
 }
 
@@ -103,9 +103,8 @@ def _task(watched: Watched) -> Table:
 
 def _in_charge(watched: Watched) -> Text:
     motion = watched.parts.get("motion", Part(0, "", {}))
-    told = motion.values.get("in charge")
-    if told:
-        return Text(told, "bold" if told != "policy" else "")
+    if motion.values.get("in charge") == "person":
+        return Text("person", "bold blue")
     if motion.values.get("enabled") != "True":
         return Text("nobody: motion is off", "dim")
     return Text("nobody: dry run" if motion.values.get("dry run") == "True" else "policy")
