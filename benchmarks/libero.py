@@ -15,47 +15,21 @@ after an interruption, or with more arms: finished episodes stay in FILE. Beside
 import argparse
 import itertools
 import sys
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 sys.path.sort(key=lambda folder: folder == str(Path(__file__).parent))  # last, or `import libero` finds this file
 
 import machine
 import torch
-from arms import Arm, arm, with_latencies
-from closed_loop import Bowl, Outcome, run_episode
+from arms import arm, with_latencies
+from closed_loop import Outcome
+from libero_episodes import Setup, Work, run
 from libero_results import Job, Results, latency_plot, plot, table
 from tqdm import tqdm
 
 from specprune_ros.errors import UserError
-from specprune_ros.policy import Policy
-from specprune_ros.sim.libero_env import LiberoEnv
-from training.placements import EVALUATION_SEED, standard_state, wide_state
 from training.policy_driver import weights_digest
-from training.spawned import spawned
-
-IMAGE_SIZE = 256  # px
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What all jobs have in common."""
-
-    checkpoint: Path
-    device: str
-    dtype: str
-    shadows: bool
-    bowl_speed: float  # m/s
-
-
-@dataclass(frozen=True)
-class Work:
-    """One episode, for one process: the arms that have not run it yet."""
-
-    setup: Setup
-    job: Job
-    arms: tuple[str, ...]
+from training.workers import Workers, add_options, run_jobs
 
 
 def main(arguments: list[str]) -> None:
@@ -65,53 +39,23 @@ def main(arguments: list[str]) -> None:
     for name in given.arms:
         arm(name)  # a mistake should not wait for its turn
     results = Results(given.json, weights_digest(given.checkpoint))
-    setup = Setup(given.checkpoint, given.device, given.dtype, not given.no_shadows, given.bowl_speed)
+    setup = Setup(given.checkpoint.resolve(), given.device, given.dtype, not given.no_shadows, given.bowl_speed)
     works = _missing(given, setup, results)
     results.content["runs"].append(machine.describe(device))
-    for job, outcomes in tqdm(spawned(run, works, given.processes), total=len(works), unit="episode"):
-        results.add(job, outcomes)
-        results.write()
+    with tqdm(total=len(works), unit="episode") as progress:
+
+        def done(work: Work, outcomes: dict[str, Outcome]) -> None:
+            results.add(work.job, outcomes)
+            results.write()
+            progress.update()
+
+        run_jobs(run, works, Workers.of(given), done)
     results.write(summary=True)
     summary = results.content["summary"]
     given.json.with_suffix(".md").write_text(table(summary) + "\n")
     draw = latency_plot if any("@" in name for name in summary) else plot
     draw(summary, given.json.with_suffix(".png"))
     print(table(summary))
-
-
-def run(work: Work) -> tuple[Job, dict[str, Outcome]]:
-    """All missing arms of one episode."""
-    job = work.job
-    env = _environment(job.suite, job.task, work.setup.shadows)
-    place = wide_state if job.placement.startswith("wide") else standard_state
-    state = place(env, EVALUATION_SEED + job.episode)
-    bowl = Bowl(work.setup.bowl_speed, EVALUATION_SEED + job.episode) if work.setup.bowl_speed else None
-    outcomes = {}
-    for name in work.arms:
-        chosen = arm(name)
-        torch.manual_seed(1000 * job.task + job.episode)  # of the arms that draw patches
-        outcomes[name] = run_episode(env, _policy(work.setup, chosen), chosen, state, bowl)
-    return job, outcomes
-
-
-@lru_cache(maxsize=1)
-def _environment(suite: str, task: int, shadows: bool) -> LiberoEnv:
-    """The simulator of the last job, if it was of the same task."""
-    return LiberoEnv(suite, task, image_size=IMAGE_SIZE, shadows=shadows, anti_aliasing=shadows)
-
-
-@lru_cache(maxsize=2)
-def _loaded(setup: Setup, precision: str) -> Policy:
-    torch.set_num_threads(1)  # processes share the cores
-    return Policy.from_checkpoint(setup.checkpoint, setup.device, setup.dtype, precision=precision, keep_precision=True)
-
-
-def _policy(setup: Setup, chosen: Arm) -> Policy | None:
-    if chosen.expert:
-        return None
-    policy = _loaded(setup, chosen.precision)
-    chosen.apply(policy)
-    return policy
 
 
 def _missing(given: argparse.Namespace, setup: Setup, results: Results) -> list[Work]:
@@ -153,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
     parser.add_argument("--dtype", default="float32", help="default: %(default)s")
     parser.add_argument("--no-shadows", action="store_true", help="render as the data was collected with this option")
-    parser.add_argument("--processes", type=int, default=1, help="default: %(default)s")
+    add_options(parser)
     return parser
 
 

@@ -5,7 +5,7 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class Results:
 
     def write(self, summary: bool = False) -> None:
         if summary:
+            self.episodes.sort(key=lambda row: [row[field.name] for field in fields(Job)])  # not as they ended
             self.content["summary"] = summarize(self.episodes)
         partial = self._path.with_name(self._path.name + ".part")
         partial.write_text(json.dumps(self.content, indent=1))

@@ -11,7 +11,7 @@ import pytest
 
 from specprune_ros.errors import UserError
 from specprune_ros.sim.libero_env import LiberoEnv, simulator_action
-from training import collect
+from training import collect, recording
 from training.episodes import VIEWS, episode_paths, read_episode
 from training.expert import ActionNoise, Expert, ExpertError, Grasp
 from training.placements import (
@@ -23,15 +23,18 @@ from training.placements import (
     wide_state,
 )
 from training.scene import Scene
-from training.spawned import spawned
 
 SIZE = 128  # px of the collected pictures; half of what is usual
+
+
+def run_here(function, jobs, workers, done):
+    for job in jobs:
+        done(job, function(job))
 
 
 def test_blocks_travel_to_processes_that_start_afresh():
     block = collect.Block(Path("data"), "libero_spatial", 0, True, False, None, (1, 2))
     assert pickle.loads(pickle.dumps(block)) == block
-    assert sorted(spawned(len, ["a", "bb"], 1)) == [1, 2]
 
 
 def test_noise_changes_slowly_leaves_the_gripper_and_comes_from_its_seed():
@@ -117,12 +120,12 @@ def test_other_tasks_are_refused(env, monkeypatch):
 
 @pytest.mark.sim
 def test_collecting_goes_on_where_it_stopped_and_labels_what_it_shows(tmp_path, monkeypatch):
-    monkeypatch.setattr(collect, "spawned", lambda function, works, _: map(function, works))
-    monkeypatch.setattr(collect, "IMAGE_SIZE", SIZE)
+    monkeypatch.setattr(collect, "run_jobs", run_here)
+    monkeypatch.setattr(recording, "IMAGE_SIZE", SIZE)
     command = [str(tmp_path), "--tasks", "0", "--no-shadows", "--episodes", "1"]
     collect.main(command)
-    collect._environment("libero_spatial", 0, False).close()
-    collect._environment.cache_clear()
+    recording._environment("libero_spatial", 0, False).close()
+    recording._environment.cache_clear()
     (path,) = episode_paths(tmp_path)
     written = path.stat().st_mtime_ns
     collect.main(command)

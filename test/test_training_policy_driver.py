@@ -6,9 +6,9 @@ import pytest
 
 from specprune_ros.policy import Observation
 from specprune_ros.sim.libero_env import LiberoEnv, simulator_action
-from training.collect import record
 from training.expert import Expert, Phase
 from training.policy_driver import STATIONARY, PolicyDriver
+from training.recording import record
 
 SIDEWAYS = np.array([0.0, 0.1, 0.0, 0.0, 0.0, 0.0, 0.0])
 
