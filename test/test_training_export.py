@@ -41,7 +41,7 @@ def test_the_policy_acts_as_the_trained_model_does(trainer, tmp_path, dtype, tol
     with torch.no_grad():
         batch = trainer.samples.batch(np.array([5]), None)
         features = see(trainer.model, batch.frames)
-        steps, _ = decode(trainer.model, features, batch.proprio, trainer._batched(batch.instructions))
+        steps, _ = decode(trainer.model, features, batch.proprio, trainer.learner.prompts(batch.instructions))
         expected = trainer.model.action_head(steps).float()[0]
     recorded = read_episode(episode_paths(trainer.samples.folder)[0])  # as the video gives it back
     observation = Observation(

@@ -44,15 +44,15 @@ def test_the_loss_is_zero_for_the_target_and_falls_towards_it():
     target = Scores(0.2 * maps, everything)  # shares of what the patches get count, not how much that is
     flat = Scores(torch.full((1, 2, 64), 1 / 128), everything)
     between = Scores(0.1 * maps + 1 / 256, everything)
-    losses = [float(grounding_loss([scores], maps)) for scores in (target, between, flat)]
+    losses = [float(grounding_loss([scores], maps).value) for scores in (target, between, flat)]
     assert losses[0] == pytest.approx(0, abs=1e-4) and losses[0] < losses[1] < losses[2]
-    assert float(grounding_loss([target, flat], maps)) == pytest.approx(losses[2] / 2, abs=1e-4)
+    assert float(grounding_loss([target, flat], maps).value) == pytest.approx(losses[2] / 2, abs=1e-4)
 
 
 def test_after_dropping_only_the_patches_alive_count():
     maps = relevance_maps(torch.tensor([[[[0.3, 0.7]]]]), torch.tensor([[True]]), 8)
     alive = maps[0, 0].topk(9).indices.sort().values[None, None]
-    assert float(grounding_loss([Scores(maps.gather(2, alive), alive)], maps)) == pytest.approx(0, abs=1e-4)
+    assert float(grounding_loss([Scores(maps.gather(2, alive), alive)], maps).value) == pytest.approx(0, abs=1e-4)
     nothing = (maps[0, 0] < 1e-9).nonzero().view(1, 1, -1)
     scores = Scores(torch.rand(nothing.shape), nothing)
-    assert float(grounding_loss([scores], maps)) == 0
+    assert float(grounding_loss([scores], maps).value) == 0

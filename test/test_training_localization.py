@@ -35,12 +35,12 @@ def test_kinds_that_a_scene_lacks_are_left_out():
 def test_the_loss_is_zero_for_the_target_itself_and_ignores_what_is_not_seen():
     maps = target_maps(torch.tensor([[[[0.3, 0.6], [NAN, NAN]]]]), torch.tensor([[0, 1]]), 2, 8)
     perfect = maps.clamp(min=1e-12).log()
-    assert abs(float(localization_loss(perfect, maps))) < 1e-5
-    assert float(localization_error(perfect, maps)) < 1e-5
+    assert abs(float(localization_loss(perfect, maps).value)) < 1e-5
+    assert float(localization_error(perfect, maps).value) < 1e-5
     flat = torch.full_like(maps, 1 / 64).log()
-    assert float(localization_loss(flat, maps)) > 1
+    assert float(localization_loss(flat, maps).value) > 1
     nothing = torch.zeros_like(maps)
-    assert float(localization_loss(flat, nothing)) == 0 and float(localization_error(flat, nothing)) == 0
+    assert float(localization_loss(flat, nothing).value) == 0 and float(localization_error(flat, nothing).value) == 0
 
 
 def test_the_head_gives_a_distribution_per_view_and_kind():

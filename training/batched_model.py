@@ -61,12 +61,15 @@ class Drop:
     """Which patches go on behind the static layer: `kept` of each view, drawn by the instruction's attention.
 
     Patches are drawn without replacement, with probabilities proportional to attention ** `sharpness`: 0 draws evenly,
-    a large one takes those with the highest attention, as the method's local set does.
+    a large one takes those with the highest attention, as the method's local set does. Drawn for a batch of which other
+    processes have the samples `before` and `after` these.
     """
 
     kept: int
     sharpness: float
     seed: int
+    before: int = 0
+    after: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +155,9 @@ def _instruction_attention(q: Tensor, k: Tensor, prompts: Prompts, dropped: int,
 def _drawn(scores: Tensor, drop: Drop) -> Tensor:
     """Scores (B, V, patches) -> (B, V, kept) patches in ascending order, drawn by the Gumbel-top-k trick."""
     random = torch.Generator().manual_seed(drop.seed)
-    noise = -torch.empty(scores.shape).exponential_(generator=random).log().to(scores.device)
+    batch = drop.before + len(scores) + drop.after
+    noise = -torch.empty(batch, *scores.shape[1:]).exponential_(generator=random).log()
+    noise = noise[drop.before : drop.before + len(scores)].to(scores.device)
     keys = drop.sharpness * scores.clamp(min=1e-20).log() + noise
     return keys.topk(drop.kept, dim=-1).indices.sort(dim=-1).values
 

@@ -76,9 +76,12 @@ class Samples:
         held_out = self._share < held_out_share
         return self._first[~held_out], self._first[held_out]
 
-    def batch(self, rows: np.ndarray, crops: np.random.Generator | None) -> Batch:
-        """The samples at `rows`, with random crops, or with the centre crop that inference uses (`crops` None)."""
-        order = np.sort(rows)  # the cache is a file
+    def batch(self, rows: np.ndarray, crops: np.random.Generator | None, share: slice = slice(None)) -> Batch:
+        """The samples at `rows`, with random crops, or with the centre crop that inference uses (`crops` None).
+
+        Of these only a `share`, whose samples are cropped as they would be in the whole batch.
+        """
+        order = np.sort(rows)[share]  # the cache is a file
         frames = torch.from_numpy(self._frames[order]).to(self._device)
         points = torch.from_numpy(self._points[order]).to(self._device)
         side = CROP_AREA**0.5
@@ -86,7 +89,8 @@ class Samples:
             corners = torch.full((*frames.shape[:2], 2), (1 - side) / 2)
             cropped = self._center_crop(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
         else:
-            corners = torch.from_numpy(crops.uniform(0, 1 - side, (*frames.shape[:2], 2))).float()
+            drawn = crops.uniform(0, 1 - side, (len(rows), frames.shape[1], 2))
+            corners = torch.from_numpy(drawn[share]).float()
             cropped = crop(frames, corners.to(self._device))
         steps = order[:, None] + np.arange(CHUNK_LENGTH)
         return Batch(

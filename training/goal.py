@@ -7,6 +7,8 @@ actions are clipped to full speed. The decoder says both at its end, from the hi
 
 from torch import Tensor, nn
 
+from training.process_group import Mean
+
 METRES = 0.1  # one unit of the prediction
 
 
@@ -20,6 +22,6 @@ class GoalHead(nn.Module):
         return self.linear(steps.mean(dim=1)).float().unflatten(1, (2, 3))
 
 
-def goal_error(predicted: Tensor, goal: Tensor) -> Tensor:
+def goal_error(predicted: Tensor, goal: Tensor) -> Mean:
     """Mean absolute error per coordinate of the head's output, for goals (B, 2, 3) in metres; in `METRES`."""
-    return (predicted - goal / METRES).abs().mean()
+    return Mean.of((predicted - goal / METRES).abs())

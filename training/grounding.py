@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from training.batched_model import Scores
+from training.process_group import Mean
 
 SPREAD = 0.06  # standard deviation around a thing's centre, in image widths: about a bowl's radius
 
@@ -31,7 +32,7 @@ def relevance_maps(points: Tensor, is_named: Tensor, side: int) -> Tensor:
     return total / total.sum(dim=-1, keepdim=True).clamp(min=1e-6)
 
 
-def grounding_loss(scores: Sequence[Scores], maps: Tensor) -> Tensor:
+def grounding_loss(scores: Sequence[Scores], maps: Tensor) -> Mean:
     """Mean Kullback-Leibler divergence of the scores, as shares of their view, from the maps of the patches alive."""
     total, count = maps.new_zeros(()), maps.new_zeros(())
     for layer in scores:
@@ -42,4 +43,4 @@ def grounding_loss(scores: Sequence[Scores], maps: Tensor) -> Tensor:
         divergence = (torch.special.xlogy(target, target) - target * share.clamp(min=1e-9).log()).sum(dim=-1)
         seen = mass[..., 0] > 0.01
         total, count = total + (divergence * seen).sum(), count + seen.sum()
-    return total / count.clamp(min=1)
+    return Mean(total, count)

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.process_group import Mean
+
 
 class LocalizationHead(nn.Module):
     def __init__(self, vision_width: int, num_kinds: int):
@@ -43,19 +45,19 @@ def target_maps(points: Tensor, kinds: Tensor, num_kinds: int, side: int) -> Ten
     return maps / maps.sum(dim=-1, keepdim=True).clamp(min=1e-6)
 
 
-def localization_loss(log_maps: Tensor, targets: Tensor) -> Tensor:
+def localization_loss(log_maps: Tensor, targets: Tensor) -> Mean:
     """Mean cross-entropy over the kinds that are seen, less what no prediction could avoid (the target's entropy)."""
     cross_entropy = -(targets * log_maps).sum(dim=-1)
     entropy = torch.special.entr(targets).sum(dim=-1)
     seen = targets.sum(dim=-1) > 0.5
-    return ((cross_entropy - entropy) * seen).sum() / seen.sum().clamp(min=1)
+    return Mean(((cross_entropy - entropy) * seen).sum(), seen.sum())
 
 
-def localization_error(log_maps: Tensor, targets: Tensor) -> Tensor:
+def localization_error(log_maps: Tensor, targets: Tensor) -> Mean:
     """Mean distance of the predicted from the true mean position, in image widths, over the kinds that are seen."""
     side = int(targets.shape[-1] ** 0.5)
     centers = (torch.arange(side, device=targets.device) + 0.5) / side
     grid = torch.stack(torch.meshgrid(centers, centers, indexing="ij"), dim=-1).reshape(-1, 2)
     distance = (log_maps.exp() @ grid - targets @ grid).norm(dim=-1)
     seen = targets.sum(dim=-1) > 0.5
-    return (distance * seen).sum() / seen.sum().clamp(min=1)
+    return Mean((distance * seen).sum(), seen.sum())

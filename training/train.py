@@ -5,9 +5,11 @@
     scripts/env python -m training.train DATA OUT --settings training/nano_gpu.yaml --device cuda
     scripts/env python -m training.train DATA OUT --set cloning_steps=2000 batch_size=16
     scripts/env python -m training.train DATA OUT --start COARSE    # with the weights of a run of larger patches
+    scripts/env torchrun --nproc-per-node 8 -m training.train DATA OUT --settings training/nano_gpu.yaml    # eight GPUs
 
 Run it again to go on after an interruption. OUT/checkpoint is a checkpoint in the release format, which
-`Policy.from_checkpoint` loads; OUT/losses.csv and OUT/losses.png show how it went.
+`Policy.from_checkpoint` loads; OUT/losses.csv and OUT/losses.png show how it went. Under torchrun the processes share
+each batch and take the same steps as one process would, so a run may go on with another number of them.
 
 First the vision towers learn to locate things (`localization`), then everything learns to act. Sequence, one-position
 shift, normalisation and crops are those of OpenVLA-OFT. Two options prepare a policy for pruning: the instruction's
@@ -28,24 +30,22 @@ import numpy as np
 import torch
 import yaml
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from specprune_ros.errors import UserError
 from specprune_ros.openvla.family import family_config
 from specprune_ros.openvla.files import read_json
-from specprune_ros.openvla.prompt import Prompt, PromptTokenizer
+from specprune_ros.openvla.prompt import PromptTokenizer
 from specprune_ros.openvla.statistics import choose_key, normalizer, read_statistics
-from specprune_ros.pruning.config import PATCHES, PruningConfig
-from specprune_ros.pruning.schedule import ModelShape, make_schedule
-from training.batched_model import Drop, Prompts, decode, see
-from training.data import Batch, Samples
+from specprune_ros.pruning.config import PATCHES
+from training.batched_model import Drop
+from training.data import Samples
 from training.export import export
-from training.goal import METRES, GoalHead, goal_error
-from training.grounding import grounding_loss, relevance_maps
-from training.initialization import grown, random_model
-from training.localization import LocalizationHead, localization_error, localization_loss, target_maps
+from training.initialization import grown
+from training.learner import Learner
 from training.loss_log import LossLog
+from training.process_group import ALONE, ProcessGroup, is_first_process, joined_group
 from training.settings import VOCABULARY, Settings, read_settings
 from training.tokenizer import empty_token_id, train_tokenizer
 
@@ -61,11 +61,25 @@ SHARPNESS = 0.0, 1.0, 100.0  # drawn evenly, by the instruction's attention, tho
 class Trainer:
     """Model, optimizer and data of one training run, whose folder is `out`."""
 
-    def __init__(self, data: Path, out: Path, settings: Settings, device: str, start: Path | None = None) -> None:
+    def __init__(
+        self,
+        data: Path,
+        out: Path,
+        settings: Settings,
+        device: str,
+        start: Path | None = None,
+        group: ProcessGroup = ALONE,
+    ) -> None:
+        """Raises UserError. Of a group, the first process must have returned from here before the others begin."""
         self.out, self.settings = out, settings
-        self.device = torch.device(device)
+        self.device = group.device(device)
+        self._group = group
+        if settings.schedule.batch_size < group.size:
+            raise UserError(
+                f"batch_size = {settings.schedule.batch_size} leaves some of {group.size} processes without a sample"
+            )
         out.mkdir(parents=True, exist_ok=True)
-        if start and not (out / "state.pt").exists():
+        if group.is_first and start and not (out / "state.pt").exists():
             for name in ("dataset_statistics.json", "tokenizer.json"):
                 shutil.copy(_existing(start / name), out / name)
         self._statistics = self._kept("dataset_statistics.json", lambda: read_json(data / "dataset_statistics.json"))
@@ -78,23 +92,17 @@ class Trainer:
         if not tokenizer.exists():
             train_tokenizer(self.samples.instructions, VOCABULARY).save(str(tokenizer))
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
-        self._prompt_tokenizer = PromptTokenizer(out, empty_token_id(self._tokenizer))
-        self._prompts: dict[str, Prompt] = {}
+        prompts = PromptTokenizer(out, empty_token_id(self._tokenizer))
 
         schedule = settings.schedule
-        config = settings.sizes.model()
-        self.model = random_model(config, schedule.seed).to(self.device)
-        vision_width = sum(tower.width for tower in config.towers)
-        self.localization = LocalizationHead(vision_width, len(self.samples.kinds)).to(self.device)
-        self.goal = GoalHead(config.action_dim * config.decoder.hidden_size).to(self.device)
-        self._modules = nn.ModuleList([self.model, self.localization, self.goal])
-        self._optimizer = _optimizer(self._modules, schedule.learning_rate, schedule.weight_decay)
+        self.learner = Learner(settings.sizes.model(), len(self.samples.kinds), schedule.seed, prompts).to(self.device)
+        self.model = self.learner.model
+        self._optimizer = _optimizer(self.learner.saved, schedule.learning_rate, schedule.weight_decay)
         self.step = 0
+        self._derived: nn.Module | None = None  # the learner, of this phase
         self.log = LossLog(out / "losses.csv")
-        self._pruning = PruningConfig()
         self._resume(start)
         self._training_rows, self._validation_rows = self.samples.split(schedule.held_out_share)
-        self._autocast = schedule.precision == "bfloat16" or (schedule.precision == "auto" and self._autocast_pays())
 
     @property
     def total_steps(self) -> int:
@@ -109,37 +117,18 @@ class Trainer:
         """Go on to step `until`, or to the end."""
         schedule = self.settings.schedule
         last = min(until or self.total_steps, self.total_steps)
-        with tqdm(initial=self.step, total=last, unit="step", mininterval=1.0) as progress:
+        self._agree()
+        self._enter_phase()
+        quiet = not self._group.is_first
+        with tqdm(initial=self.step, total=last, unit="step", mininterval=1.0, disable=quiet) as progress:
             while self.step < last:
                 self._train_step()
+                self._enter_phase()
                 progress.update()
                 if self.step % schedule.validate_every == 0 or self.step == last:
                     progress.set_postfix(self.validate())
-                if self.step % schedule.save_every == 0 or self.step == last:
+                if self._group.is_first and (self.step % schedule.save_every == 0 or self.step == last):
                     self.save()
-
-    def losses(self, batch: Batch, drop: Drop | None = None) -> dict[str, Tensor]:
-        """The localisation loss; while cloning also L1 of the normalised actions, goal error and grounding."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
-            features = see(self.model, batch.frames)
-            log_maps = self.localization(features)
-            targets = self._targets(batch)
-            losses = {"localization": localization_loss(log_maps, targets)}
-            if self.cloning:
-                prompts = self._batched(batch.instructions)
-                static_layer = self._pruning.static_layer
-                steps, scores = decode(
-                    self.model, features, batch.proprio, prompts, self._scored_layers, drop, static_layer
-                )
-                losses["l1"] = (self.model.action_head(steps).float() - batch.actions).abs().mean()
-                losses["goal"] = goal_error(self.goal(steps), batch.goal)
-                maps = relevance_maps(batch.points, batch.is_named, self._side)
-                losses["grounding"] = grounding_loss(scores, maps)
-        with torch.no_grad():
-            losses["pixels"] = localization_error(log_maps, targets) * self.settings.sizes.image_size
-            if self.cloning:
-                losses["centimetres"] = losses["goal"] * METRES * 100
-        return losses
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -147,29 +136,23 @@ class Trainer:
 
         `pruned_l1` is that of the patches that the instruction attends to most, as many as the preset `paper` keeps.
         """
-        self._modules.eval()
         rows = self._validation_rows[:: max(1, len(self._validation_rows) // VALIDATION_SAMPLES)]
         size = self.settings.schedule.batch_size
-        kept = round(self.model.config.patches_per_view * self._pruning.budget_tokens / PATCHES)
-        batches = []
-        for i in range(0, len(rows), size):
-            batch = self.samples.batch(rows[i : i + size], None)
-            losses = self.losses(batch)
-            if self.cloning:
-                losses["pruned_l1"] = self.losses(batch, Drop(kept, SHARPNESS[-1], seed=i))["l1"]
-            batches.append(losses)
-        means = (
-            {name: sum(float(losses[name]) for losses in batches) / len(batches) for name in batches[0]}
-            if batches
-            else {}
-        )
-        self.log.validated(self.step, means)
-        self._modules.train()
+        batches = np.split(rows, range(size, len(rows), size)) if len(rows) else []
+        own = {i: self._validate_batch(batches[i], seed=i * size) for i in range(len(batches))[self._group.turns]}
+        losses = list(self._group.gathered(own).values())
+        means = {name: sum(batch[name] for batch in losses) / len(losses) for name in losses[0]} if losses else {}
+        if self._group.is_first:
+            self.log.validated(self.step, means)
         return {name: round(value, 4) for name, value in means.items()}
 
     def save(self) -> None:
         """The state to go on from, the checkpoint in the release format, and the curves."""
-        state = {"step": self.step, "modules": self._modules.state_dict(), "optimizer": self._optimizer.state_dict()}
+        state = {
+            "step": self.step,
+            "modules": self.learner.saved.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+        }
         partial = self.out / "state.part"
         torch.save(state, partial)
         partial.rename(self.out / "state.pt")
@@ -181,8 +164,10 @@ class Trainer:
         begin = time.perf_counter()
         random = np.random.default_rng([schedule.seed, self.step])  # so that resuming repeats nothing
         rows = random.choice(self._training_rows, schedule.batch_size)
-        losses = self.losses(self.samples.batch(rows, random), self._drop(random))
-        if self.cloning:
+        share = self._group.share(schedule.batch_size)
+        batch = self.samples.batch(rows, random, share)
+        losses, means = self._group.shares(self._derived(batch, self._drop(random, share)))
+        if self.learner.cloning:
             loss = losses["l1"] + schedule.localization_weight * losses["localization"]
             loss = loss + schedule.goal_weight * losses["goal"] + schedule.grounding_weight * losses["grounding"]
         else:
@@ -190,14 +175,37 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate()
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self._modules.parameters(), MAX_GRADIENT)
+        (self._group.size * loss).backward()  # averaged, these are the gradients of the sum
+        nn.utils.clip_grad_norm_(self.learner.parameters(), MAX_GRADIENT)
         self._optimizer.step()
         self.step += 1
-        values = {name: float(value.detach()) for name, value in losses.items()}
+        values = dict(zip(losses, means.tolist(), strict=True))
         if not all(map(math.isfinite, values.values())):
             raise UserError(f"the loss is not finite at step {self.step}; lower learning_rate and start anew")
-        self.log.trained(values, time.perf_counter() - begin)
+        if self._group.is_first:
+            self.log.trained(values, time.perf_counter() - begin)
+
+    def _validate_batch(self, rows: np.ndarray, seed: int) -> dict[str, float]:
+        batch = self.samples.batch(rows, None)
+        losses = self.learner(batch)
+        if self.learner.cloning:
+            kept = round(self.model.config.patches_per_view * self.learner.pruning.budget_tokens / PATCHES)
+            losses["pruned_l1"] = self.learner(batch, Drop(kept, SHARPNESS[-1], seed))["l1"]
+        return {name: float(mean.value) for name, mean in losses.items()}
+
+    def _agree(self) -> None:
+        """On what the processes found, and on what each would choose for itself."""
+        found = self.step, len(self._training_rows), len(self._validation_rows)
+        self._group.check_alike("step, training and validation samples", found)
+        precision = self.settings.schedule.precision
+        pays = precision == "bfloat16" or (precision == "auto" and self._autocast_pays())
+        self.learner.autocast = self._group.first_says(pays)
+
+    def _enter_phase(self) -> None:
+        """Which parameters learn from here on."""
+        if self._derived is None or self.learner.cloning != self.cloning:
+            self.learner.begin(self.cloning)
+            self._derived = self._group.derived(self.learner)
 
     def _learning_rate(self) -> float:
         """Linear warm-up in both phases; then constant while localising, a cosine while cloning."""
@@ -209,31 +217,14 @@ class Trainer:
         fall = 0.5 * (1 + math.cos(math.pi * step / schedule.cloning_steps))
         return schedule.learning_rate * warm_up * (FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * fall)
 
-    def _drop(self, random: np.random.Generator) -> Drop | None:
+    def _drop(self, random: np.random.Generator, share: slice = slice(None)) -> Drop | None:
+        """For a share of a batch."""
         if not self.cloning or random.random() >= self.settings.schedule.dropping_share:
             return None
         kept = round(random.uniform(*KEPT_SHARE) * self.model.config.patches_per_view)
-        return Drop(kept, random.choice(SHARPNESS), seed=int(random.integers(2**31)))
-
-    @property
-    def _side(self) -> int:
-        return int(self.model.config.patches_per_view**0.5)
-
-    @property
-    def _scored_layers(self) -> frozenset[int]:
-        """The layers whose scores the method reads."""
-        config = self.model.config
-        shape = ModelShape(config.decoder.num_layers, config.num_views, config.patches_per_view)
-        return make_schedule(self._pruning, shape, 0, "coarse").scored_layers
-
-    def _targets(self, batch: Batch) -> Tensor:
-        return target_maps(batch.points, batch.kinds, len(self.samples.kinds), self._side)
-
-    def _batched(self, instructions: list[str]) -> Prompts:
-        for instruction in set(instructions) - set(self._prompts):
-            self._prompts[instruction] = self._prompt_tokenizer(instruction)
-        prompts = [self._prompts[instruction] for instruction in instructions]
-        return Prompts.of(prompts, self.model, self._prompt_tokenizer.eos_id)
+        sharpness, seed = random.choice(SHARPNESS), int(random.integers(2**31))
+        first, stop, _ = share.indices(self.settings.schedule.batch_size)
+        return Drop(kept, sharpness, seed, before=first, after=self.settings.schedule.batch_size - stop)
 
     def _autocast_pays(self) -> bool:
         """Whether a bfloat16 matrix product of the decoder's shape is faster here than a float32 one."""
@@ -255,13 +246,15 @@ class Trainer:
         if not path.exists():
             if start:
                 weights = torch.load(_existing(start / "state.pt"), map_location=self.device, weights_only=True)
-                self._modules.load_state_dict(grown(weights["modules"], self._modules.state_dict()))
+                saved = self.learner.saved
+                saved.load_state_dict(grown(weights["modules"], saved.state_dict()))
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
-        self._modules.load_state_dict(state["modules"])
+        self.learner.saved.load_state_dict(state["modules"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
-        self.log.cut(self.step)
+        if self._group.is_first:
+            self.log.cut(self.step)
 
     def _kept(self, name: str, make: Any) -> dict[str, Any]:
         """A file of the run that later data must not change."""
@@ -311,11 +304,13 @@ def main(arguments: list[str]) -> None:
             raise UserError(f"--set {item} is not NAME=VALUE")
         changes[name] = yaml.safe_load(value)
     settings = read_settings(given.settings, changes)
-    Trainer(given.data, given.out, settings, given.device, given.start).train(given.until)
+    with joined_group() as group:
+        trainer = group.in_turn(lambda: Trainer(given.data, given.out, settings, given.device, given.start, group))
+        trainer.train(given.until)
 
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except UserError as error:
-        sys.exit(f"training.train: {error}")
+        sys.exit(f"training.train: {error}" if is_first_process() else 1)
