@@ -16,6 +16,7 @@ from specprune_ros.control.command import Command, Hold, HoldReason, Refusal
 from specprune_ros.control.executor import LARGEST, ChunkExecutor, ExecutorConfig
 from specprune_ros.control.joint_limiter import NEARLY_A_TURN, JointLimiter
 from specprune_ros.control.limits import LimitsConfig
+from specprune_ros.control.plan import Plan
 from specprune_ros.control.replan import ReplanConfig, Replanner, ReplanReason
 from specprune_ros.control.run import Outcome, Run, RunConfig, RunGoal, Tick
 from specprune_ros.control.watchdog import CLOCK_TOLERANCE, Watchdog
@@ -122,7 +123,7 @@ def test_inputs_as_old_or_as_far_ahead_as_allowed():
 )
 def test_when_the_next_chunk_is_due(remaining, deviation, angle, reason):
     config = ReplanConfig(when="chunk_end", margin=0.25, max_deviation=0.25, max_deviation_angle=0.5)
-    command = Command(np.zeros(7), PERIOD, 0, 0.0, remaining)
+    command = Command(np.zeros(7), PERIOD, 0, 0.0, remaining, Plan(np.zeros((1, 7)), 0.0, PERIOD))
     motion = Motion(np.zeros(6), None, None, np.zeros(1), (), deviation, angle, command)
     assert Replanner(config).due(motion, "coarse", 0.5) == reason
 

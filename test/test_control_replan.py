@@ -4,12 +4,13 @@ import pytest
 
 from specprune_ros.control.arm import Motion
 from specprune_ros.control.command import Command
+from specprune_ros.control.plan import Plan
 from specprune_ros.control.replan import ReplanConfig, Replanner, ReplanReason
 from specprune_ros.errors import ConfigError
 
 
 def motion(remaining=1.0, deviation=0.0, angle=0.0):
-    command = Command(np.zeros(7), 0.05, 0, 0.0, remaining)
+    command = Command(np.zeros(7), 0.05, 0, 0.0, remaining, Plan(np.zeros((1, 7)), 0.0, 0.05))
     return Motion(np.zeros(6), None, None, np.zeros(1), (), deviation, angle, command)
 
 
