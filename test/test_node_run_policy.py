@@ -19,6 +19,7 @@ from rclpy.executors import SingleThreadedExecutor
 from session_bench import SECOND, SessionBench
 from specprune_ros.action import RunPolicy
 from std_msgs.msg import Bool
+from std_srvs.srv import SetBool
 
 from specprune_ros.control.command import Hold, HoldReason
 from specprune_ros.control.run import Outcome
@@ -383,12 +384,36 @@ def test_goals_that_make_no_sense_are_refused(bench, goal):
     assert not b.send(**goal).accepted and not b.session._motion.enabled
 
 
+def take_over_and_give_back(client):
+    """A person in the middle of a goal: chunks go on, commands do not."""
+    service = client.node.create_client(SetBool, "specprune_policy/takeover")
+    client.wait(service.service_is_ready, "~/takeover")
+    chunks, twists = client.heard["chunk"], client.heard["twist"]
+
+    def take_over(on):
+        answer = service.call_async(SetBool.Request(data=on))
+        client.wait(answer.done, "an answer of ~/takeover")
+        assert answer.result().success
+
+    take_over(True)
+    client.wait(lambda: chunks[-1].in_charge == "person" and chunks[-1].steps, "a chunk that nobody executes")
+    seen, sent = len(chunks), len(twists)
+    client.wait(lambda: len(chunks) >= seen + 3, "more of them")
+    assert len(twists) == sent and not any(chunk.execute for chunk in chunks[seen:])
+    take_over(False)
+    client.wait(lambda: len(twists) > sent and chunks[-1].in_charge == "policy", "motion again")
+
+
 def test_over_dds_with_the_model():
     """A node in a process of its own with the tiny checkpoint: goal, feedback, cancel."""
     context = rclpy.Context()
     rclpy.init(context=context)
     process = start_policy(
-        autostart=True, **{"model.checkpoint": "test/data/tiny_oft", "controller.output": "twist", "instruction": None}
+        autostart=True,
+        **{"model.checkpoint": "test/data/tiny_oft", "controller.output": "twist", "instruction": None},
+        # Whatever else the machine does.
+        **{"inputs.max_age": 5.0, "execution.max_observation_age": 5.0, "controller.step_duration": 0.5},
+        **{"run.longest_hold": 600.0},
     )
     client = PolicyClient(context, process)
     try:
@@ -402,6 +427,7 @@ def test_over_dds_with_the_model():
         assert handle.accepted
         client.wait(lambda: any(abs(t.twist.linear.x) > 0 for t in client.heard["twist"]), "motion")
         client.wait(lambda: len(feedback) >= 2, "feedback")
+        take_over_and_give_back(client)
         result = handle.get_result_async()
         handle.cancel_goal_async()
         client.wait(result.done, "the result")
@@ -409,14 +435,14 @@ def test_over_dds_with_the_model():
         assert result.result().result.outcome == Result.CANCELLED and result.result().result.inferences > 0
         client.wait(lambda: client.heard["twist"][-1].twist == Twist(), "the arm to hold")
         example = subprocess.Popen(
-            [sys.executable, "examples/run_policy.py", INSTRUCTION, "--time-limit", "1.5"],
+            [sys.executable, "examples/run_policy.py", INSTRUCTION, "--time-limit", "5"],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             text=True,
         )
         client.wait(lambda: example.poll() is not None, "the example", START_PATIENCE)
         output = example.communicate()[0]
-        assert example.returncode == 0 and "1.5 s are over" in output and "moving" in output, output
+        assert example.returncode == 0 and "5 s are over" in output and "moving" in output, output
         stop(process)
     finally:
         process.kill()
