@@ -13,6 +13,7 @@ from std_msgs.msg import String
 
 from specprune_ros.control.arm import Motion
 from specprune_ros.control.command import Hold, HoldReason
+from specprune_ros.control.takeover import InCharge
 from specprune_ros.nodes.outputs.overlay import Overlay
 from specprune_ros.nodes.reporting.diagnostics import ERROR, OK, WARN, Diagnostics, Status
 from specprune_ros.nodes.reporting.latency import Latency
@@ -148,7 +149,7 @@ def test_an_overlay_is_drawn_for_those_who_look():
     frame = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
     sensed = Sensed(3 * SECOND + 5, {"a": frame, "b": frame}, np.zeros(0), None, "")
     report = SimpleNamespace(mode="coarse", kept_final=(np.array([0]), np.array([1, 5])), patches=(6, 6))
-    overlay.publish(sensed, ActionChunk(np.zeros((1, 7)), 3.0, "", "", report, {}, 0.1))
+    overlay.publish(sensed, ActionChunk(np.zeros((1, 7)), 3.0, "", "", report, {}, 0.1), InCharge.POLICY)
     assert not topics["~/overlay/a"].heard
     (message,) = topics["~/overlay/b"].heard
     assert (message.height, message.width, message.step, message.encoding) == (60, 90, 270, "rgb8")
