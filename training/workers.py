@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -99,12 +100,11 @@ def _pool(workers: Workers) -> Iterator[Submit]:
     try:
         yield pool.submit
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
         for child in set(multiprocessing.active_children()) - others:
             child.terminate()
         raise
     finally:
-        pool.shutdown()
+        pool.shutdown(cancel_futures=True)
 
 
 def _prepare_process() -> None:
@@ -118,6 +118,12 @@ def _prepare_process() -> None:
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _knock(address: str) -> None:
+    """Whether anybody is there; Ray itself would try for a minute. Raises OSError, ValueError."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _call(path: list[str], pickled: bytes) -> Any:
@@ -137,8 +143,10 @@ def _cluster(workers: Workers) -> Iterator[Submit]:
         raise UserError(f"--ray needs Ray, which is not installed; {INSTALL}") from None
     own = {"num_cpus": workers.processes, "include_dashboard": False} if workers.ray == "local" else {}
     try:
+        if ":" in workers.ray and "//" not in workers.ray:
+            _knock(workers.ray)
         ray.init(workers.ray, log_to_driver=False, logging_level="ERROR", **own)
-    except (ConnectionError, ImportError, RuntimeError, ValueError) as error:
+    except (OSError, ImportError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"no Ray cluster answers at {workers.ray} ({reason}); start one with: scripts/env ray start --head"
