@@ -121,7 +121,7 @@ def test_trajectory_of_a_whole_chunk(hear, velocities):
     else:
         assert not any(point.velocities for point in sent.points)
     goes_on = arm.tick(1.55, joints=np.zeros(2))
-    assert latest(lambda output: output.move(goes_on, None, HEADER)) is None  # one for a chunk
+    assert latest(lambda output: output.move(goes_on, None, HEADER), False) is None  # one for a chunk
 
 
 def test_joint_trajectory(hear):
