@@ -10,7 +10,6 @@ On CUDA it is `torch._int_mm`.
 """
 
 import functools
-import statistics
 import time
 import warnings
 
@@ -89,19 +88,25 @@ def products_saturate() -> bool:
 
 @torch.inference_mode()
 def beats_float32(width: int, rows: int) -> bool:
-    """Whether a product of `width` channels is faster in int8 than in float32, quantising included, on this CPU."""
+    """Whether a product of `width` channels is faster in int8 than in float32, quantising included, on this CPU.
+
+    On one thread and by the best of some rounds: beside other work, two threads wait for each other at random.
+    """
     linear = nn.Linear(width, width, bias=False)
     small = Int8Linear(width, width, False, torch.float32, torch.device("cpu"))
     small.store(linear.weight, 0)
     small.pack()
     layers, x = (small, PackedLinear(linear)), torch.randn(rows, width)
     seconds: tuple[list[float], list[float]] = ([], [])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     for _ in range(ROUNDS):
         for layer, times in zip(layers, seconds, strict=True):
             begin = time.perf_counter()
             layer(x)
             times.append(time.perf_counter() - begin)
-    return statistics.median(seconds[0]) < statistics.median(seconds[1])
+    torch.set_num_threads(threads)
+    return min(seconds[0]) < min(seconds[1])
 
 
 def _product(x: Tensor, zero_point: int, packed: Tensor | None, scale: Tensor, zeros: Tensor) -> Tensor:
