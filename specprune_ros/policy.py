@@ -115,6 +115,7 @@ class Policy:
         self.action_space = loaded.family.action_space
         self.action_names = loaded.family.action_names
         self.action_units = loaded.family.action_units
+        self.normalization = loaded.family.proprio_normalization  # which statistics are the low and high of the ranges
         self.set_pruning(pruning)
 
     @classmethod

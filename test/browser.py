@@ -52,6 +52,9 @@ class Browser:
         keys = [{"type": "keyDown", "value": KEYS[key]}, {"type": "keyUp", "value": KEYS[key]}]
         self._call("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": keys}]})
 
+    def resize(self, width, height=1000):
+        self._call("POST", "/window/rect", {"width": width, "height": height})
+
     def wait(self, script, timeout=60):
         until = time.monotonic() + timeout
         while not self.run(f"return {script}"):

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from light_replay import light_replay  # noqa: F401  a fixture that every test here uses
 from replay_bags import INSTRUCTION, NODE, PERIOD, SECOND, TYPES, BagMaker, parameter_file
 from rosbags.rosbag2 import CompressionMode, Reader, StoragePlugin, Writer
 
@@ -292,7 +293,10 @@ def test_interrupting_reports_what_is_there(raw, tmp_path, monkeypatch):
     assert report["inferences"] == 3 and report["complete"] is False
     assert any(finding["kind"] == "interrupted" for finding in report["findings"])
     monkeypatch.undo()
+    killed = tmp_path / "out" / ".replay-killed"  # what a replay leaves that could not even clean up
+    killed.mkdir()
     assert replay(raw[0], tmp_path / "out", "--arms", "dense")["complete"] is True
+    assert not killed.exists()
 
 
 def test_limits_give_exit_code_3_and_a_junit_file(raw, tmp_path):

@@ -3,11 +3,15 @@
 
 import re
 
+import numpy as np
 import pytest
 from browser import Browser
 from replay_bags import BagMaker, parameter_file
 
+from specprune_ros.control.action_space import ControllerConfig
+from specprune_ros.replay.differences import ChunkSpace
 from specprune_ros.replay.options import parse
+from specprune_ros.replay.recorded_gripper import RecordedGripper
 from specprune_ros.replay.replay import run
 
 MOMENTS = 5
@@ -20,6 +24,27 @@ def page(tmp_path_factory):
     words = ["--params-file", str(parameter_file(folder)), "--arms", "paper", "--out", str(out), "--quiet"]
     assert run(parse([str(bag), *words])) == 0
     return out / "report.html"
+
+
+def space(**changed):
+    return ChunkSpace(ControllerConfig(**changed), 7)
+
+
+def test_the_recorded_gripper_is_read_from_the_fingers():
+    """LIBERO: the second finger moves along a negative axis."""
+    low, high = np.array([0.0] * 6 + [0.002, -0.04]), np.array([1.0] * 6 + [0.04, -0.002])
+    gripper = RecordedGripper("end_effector", (low, high), space())
+    for fingers, opening in (([0.04, -0.04], 1), ([0.002, -0.002], 0), ([0.021, -0.021], 0.5), ([0.09, -0.09], 1)):
+        assert gripper.openings(np.array([0.5] * 6 + fingers)) == pytest.approx([opening])
+    assert np.isnan(gripper.openings(np.zeros(0))).all()
+
+
+def test_the_recorded_gripper_of_joints_is_read_as_an_action():
+    names = tuple(f"joint{i}" for i in range(6))
+    joints = space(action_space="absolute_joint", joint_names=names, gripper_binary=False)
+    gripper = RecordedGripper("joints", (np.zeros(7), np.ones(7)), joints)
+    assert gripper.openings(np.array([0.1] * 6 + [0.7])) == pytest.approx([0.7])
+    assert np.isnan(RecordedGripper("none", (np.zeros(0), np.zeros(0)), joints).openings(np.zeros(0))).all()
 
 
 def test_the_page_needs_nothing_but_itself(page):
@@ -46,4 +71,11 @@ def test_keys_move_scrubber_pictures_and_plots_and_clicks_move_the_scrubber(page
         browser.run("document.getElementById('latency').emit('plotly_click', {points: [{x: data.moments[2].time}]})")
         browser.wait("document.body.dataset.moment === '2'")
         assert browser.run("return document.querySelectorAll('#gallery figure').length") > 0
+        recorded = (
+            "return document.getElementById('actions').data.filter((line) => line.name === 'recorded arm').length"
+        )
+        assert browser.run(recorded) == 7  # three axes, three turns, the gripper
+        for width in (1280, 520):  # nothing sticks out sideways
+            browser.resize(width)
+            browser.wait("document.documentElement.scrollWidth <= document.documentElement.clientWidth", 10)
         assert [line for line in browser.console() if not line.startswith(("INFO", "DEBUG"))] == []

@@ -2,6 +2,7 @@
 """`record:=DIR` of the launch files: the command, and that both files use it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,8 @@ def test_what_is_recorded(tmp_path):
     assert words[:7] == ["ros2", "bag", "record", "-s", "mcap", "-o", str(tmp_path / "bag")]
     assert "--use-sim-time" not in words
     inputs = ["/camera/image", f"{NODE}/image_wrist", "/joint_states", "/tf", "/tf_static", "/sim/instruction"]
-    assert topics == [*inputs, f"{NODE}/action_chunk", f"{NODE}/pruning"]
+    infos = ["/camera/camera_info", f"{NODE}/camera_info"]
+    assert topics == [*inputs, f"{NODE}/action_chunk", f"{NODE}/pruning", *infos]
 
 
 def test_simulated_time_compressed_images_and_a_namespace(tmp_path):
@@ -43,7 +45,7 @@ def test_simulated_time_compressed_images_and_a_namespace(tmp_path):
     own = "/left/specprune_policy"
     outputs = [f"{own}/action_chunk", f"{own}/pruning", "/clock"]
     inputs = [f"{own}/image_front/compressed", "/left/joint_states", "/tf", "/tf_static", f"{own}/instruction"]
-    assert topics == [*inputs, *outputs]
+    assert topics == [*inputs, *outputs, f"{own}/camera_info"]
 
 
 def test_a_recording_brings_along_what_its_replay_needs(tmp_path):
@@ -80,8 +82,42 @@ def test_the_command_needs_neither_torch_nor_rosbags():
 
 
 def test_both_launch_files_record():
-    """Launch is in ROS installs only; here: the argument is declared, used and passed on."""
+    """The argument is declared, used and passed on."""
     policy, libero = ((ROOT / "launch" / f"{name}.launch.py").read_text() for name in ("policy", "libero"))
     assert all('DeclareLaunchArgument("record", default_value=""' in text for text in (policy, libero))
     assert "record_command(" in policy and "return [*_recorder(context, params_file, remappings), node]" in policy
     assert '"record": LaunchConfiguration("record")' in libero
+
+
+RECORDER = """#!/usr/bin/env python3
+import json, os, signal, sys
+json.dump(sys.argv[1:], open(os.environ["ARGUMENTS"], "w"))
+signal.sigwait({signal.SIGINT, signal.SIGTERM})
+"""
+
+
+def test_launch_starts_the_recorder_before_the_policy(tmp_path, monkeypatch):
+    """A real launch, with something in place of `ros2` that writes down how it was called."""
+    launch = pytest.importorskip("launch")
+    actions = pytest.importorskip("launch.actions")
+    sources = pytest.importorskip("launch.launch_description_sources")
+    (tmp_path / "ros2").write_text(RECORDER)
+    (tmp_path / "ros2").chmod(0o755)
+    called = tmp_path / "arguments.json"
+    monkeypatch.setenv("ARGUMENTS", str(called))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+    def look(_):
+        again = actions.TimerAction(period=0.2, actions=[actions.OpaqueFunction(function=look)])
+        return [actions.Shutdown(reason="seen") if called.exists() and called.read_text().endswith("]") else again]
+
+    source = sources.PythonLaunchDescriptionSource(str(ROOT / "launch" / "policy.launch.py"))
+    given = {"checkpoint": str(CHECKPOINT), "primary_image": "/front", "autostart": "false", "namespace": "left"}
+    given |= {"record": str(tmp_path / "bag"), "respawn": "false"}
+    service = launch.LaunchService()
+    included = actions.IncludeLaunchDescription(source, launch_arguments=given.items())
+    service.include_launch_description(launch.LaunchDescription([included, actions.OpaqueFunction(function=look)]))
+    service.run()
+    rules = [("__ns", "left"), ("~/image_primary", "/front"), ("~/image_primary/compressed", "/front/compressed")]
+    expected = record_command(tmp_path / "bag", None, {"model.checkpoint": str(CHECKPOINT)}, rules)
+    assert ["ros2", *json.loads(called.read_text())] == expected

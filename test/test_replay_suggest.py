@@ -2,9 +2,12 @@
 """A search for pruning constants, on a small bag."""
 
 import json
+import shutil
 import sys
+import time
 
 import pytest
+from light_replay import light_replay  # noqa: F401  a fixture that every test here uses
 from replay_bags import BagMaker, parameter_file
 
 from specprune_ros.errors import UserError
@@ -22,10 +25,10 @@ def bag(tmp_path_factory):
     return BagMaker(IMAGES).write(tmp_path_factory.mktemp("searched") / "bag")
 
 
-def searched(bag, out, trials, *more):
+def searched(bag, out, trials, *more, arguments=(), code=0):
     words = ["--suggest", "--trials", str(trials), "--params-file", str(parameter_file(out.parent)), "--quiet"]
-    assert run_search(parse([str(bag), *map(str, more), *words, "--out", str(out)])) == 0
-    return json.loads((out / suggest.NUMBERS).read_text())
+    assert run_search(parse([str(bag), *map(str, more), *words, "--out", str(out), *arguments])) == code
+    return None if code else json.loads((out / suggest.NUMBERS).read_text())
 
 
 def test_search_is_seeded_goes_on_and_is_judged_on_what_it_did_not_see(bag, tmp_path, monkeypatch):
@@ -55,3 +58,79 @@ def test_too_few_observations_and_a_missing_optimiser_get_one_line(tmp_path, mon
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UserError, match="pip install optuna"):
         suggest.open_study(tmp_path, [], 0)
+
+
+def test_the_last_of_several_bags_judges_and_is_not_searched(bag, tmp_path, monkeypatch):
+    monkeypatch.setattr(suggest, "FEW", 5)
+    judge = BagMaker(7).write(tmp_path / "judge")
+    found = searched(bag, tmp_path / "out", 1, judge)
+    assert found["trials"][0]["inferences"] == IMAGES
+    if found["held_out"]:
+        assert found["held_out"]["inferences"] == 7
+
+
+def test_minutes_end_a_search(bag, tmp_path, monkeypatch):
+    monkeypatch.setattr(suggest, "FEW", 4)
+    measure, calls = suggest.Search.measure, []
+
+    def slow(self, config, places):
+        calls.append(places)
+        time.sleep(0.1)  # longer than the time allowed
+        return measure(self, config, places)
+
+    monkeypatch.setattr(suggest.Search, "measure", slow)
+    found = searched(bag, tmp_path / "out", 50, arguments=["--minutes", "0.001", "--every", "2"])
+    assert 1 <= len(found["trials"]) < 3 and calls
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ["--start", "1"],
+        ["--duration", "2"],
+        ["--every", "2"],
+        ["--rate", "5"],
+        ["--instruction", "wave"],
+        ["-p", "controller.step_duration:=0.1"],
+        ["-p", "inputs.camera_transforms:=[flip_horizontal]"],
+        ["-p", "pruning.control_rate:=10.0"],
+        ["-r", "~/image_primary:=/front"],
+    ],
+    ids=lambda words: words[0] + words[1].partition(":=")[0],
+)
+def test_a_search_on_something_else_does_not_continue(bag, tmp_path, other):
+    words = [str(bag), "--suggest", "--params-file", str(parameter_file(tmp_path))]
+    assert identity(words) == identity(words) != identity([*words, *other])
+
+
+def test_a_bag_that_was_recorded_again_starts_a_new_search(bag, tmp_path):
+    words = ["--suggest", "--params-file", str(parameter_file(tmp_path))]
+    first = identity([str(BagMaker(3).write(tmp_path / "bag")), *words])
+    shutil.rmtree(tmp_path / "bag")
+    assert identity([str(BagMaker(4).write(tmp_path / "bag")), *words]) != first
+
+
+def identity(words):
+    options = parse(words)
+    given = read_parameters(options.params_file.read_text(), "file", "/specprune_policy")
+    return suggest.identity(options, settings({**given, **options.parameters}))
+
+
+def test_an_interrupted_search_goes_on(bag, tmp_path, monkeypatch):
+    monkeypatch.setattr(suggest, "FEW", 4)
+    measure, calls = suggest.Search.measure, []
+
+    def interrupted(self, config, places):
+        calls.append(config)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return measure(self, config, places)
+
+    monkeypatch.setattr(suggest.Search, "measure", interrupted)
+    assert searched(bag, tmp_path / "out", 3, arguments=["--every", "2"], code=130) is None
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [suggest.STORAGE]
+    monkeypatch.undo()
+    monkeypatch.setattr(suggest, "FEW", 4)
+    found = searched(bag, tmp_path / "out", 3, arguments=["--every", "2"])
+    assert len(found["trials"]) == 3
+    assert [trial["values"]["preset"] for trial in found["trials"]] == ["paper", "careful", "fast"]

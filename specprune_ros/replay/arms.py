@@ -2,6 +2,7 @@
 """The arms of the comparison: one set of weights, a policy with its own pruning and history for each."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -79,7 +80,7 @@ class Arms:
     def observe(self, observation: Observation) -> None:
         """Remember the frames of an observation without an inference."""
         for policy in self.policies.values():
-            policy.observe(observation.views, observation.stamp)
+            policy.observe(observation.views, observation.stamp, observation.cameras)
 
     def reset(self) -> None:
         for policy in self.policies.values():
@@ -88,8 +89,7 @@ class Arms:
     def dense_after_jpeg(self, observation: Observation) -> NDArray[np.float64]:
         """(C, A) what dense says when the images have gone through JPEG once (more)."""
         views = {name: jpeg_round_trip(frame) for name, frame in observation.views.items()}
-        again = Observation(views, observation.proprio, observation.instruction, observation.stamp, observation.twist)
-        return self.dense.act(again).actions
+        return self.dense.act(replace(observation, views=views)).actions
 
 
 def jpeg_round_trip(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:

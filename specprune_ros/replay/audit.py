@@ -5,16 +5,21 @@ import math
 import re
 import zlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from specprune_ros.control.action_space import ActionSpace
 from specprune_ros.replay.bag import BagMessage
+from specprune_ros.replay.camera_motion import CameraMotion, swapped
+from specprune_ros.replay.finding import Finding
 from specprune_ros.replay.ingest import Seen
 from specprune_ros.replay.intervals import Intervals
 from specprune_ros.replay.settings import Settings
 from specprune_ros.replay.topics import Topics
+from specprune_ros.replay.unnorm_keys import KeyFit, Ranges, about_keys
 from specprune_ros.sensing.config import JOINT_STATES, TF, image_input
 from specprune_ros.sensing.stamps import NANOSECONDS
 
@@ -22,8 +27,6 @@ GAP = 5.0  # typical periods without a message are a gap
 LISTED = 20  # gaps, refusals ... that are named one by one
 FROZEN = 1.0  # seconds of one picture while the arm moves
 MOVING = 0.02  # m/s or rad/s of the end effector
-CLIPPED = 0.2  # share of observations outside of the training data's range that is worth a warning
-BEYOND = 0.05  # of the range: so little outside of it is no warning
 FEW = 5  # observations without velocity: those before TF has filled its window
 UNSTAMPED = 0
 
@@ -120,59 +123,13 @@ class Picture:
             self.frozen.append((round(self.since, 3), round(time - self.since, 3)))
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line for the report. `kind` says what it is about, for programs; `level` is error, warning or hint."""
-
-    kind: str
-    level: str
-    text: str
-
-
-class ProprioReach:
-    """The proprio of the recording against what the checkpoint's statistics call usual."""
-
-    def __init__(self, low: np.ndarray, high: np.ndarray) -> None:
-        """(P,) each, in the checkpoint's units."""
-        self._low, self._high = low, high
-        self._margin = BEYOND * (high - low)
-        self._outside = np.zeros(len(low), np.int64)
-        self.smallest = np.full(len(low), math.inf)
-        self.largest = np.full(len(low), -math.inf)
-        self._count = 0
-
-    def add(self, proprio: np.ndarray) -> None:
-        if len(proprio) != len(self._low):
-            return
-        self._count += 1
-        self._outside += (proprio < self._low - self._margin) | (proprio > self._high + self._margin)
-        self.smallest, self.largest = np.minimum(self.smallest, proprio), np.maximum(self.largest, proprio)
-
-    def outside(self) -> list[float]:
-        """(P,) share of observations in which a number is further outside of the range than `BEYOND` of it."""
-        return [float(count) / max(self._count, 1) for count in self._outside]
-
-    def findings(self) -> list[Finding]:
-        found = []
-        for index, share in enumerate(self.outside()):
-            if share > CLIPPED:
-                text = (
-                    f"proprio[{index}] lies outside of the training data's {self._low[index]:.3g} to "
-                    f"{self._high[index]:.3g} in {share:.0%} of the observations (here {self.smallest[index]:.3g} to "
-                    f"{self.largest[index]:.3g}); check model.unnorm_key, inputs.base_frame, inputs.ee_frame and "
-                    "inputs.joint_names"
-                )
-                found.append(Finding("proprio_range", "error", text))
-        return found
-
-
 class Audit:
     """Looks at every message on its way, and at every observation."""
 
     def __init__(
-        self, settings: Settings, topics: Topics, start: int, proprio_range: tuple[np.ndarray, np.ndarray]
+        self, settings: Settings, topics: Topics, start: int, ranges: Mapping[str, Ranges], unnorm_key: str
     ) -> None:
-        """`start`: of the bag, nanoseconds. `proprio_range`: see `ProprioReach`."""
+        """`start`: of the bag, nanoseconds. `ranges`: of the checkpoint's keys, `unnorm_key` the chosen one."""
         inputs = settings.inputs
         self._settings, self._topics, self._start = settings, topics, start
         self.streams = {
@@ -191,7 +148,13 @@ class Audit:
         self.observations = self.unknown_twists = 0
         self.skew = Intervals()
         self._newest: dict[str, int] = {}
-        self.reach = ProprioReach(*proprio_range)
+        self._motions = {camera: CameraMotion(camera, inputs.transform_of(camera)) for camera in topics.images}
+        self._key = unnorm_key
+        self._fits: dict[str, KeyFit] = {}
+        size = len(ranges[unnorm_key].action[0]) if unnorm_key in ranges else 0
+        for key, own in ranges.items():
+            if len(own.action[0]) == size:
+                self._fits[key] = KeyFit(own, ActionSpace(settings.controller, size))
 
     # Messages, as `ingest.Watch`
 
@@ -231,7 +194,11 @@ class Audit:
         elif np.linalg.norm(sensed.twist[:3]) > MOVING:
             for picture in self._pictures.values():
                 picture.moved = True
-        self.reach.add(sensed.proprio)
+        for fit in self._fits.values():
+            fit.add(sensed.proprio, sensed.twist, seen.joints)
+        if seen.pose is not None:
+            for camera, motion in self._motions.items():
+                motion.add(sensed.views[camera], seen.pose, sensed.stamp / NANOSECONDS)
 
     # Results
 
@@ -242,7 +209,7 @@ class Audit:
 
     def findings(self, malformed: Counter[str]) -> list[Finding]:
         """What is worth a line, the worst first. `malformed`: topic -> messages that could not be read."""
-        found = [*self._about_cameras(), *self._about_streams(), *self.reach.findings()]
+        found = [*self._about_cameras(), *self._about_streams(), *about_keys(self._fits, self._key)]
         for topic, count in malformed.items():
             found.append(Finding("malformed", "warning", f"{count} messages on {topic} do not deserialize; left out"))
         for time, back in self.jumps:
@@ -275,11 +242,45 @@ class Audit:
                     "cameras may be swapped: check the remapping"
                 )
                 found.append(Finding("swapped_cameras", "error", text))
+        return [*found, *self._about_topics(), *self._about_motion()]
+
+    def _about_topics(self) -> list[Finding]:
+        found = []
         for camera, topic in self._topics.images.items():
             same = [name for name, other in self._topics.images.items() if other == topic and name != camera]
             if same:
                 text = f"the views {camera} and {same[0]} read the same topic {topic}; check the remapping"
                 found.append(Finding("same_camera", "error", text))
+        return found
+
+    def _about_motion(self) -> list[Finding]:
+        """What the motion in the images says about the cameras."""
+        found = []
+        for camera, motion in self._motions.items():
+            if not motion.mirrored:
+                continue
+            where = "back along the tool" if motion.on_arm else "up from below"
+            text = (
+                f"the images of the view {camera} on {self._topics.images[camera]} are mirrored: they follow the arm "
+                f"over {motion.count} steps as if the camera looked {where}; "
+            )
+            if motion.flips:
+                text += (
+                    f"inputs.camera_transforms {motion.transform} turns them back, which is wrong for a checkpoint "
+                    "that was trained on mirrored images, as LIBERO's"
+                )
+            else:
+                text += "check the camera's driver, or set inputs.camera_transforms flip_horizontal"
+            found.append(Finding("mirrored_image", "error", text))
+        pair = swapped(self._motions)
+        if pair:
+            named, other = pair
+            text = (
+                f"the views {named} and {other} are swapped: while the arm moves, "
+                f"{self._motions[named].still:.0%} of the pixels of {named} stand still and only "
+                f"{self._motions[other].still:.0%} of those of {other}, which moves with the arm; check the remapping"
+            )
+            found.append(Finding("swapped_cameras", "error", text))
         return found
 
     def _about_streams(self) -> list[Finding]:
@@ -317,7 +318,8 @@ class Audit:
             "refusals": list(self._examples.values()),
             "clock_jumps_s": [list(jump) for jump in self.jumps],
             "velocity_unknown": self.unknown_twists,
-            "proprio_outside_range": [round(share, 4) for share in self.reach.outside()],
+            "unnorm_keys": {key: fit.summary() for key, fit in self._fits.items()},
+            "camera_motion": {camera: motion.summary() for camera, motion in self._motions.items()},
             "frozen_s": {name: [list(span) for span in picture.frozen] for name, picture in self._pictures.items()},
         }
 

@@ -42,6 +42,7 @@ TAIL = ("median", "largest")  # of the differences of actions
 # Facts that explain a difference: what it is called, and where it is in the report.
 FACTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("bag", ("bag",)),
+    ("inferred on", ("inferred_on",)),
     ("checkpoint", ("checkpoint_digest",)),
     ("unnorm_key", ("unnorm_key",)),
     ("device", ("machine", "device")),

@@ -2,7 +2,9 @@
 """How far two action chunks are apart, in the robot's units."""
 
 import math
-from dataclasses import dataclass
+from array import array
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,32 @@ class Difference:
     centimetres: float
     degrees: float  # of the end effector's turn, or of the joint that differs most
     gripper: float  # share of the steps in which a gripper is told something else; nan without gripper
+
+
+class Differences:
+    """Many of them, 24 bytes each."""
+
+    def __init__(self) -> None:
+        self._numbers = array("d")
+
+    def append(self, difference: Difference) -> None:
+        self._numbers.extend(astuple(difference))
+
+    def replace_last(self, difference: Difference) -> None:
+        self._numbers[-3:] = array("d", astuple(difference))
+
+    def __len__(self) -> int:
+        return len(self._numbers) // 3
+
+    def __getitem__(self, index: int) -> Difference:
+        return Difference(*self._numbers[3 * index : 3 * index + 3])
+
+    def __iter__(self) -> Iterator[Difference]:
+        return (self[index] for index in range(len(self)))
+
+    def column(self, measure: str) -> Array:
+        """(N,) one number of each."""
+        return np.array(self._numbers).reshape(-1, 3)[:, ("centimetres", "degrees", "gripper").index(measure)]
 
 
 class ChunkSpace:
@@ -82,7 +110,7 @@ class ChunkSpace:
 
     def dimension_names(self, action_names: tuple[str, ...]) -> list[tuple[str, str]]:
         """(name, unit) in the order of `in_robot_units`."""
-        grippers = [(action_names[i], "0 closed, 1 open") for i in self.space.grippers]
+        grippers = [(action_names[i], "1 is open") for i in self.space.grippers]
         if self.delta:
             linear = [(f"v_{axis}", "m/s") for axis in "xyz"]
             return [*linear, *((f"w_{axis}", "rad/s") for axis in "xyz"), *grippers]

@@ -22,7 +22,7 @@ MOST_POINTS = 4000  # of a line
 
 @dataclass(eq=False)
 class Lines:
-    """What the plots over time draw, a value per moment."""
+    """What the plots over time draw, of every `thinned` moment."""
 
     dimensions: list[tuple[str, str]]  # name and unit
     actions: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict)  # arm -> (D,) of the first step
@@ -70,20 +70,21 @@ def _layout(figure: go.Figure, height: int, **more: Any) -> go.Figure:
     return figure
 
 
-def _thinned(count: int) -> slice:
+def thinned(count: int) -> slice:
+    """Which of so many moments the lines are drawn of."""
     return slice(None, None, max(1, -(-count // MOST_POINTS)))
 
 
 def _actions(found: Measurements, lines: Lines, paint: dict[str, str]) -> go.Figure:
     rows = len(lines.dimensions)
     figure = make_subplots(rows, 1, shared_xaxes=True, vertical_spacing=0.012)
-    thin, times = _thinned(len(found.times)), np.array(found.times)
+    thin, times = thinned(len(found.times)), np.array(found.times)
     for arm in found.arms:
         values = np.array(lines.actions[arm])
         for row in range(rows):
             trace = go.Scatter(
                 x=times[thin],
-                y=values[thin, row],
+                y=values[:, row],
                 name=arm,
                 legendgroup=arm,
                 showlegend=row == 0,
@@ -95,7 +96,7 @@ def _actions(found: Measurements, lines: Lines, paint: dict[str, str]) -> go.Fig
         if np.isfinite(recorded[:, row]).any():
             trace = go.Scatter(
                 x=times[thin],
-                y=recorded[thin, row],
+                y=recorded[:, row],
                 name="recorded arm",
                 legendgroup="recorded",
                 showlegend=row == 0,
@@ -119,14 +120,14 @@ def _differences(found: Measurements, floor: dict[str, Any], paint: dict[str, st
     measures = [("centimetres", "cm"), ("degrees", "degrees"), ("gripper", "share of steps")]
     shown = [(measure, unit) for measure, unit in measures if _known(found, measure)]
     figure = make_subplots(max(len(shown), 1), 1, shared_xaxes=True, vertical_spacing=0.03)
-    thin, others = _thinned(len(found.times)), []
+    thin, others = thinned(len(found.times)), []
     for row, (measure, unit) in enumerate(shown, 1):
         for arm in found.arms:
             if arm != DENSE:
-                y = [getattr(value, measure) for value in found.whole[arm]][thin]
+                y = found.whole[arm].column(measure)[thin]
                 line = {"color": paint[arm], "width": 1.5}
                 group = {"legendgroup": arm, "showlegend": row == 1}
-                figure.add_trace(go.Scatter(x=found.times[thin], y=y, name=arm, line=line, **group), row, 1)
+                figure.add_trace(go.Scatter(x=np.array(found.times[thin]), y=y, name=arm, line=line, **group), row, 1)
         level = floor.get(measure)
         if level and measure != "gripper":
             axis = "y" if row == 1 else f"y{row}"
@@ -158,7 +159,7 @@ def _noise(found: Measurements, floor: dict[str, Any], paint: dict[str, str]) ->
             x = np.sort(column(values, measure))
             if not x.size:
                 continue
-            thin = _thinned(x.size)
+            thin = thinned(x.size)
             y = np.arange(1, x.size + 1) / x.size
             line = {"color": color, "dash": dash, "width": 2.5 if "dense" in name else 1.6, "shape": "hv"}
             group = {"legendgroup": name, "showlegend": place == 1}
@@ -172,10 +173,12 @@ def _noise(found: Measurements, floor: dict[str, Any], paint: dict[str, str]) ->
 
 def _seams(found: Measurements, paint: dict[str, str]) -> go.Figure:
     figure = go.Figure()
-    thin = _thinned(len(found.times))
+    thin = thinned(len(found.times))
     for arm in found.arms:
         line = {"color": paint[arm], "width": 1.3}
-        figure.add_trace(go.Scatter(x=found.times[thin], y=found.seams[arm][thin], name=arm, line=line))
+        figure.add_trace(
+            go.Scatter(x=np.array(found.times[thin]), y=np.array(found.seams[arm][thin]), name=arm, line=line)
+        )
     figure.update_yaxes(title_text="jump (cm/s)" if found.space.delta else "jump (degrees/s)")
     figure.update_xaxes(title_text="time of the bag (s)")
     return _cursor(figure, 260)
@@ -183,11 +186,11 @@ def _seams(found: Measurements, paint: dict[str, str]) -> go.Figure:
 
 def _modes(found: Measurements, lines: Lines) -> go.Figure:
     figure = go.Figure()
-    thin = _thinned(len(found.times))
+    thin = thinned(len(found.times))
     for mode, color in MODE_COLORS.items():
         x, y, text = [], [], []
         for arm in found.arms:
-            chosen = list(zip(found.times[thin], lines.modes[arm][thin], lines.reasons[arm][thin], strict=True))
+            chosen = list(zip(found.times[thin], lines.modes[arm], lines.reasons[arm], strict=True))
             x += [time for time, own, _ in chosen if own == mode]
             y += [arm for _, own, _ in chosen if own == mode]
             text += [reason for _, own, reason in chosen if own == mode]
@@ -200,12 +203,14 @@ def _modes(found: Measurements, lines: Lines) -> go.Figure:
 
 def _latency(found: Measurements, paint: dict[str, str]) -> go.Figure:
     figure = go.Figure()
-    thin = _thinned(len(found.times))
+    thin = thinned(len(found.times))
     for arm in found.arms:
         y = np.array(found.seconds[arm])[thin] * 1e3
         marker = {"color": paint[arm], "size": 4}
         line = {"color": paint[arm], "width": 1}
-        figure.add_trace(go.Scatter(x=found.times[thin], y=y, name=arm, mode="lines+markers", marker=marker, line=line))
+        figure.add_trace(
+            go.Scatter(x=np.array(found.times[thin]), y=y, name=arm, mode="lines+markers", marker=marker, line=line)
+        )
     figure.update_yaxes(title_text="inference (ms)", rangemode="tozero")
     figure.update_xaxes(title_text="time of the bag (s)")
     return _cursor(figure, 300)
@@ -239,7 +244,7 @@ def _tokens(found: Measurements, paint: dict[str, str]) -> go.Figure:
 def _path(lines: Lines, paint: dict[str, str]) -> go.Figure:
     """From above and from the side; traces 2 to 7 follow the cursor: dense, arm, and place, in each."""
     figure = make_subplots(1, 2, horizontal_spacing=0.14)
-    positions = np.array(lines.positions)[_thinned(len(lines.positions))]
+    positions = np.array(lines.positions)
     for place, up in ((1, 1), (2, 2)):
         line = {"color": RECORDED, "width": 1, "dash": "dot"}
         trace = go.Scatter(x=positions[:, 0], y=positions[:, up], name="recorded", line=line, showlegend=place == 1)
@@ -252,6 +257,6 @@ def _path(lines: Lines, paint: dict[str, str]) -> go.Figure:
         here = {"color": CURSOR, "size": 9}
         figure.add_trace(go.Scatter(x=[], y=[], name="now", mode="markers", marker=here, showlegend=False), 1, place)
     for place, axis in ((1, "y"), (2, "z")):
-        figure.update_xaxes(title_text="x (m)", row=1, col=place)
+        figure.update_xaxes(title_text="x (m)", nticks=4, tickangle=0, row=1, col=place)
         figure.update_yaxes(title_text=f"{axis} (m)", row=1, col=place)
-    return _layout(figure, 300)
+    return _layout(figure, 300, hovermode=False)

@@ -57,8 +57,12 @@ class Ingest:
         axis_angle_near: np.ndarray,
         watch: Watch,
         instruction: str = "",
+        locates_cameras: bool = False,
     ) -> None:
-        """`axis_angle_near`: (3,) see `proprio.axis_angle`. `instruction`: replaces the recorded one."""
+        """`axis_angle_near`: (3,) see `proprio.axis_angle`. `instruction`: replaces the recorded one.
+
+        `locates_cameras`: whether observations say where the cameras are.
+        """
         inputs = settings.inputs
         self._settings, self._topics, self._watch = settings, topics, watch
         self._fixed_instruction = bool(instruction)
@@ -77,6 +81,7 @@ class Ingest:
             axis_angle_near,
             arrival=lambda: self._seconds,
         )
+        self.assembler.locates_cameras = locates_cameras
         self._cameras: dict[str, list[str]] = {}
         for camera, topic in topics.images.items():
             self._cameras.setdefault(topic, []).append(camera)
@@ -150,6 +155,10 @@ class Ingest:
                 self._advance(from_stamp(content.clock), message.time)
         elif message.topic in self._cameras:
             self._add_image(message)
+        elif message.topic in topics.infos.values():
+            for camera, topic in topics.infos.items():
+                if topic == message.topic:
+                    self.assembler.add_camera_info(camera, content)
         elif message.topic == topics.joints:
             stamp = self._stamp(content.header.stamp, message.time)
             self._watch.on_message("joint_states", message, from_stamp(content.header.stamp), self._now)

@@ -2,6 +2,7 @@
 """One inference of every arm, and the file that they wait in until the report is written."""
 
 import pickle
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ class Spool:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: BinaryIO = path.open("wb")
-        self.offsets: list[int] = []
+        self.offsets = array("q")
 
     def add(self, moment: Moment) -> None:
         self.offsets.append(self._file.tell())

@@ -18,9 +18,10 @@ from specprune_ros.openvla.preprocessing import CROP_AREA
 from specprune_ros.policy import ActionChunk, Policy
 from specprune_ros.replay.arms import DENSE
 from specprune_ros.replay.differences import Difference
-from specprune_ros.replay.figures import TIMED, Lines, colors, figures
+from specprune_ros.replay.figures import TIMED, Lines, colors, figures, thinned
 from specprune_ros.replay.measurements import Measurements
 from specprune_ros.replay.moment import Moment, Spool
+from specprune_ros.replay.recorded_gripper import RecordedGripper
 from specprune_ros.viewing.mode_colors import MODE_COLORS
 
 MOST_MOMENTS = 600  # with pictures; more of a long bag are thinned out evenly, the worst ones stay
@@ -38,8 +39,9 @@ SECTIONS = (
         "The noise floor",
         "Two dense chunks of consecutive observations speak about the same time steps and do not agree exactly; nor "
         "does dense when its images go through JPEG once more. Each curve says in which share of the inferences the "
-        "difference is at most so large, over the same number of steps. An arm whose curve lies left of the black ones "
-        "is not different from dense in any way that matters; dashed is the floor, which dense itself exceeds in 5 %.",
+        "difference is at most so large, over the same number of steps. An arm whose curve lies left of the solid "
+        "black one differs from dense less than dense from itself a moment later; dashed is the floor, which dense "
+        "itself exceeds in 5 %. An arm left of the dotted one could be another JPEG.",
     ),
     ("seams", "Seams", "How much the commanded speed jumps where a chunk replaces the one before."),
     ("modes", "Modes", "Hover for the reason."),
@@ -49,9 +51,11 @@ SECTIONS = (
 )
 
 
-def write_page(path: Path, report: dict[str, Any], found: Measurements, spool: Spool, policy: Policy) -> None:
-    """`report`: as in report.json."""
-    lines = _lines(found, spool, policy)
+def write_page(
+    path: Path, report: dict[str, Any], found: Measurements, spool: Spool, policy: Policy, proprio: str
+) -> None:
+    """`report`: as in report.json. `proprio`: what it is, `inputs.proprio`."""
+    lines = _lines(found, spool, policy, proprio)
     made = figures(found, lines, report["noise_floor"])
     kept = _chosen(found, spool)
     place = {index: number for number, index in enumerate(kept)}
@@ -97,12 +101,14 @@ def _embedded(text: str) -> str:
     return text.replace("</", "<\\/")
 
 
-def _lines(found: Measurements, spool: Spool, policy: Policy) -> Lines:
+def _lines(found: Measurements, spool: Spool, policy: Policy, proprio: str) -> Lines:
     space = found.space
+    gripper = RecordedGripper(proprio, policy.proprio_range, space)
     lines = Lines(space.dimension_names(policy.action_names))
     for arm in found.arms:
         lines.actions[arm], lines.modes[arm], lines.reasons[arm] = [], [], []
-    for moment in spool:
+    for index in range(len(spool))[thinned(len(spool))]:
+        moment = spool.at(index)
         rotation = moment.pose.rotation if moment.pose is not None else None
         for arm, chunk in moment.chunks.items():
             lines.actions[arm].append(space.in_robot_units(chunk.actions[0], rotation))
@@ -112,6 +118,8 @@ def _lines(found: Measurements, spool: Spool, policy: Policy) -> Lines:
         row = np.full(len(lines.dimensions), np.nan)
         if recorded is not None:
             row[: len(recorded)] = recorded
+        openings = gripper.openings(moment.proprio)
+        row[len(row) - len(openings) :] = openings
         lines.recorded.append(row)
         lines.positions.append(moment.pose.position if moment.pose is not None else np.full(3, np.nan))
     return lines
@@ -180,7 +188,8 @@ def _facts(report: dict[str, Any]) -> str:
     machine = report["machine"]
     complete = "" if report["complete"] else " (interrupted)"
     facts = (
-        f"{report['inferences']} inferences over {report['replayed_s']:.1f} s of the bag{complete}; checkpoint "
+        f"{report['inferences']} inferences ({report['inferred_on']}) over {report['replayed_s']:.1f} s of the "
+        f"bag{complete}; checkpoint "
         f"{Path(report['checkpoint']).name} ({report['checkpoint_digest']}), unnorm_key {report['unnorm_key']}; "
         f"{machine['device']}, {machine['processor']}, {machine['torch_threads']} threads, torch {machine['torch']}"
     )
@@ -190,13 +199,17 @@ def _facts(report: dict[str, Any]) -> str:
 def _table(report: dict[str, Any]) -> str:
     """The arms in numbers."""
     heads = (
-        *("arm", "p50 ms", "p99 ms", "speed-up", "operations", "p95 cm", "p95 degrees", "above noise"),
+        *("arm", "p50 ms", "p99 ms", "speed-up", "operations", "p95 cm", "p95 degrees", "above noise", "above JPEG"),
         *("gripper differs", "flips early or late, missed, added"),
     )
     rows = []
     for name, arm in report["arms"].items():
         end, gripper, delay = arm["from_dense_at_chunk_end"], arm["gripper"], arm["gripper"]["flip_delay_steps"]
-        late = "none" if delay is None else f"{delay['min']:+d} to {delay['max']:+d} steps"
+        late = (
+            "none"
+            if delay is None or delay["min"] == delay["max"] == 0
+            else "{min:+d} to {max:+d} steps".format(**delay)
+        )
         cells = [
             name,
             _text(arm["latency_ms"]["p50"], "{:.1f}"),
@@ -205,12 +218,13 @@ def _table(report: dict[str, Any]) -> str:
             _text(arm["flop_share"], "{:.0%}"),
         ]
         if name == DENSE:
-            cells += [""] * 5
+            cells += [""] * 6
         else:
             cells += [
                 _text(end["centimetres"]["p95"], "{:.2f}"),
                 _text(end["degrees"]["p95"], "{:.2f}"),
                 _text(arm["above_noise_share"], "{:.0%}"),
+                _text(arm["above_jpeg_share"], "{:.0%}"),
                 _text(gripper["differing_steps_share"], "{:.1%}"),
                 f"{late}, {gripper['flips_missed']}, {gripper['flips_added']}",
             ]
@@ -252,7 +266,7 @@ def _audit(audit: dict[str, Any]) -> str:
 def _html_table(heads: tuple[str, ...], rows: list[list[str]]) -> str:
     head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
 
 
 def _text(value: float | None, form: str) -> str:

@@ -15,6 +15,7 @@ from specprune_ros.parameter_file import SECTION, read_parameters
 from specprune_ros.parameters import from_mapping
 from specprune_ros.recording.custom_data import CHECKPOINT, DIGEST, PARAMETERS, REMAPPINGS
 from specprune_ros.replay.names import Names
+from specprune_ros.sensing.camera_check import info_topic
 from specprune_ros.sensing.config import InputsConfig, image_input
 
 SUFFIX = "/compressed"  # what image_transport appends
@@ -41,6 +42,7 @@ def record_command(
     images = [f"~/{image_input(camera)}{suffix}" for camera in inputs.cameras]
     wanted = [*images, "joint_states", "/tf", "/tf_static", "~/instruction", *OUTPUTS]
     topics = [names.resolve(name) for name in wanted] + (["/clock"] if simulated else [])
+    topics += [info_topic(names.resolve(name)) for name in images]  # calibrations, where there are any
     checkpoint = Path(str(merged.get("model.checkpoint", ""))).expanduser()
     custom = {
         PARAMETERS: _quoted({"/**": {SECTION: merged}}),

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ros2 run specprune_ros replay BAG`: a recording through the policy, dense and pruned, and a report about it."""
 
-import functools
 import json
 import shutil
 import signal
@@ -100,9 +99,8 @@ def run_search(options: Options) -> int:
                     options.instruction,
                 )
                 spool = Spool(Path(partial) / f"moments{number}")
-                outcome = replay.run(
-                    spool, options.start, options.duration, functools.partial(seen.add, number), options.quiet
-                )
+                seen.bag = number
+                outcome = replay.run(spool, options.start, options.duration, seen, options.quiet)
                 spool.close()
                 arms.reset()
                 if outcome.interrupted:
@@ -112,9 +110,12 @@ def run_search(options: Options) -> int:
             raise BagError(f"{options.bag} gives no observation; replay it without --suggest, which says why")
         space = ChunkSpace(first.controller, arms.dense.action_dim)
         runs = suggest.Search(arms.dense, first.pruning, space, seen)
-        identity = suggest.identity(bags, Path(first.model.checkpoint), options.every, options.rate)
-        study = suggest.open_study(options.out, identity, options.seed)
-        suggest.search(study, runs, options.trials, options.minutes, options.quiet)
+        study = suggest.open_study(options.out, suggest.identity(options, first), options.seed)
+        try:
+            suggest.search(study, runs, options.trials, options.minutes, options.quiet)
+        except KeyboardInterrupt:
+            say(f"interrupted; the same command goes on with the trials that are in {options.out / suggest.STORAGE}")
+            return INTERRUPTED
         result = suggest.conclude(study, runs, options.out)
     say(suggest.sentence(result))
     say(f"{suggest.PAGE}, {suggest.NUMBERS} and, if something is suggested, {suggest.YAML} are in {options.out}")

@@ -7,14 +7,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from specprune_ros.openvla.digest import digest
 from specprune_ros.policy import Observation
 from specprune_ros.recording.bag_writer import no_space
 from specprune_ros.replay.arms import Arms
-from specprune_ros.replay.audit import Finding
 from specprune_ros.replay.bag import Bag, BagError
 from specprune_ros.replay.chunks_bag import ChunksBag
 from specprune_ros.replay.differences import ChunkSpace
+from specprune_ros.replay.finding import Finding
 from specprune_ros.replay.inference_json import moment_json
 from specprune_ros.replay.junit import write_junit
 from specprune_ros.replay.measurements import Measurements
@@ -28,6 +31,21 @@ from specprune_ros.replay.summary import FORMAT, exceeded, machine, number, summ
 FILES = ("report.html", "report.json", "chunks.mcap", "junit.xml")
 SPANS = 5  # times that a person was in charge, named in the report
 EXCEEDED, INTERRUPTED = 3, 130  # exit codes
+
+
+@dataclasses.dataclass(frozen=True)
+class _Both:
+    """Measures moments and writes their chunks."""
+
+    found: Measurements
+    chunks: ChunksBag
+
+    def add(self, moment: Moment, observation: Observation) -> None:
+        self.found.add(moment)
+        self.chunks.add(moment, observation)
+
+    def add_next(self, stamp: int, actions: NDArray[np.float64]) -> None:
+        self.found.add_next(stamp, actions)
 
 
 class Results:
@@ -48,19 +66,15 @@ class Results:
         )
         spool = Spool(folder / "moments")
 
-        def each(moment: Moment, observation: Observation) -> None:
-            found.add(moment)
-            chunks.add(moment, observation)
-
         try:
-            outcome = replay.run(spool, options.start, options.duration, each, options.quiet)
+            outcome = replay.run(spool, options.start, options.duration, _Both(found, chunks), options.quiet)
             replay.audit.finish(outcome.until)
             if not len(spool):
                 raise BagError(_nothing(self._bag, replay, outcome))
             chunks.finish(folder / "chunks.mcap")
             report = self._report(replay, outcome, found)
             _write_json(folder / "report.json", report, spool)
-            write_page(folder / "report.html", report, found, spool, self._arms.dense)
+            write_page(folder / "report.html", report, found, spool, self._arms.dense, self._node.inputs.proprio)
         except OSError as error:
             raise no_space(error, options.out) from error
         finally:
@@ -113,6 +127,7 @@ class Results:
             },
             "bag": str(self._bag.path),
             "replayed_s": number(outcome.until),
+            "inferred_on": _inferred_on(options),
             "checkpoint": node.model.checkpoint,
             "checkpoint_digest": digest(Path(node.model.checkpoint)),
             "unnorm_key": arms.dense.unnorm_key,
@@ -126,6 +141,15 @@ class Results:
         if outcome.interrupted:
             return INTERRUPTED
         return EXCEEDED if any(limit["exceeded"] for limit in report["limits"]) else 0
+
+
+def _inferred_on(options: Options) -> str:
+    """Which observations the arms saw, in words."""
+    if options.as_recorded:
+        return "where the recorded node did"
+    if options.rate:
+        return f"at most {options.rate:g} times a second"
+    return "every observation" if options.every == 1 else f"one of {options.every} observations"
 
 
 def _about(outcome: Outcome) -> list[Finding]:

@@ -2,9 +2,10 @@
 """The replay: every arm on every chosen observation of a bag."""
 
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -22,10 +23,12 @@ from specprune_ros.replay.moment import Moment, Spool
 from specprune_ros.replay.schedule import Schedule
 from specprune_ros.replay.settings import Settings
 from specprune_ros.replay.topics import Topics
+from specprune_ros.replay.unnorm_keys import read_ranges
 from specprune_ros.sensing.stamps import NANOSECONDS, from_stamp
 
 AXIS_ANGLE = slice(3, 6)  # of an end effector's proprio
 FRAME_QUALITY = 80  # JPEG, of the pictures in the report
+TRACED = 20  # failed inferences whose traceback is kept
 AWAITED = 64  # own chunks that wait for the recorded one of the same stamp
 
 
@@ -67,6 +70,18 @@ class Recorded:
         self.largest = max(self.largest, apart)
 
 
+class Sink(Protocol):
+    """Who takes what the replay finds."""
+
+    def add(self, moment: Moment, observation: Observation) -> None:
+        """What every arm said to an observation."""
+        ...
+
+    def add_next(self, stamp: int, actions: NDArray[np.float64]) -> None:
+        """(C, A) what dense says to the observation right after the last moment's, where the others are not asked."""
+        ...
+
+
 @dataclass(eq=False)
 class Persons:
     """When a person was in charge of the recorded arm, by the recorded chunks. Seconds of the bag."""
@@ -104,16 +119,15 @@ class Replay:
         """`instruction`: replaces the recorded one when not empty."""
         self._bag, self._settings, self._topics, self._arms, self._schedule = bag, settings, topics, arms, schedule
         self._instruction = instruction
-        self.audit = Audit(settings, topics, bag.start, arms.dense.proprio_range)
+        ranges = read_ranges(Path(settings.model.checkpoint), arms.dense.normalization)
+        self.audit = Audit(settings, topics, bag.start, ranges, arms.dense.unnorm_key)
         own = settings.pruning if settings.pruning_enabled else None
         same = [name for name, config in arms.configs.items() if config == own]
         self.outcome = Outcome(Recorded(same[0] if same else ""))
         self._warm = ""
 
-    def run(
-        self, spool: Spool, start: float, duration: float, each: Callable[[Moment, Observation], None], quiet: bool
-    ) -> Outcome:
-        """Fill `spool`. `start` and `duration`: seconds of the bag; 0 is all of it. `each` sees every moment."""
+    def run(self, spool: Spool, start: float, duration: float, sink: Sink, quiet: bool) -> Outcome:
+        """Fill `spool` and `sink`. `start` and `duration`: seconds of the bag; 0 is all of it."""
         begin = self._bag.start + round(start * NANOSECONDS)
         end = begin + round(duration * NANOSECONDS) if duration else self._bag.end
         form = "{desc}: {percentage:3.0f}% |{bar}| {n:.1f}/{total:.1f} s of the bag [{elapsed}<{remaining}]{postfix}"
@@ -121,10 +135,11 @@ class Replay:
         with tqdm(total=total, desc="replay", bar_format=form, disable=quiet) as bar:
             try:
                 for seen in self._observations(begin, end, bar):
-                    self._on_seen(seen, spool, each)
+                    self._on_seen(seen, spool, sink)
             except KeyboardInterrupt:
                 self.outcome.interrupted = True
-        self.outcome.until = min(bar.n if not quiet else total, total)
+        if not self.outcome.interrupted:
+            self.outcome.until = total
         return self.outcome
 
     def _observations(self, begin: int, end: int, bar: tqdm) -> Iterator[Seen]:
@@ -132,8 +147,9 @@ class Replay:
         if self._settings.inputs.proprio == "end_effector":
             low, high = self._arms.dense.proprio_range
             near = ((low + high) / 2)[AXIS_ANGLE]
-        ingest = Ingest(self._settings, self._topics, near, self.audit, self._instruction)
-        wanted = self._schedule.due if self._settings.continuous else lambda stamp: True
+        located = any(config is not None and config.history_motion == "tf" for config in self._arms.configs.values())
+        ingest = Ingest(self._settings, self._topics, near, self.audit, self._instruction, located)
+        wanted = self._schedule.wanted if self._settings.continuous else lambda stamp: True
         return ingest.observations(self._messages(end, bar), wanted, begin)
 
     def _messages(self, end: int, bar: tqdm) -> Iterator[BagMessage]:
@@ -142,7 +158,7 @@ class Replay:
         for message in self._bag.messages(self._topics.all() | ({chunks} if chunks else set())):
             if message.time > end:
                 return
-            elapsed = (message.time - self._bag.start) / NANOSECONDS
+            elapsed = self.outcome.until = (message.time - self._bag.start) / NANOSECONDS
             if elapsed > bar.n + 0.1:
                 bar.update(elapsed - bar.n)
             if message.topic == chunks:
@@ -151,18 +167,18 @@ class Replay:
             else:
                 yield message
 
-    def _on_seen(self, seen: Seen, spool: Spool, each: Callable[[Moment, Observation], None]) -> None:
+    def _on_seen(self, seen: Seen, spool: Spool, sink: Sink) -> None:
         time = (seen.time - self._bag.start) / NANOSECONDS
         self.audit.on_seen(seen, time)
         if seen.sensed is None:
             return
         sensed = seen.sensed
         observation = Observation(
-            sensed.views, sensed.proprio, seen.instruction, sensed.stamp / NANOSECONDS, sensed.twist
+            sensed.views, sensed.proprio, seen.instruction, sensed.stamp / NANOSECONDS, sensed.twist, sensed.cameras
         )
         try:
             if not self._schedule.due(sensed.stamp):
-                self._arms.observe(observation)
+                self._on_undue(observation, sensed.stamp, sink)
                 return
             if self._warm != seen.instruction:
                 self._arms.warm_up(seen.instruction)
@@ -194,9 +210,18 @@ class Replay:
             frames={name: _picture(frame, self._arms.dense.image_size) for name, frame in sensed.views.items()},
         )
         spool.add(moment)
-        each(moment, observation)
+        sink.add(moment, observation)
+
+    def _on_undue(self, observation: Observation, stamp: int, sink: Sink) -> None:
+        """An observation that the arms do not infer on."""
+        if not self._settings.continuous:
+            self._arms.observe(observation)
+        if self._schedule.is_next(stamp) and self._warm == observation.instruction:
+            sink.add_next(stamp, self._arms.dense.act(observation).actions)
 
     def _fail(self, stamp: int, time: float, error: str, trace: str = "") -> None:
+        if len(self.outcome.failures) >= TRACED:
+            trace = ""
         self.outcome.failures.append(
             {"stamp": stamp, "time": round(time, 4), "error": " ".join(error.split()), "traceback": trace}
         )

@@ -10,12 +10,14 @@ import json
 import pickle
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import plotly.graph_objects as go
 import yaml
+from numpy.typing import NDArray
 
 from specprune_ros.errors import UserError
 from specprune_ros.openvla.digest import digest
@@ -26,6 +28,8 @@ from specprune_ros.replay.arms import DENSE
 from specprune_ros.replay.differences import ChunkSpace
 from specprune_ros.replay.measurements import Measurements
 from specprune_ros.replay.moment import Moment
+from specprune_ros.replay.options import Options
+from specprune_ros.replay.settings import Settings
 from specprune_ros.replay.summary import FEW, summarize, within_noise
 
 if TYPE_CHECKING:
@@ -42,6 +46,7 @@ INTEGERS = {
     "refresh_interval": (0, 20),
 }
 NUMBERS_BETWEEN = {"fine_factor": (1.0, 2.5), "translation_threshold": (0.0, 0.3)}
+START = "start"  # user attribute of the trials that a search begins with
 MISSING = "--suggest needs Optuna; pip install optuna"
 
 
@@ -52,6 +57,7 @@ class Seen:
     bag: int
     moment: Moment
     observation: Observation
+    following: tuple[int, NDArray[np.float64]] | None = None  # of `Sink.add_next`
 
 
 class Observations:
@@ -59,15 +65,27 @@ class Observations:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.bag = 0  # that is being replayed
         self.bags: list[int] = []  # of each observation
         self._file = path.open("wb")
+        self._last: Seen | None = None
 
-    def add(self, bag: int, moment: Moment, observation: Observation) -> None:
-        pickle.dump(Seen(bag, replace(moment, frames={}), observation), self._file, pickle.HIGHEST_PROTOCOL)
-        self.bags.append(bag)
+    def add(self, moment: Moment, observation: Observation) -> None:
+        self._flush()
+        self._last = Seen(self.bag, replace(moment, frames={}), observation)
+        self.bags.append(self.bag)
+
+    def add_next(self, stamp: int, actions: NDArray[np.float64]) -> None:
+        if self._last is not None:
+            self._last = replace(self._last, following=(stamp, actions))
 
     def close(self) -> None:
+        self._flush()
         self._file.close()
+
+    def _flush(self) -> None:
+        if self._last is not None:
+            pickle.dump(self._last, self._file, pickle.HIGHEST_PROTOCOL)
 
     def parts(self) -> tuple[range, range]:
         """Places of what is searched on, and of what judges: the last bag, or the end of the only one."""
@@ -112,6 +130,8 @@ class Search:
                 bag = seen.bag
             chunks = {DENSE: seen.moment.chunks[DENSE], TRIAL: policy.act(seen.observation)}
             found.add(replace(seen.moment, chunks=chunks))
+            if seen.following is not None:
+                found.add_next(*seen.following)
         report = summarize(found)
         arm, floor = report["arms"][TRIAL], report["noise_floor"]
         apart = arm["from_dense_over_shared_steps"]
@@ -139,16 +159,18 @@ def open_study(folder: Path, identity: Sequence[Any], seed: int) -> "optuna.Stud
     except ImportError:
         raise UserError(MISSING) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    name = hashlib.sha256(json.dumps([*identity, seed]).encode()).hexdigest()[:16]
+    name = hashlib.sha256(json.dumps([*identity, seed], default=str).encode()).hexdigest()[:16]
     study = optuna.create_study(
         storage=f"sqlite:///{folder / STORAGE}", study_name=name, directions=["minimize"] * 2, load_if_exists=True
     )
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
-    if not study.trials:
-        for preset in PRESETS:
+    alive = optuna.trial.TrialState.WAITING, optuna.trial.TrialState.COMPLETE
+    begun = {trial.user_attrs.get(START) for trial in study.trials if trial.state in alive}
+    for preset in PRESETS:  # also one whose trial was interrupted
+        if preset not in begun:
             config = PruningConfig.from_preset(preset)
             own = {name: getattr(config, name) for name in (*INTEGERS, *NUMBERS_BETWEEN)}
-            study.enqueue_trial({"preset": preset, **own})
+            study.enqueue_trial({"preset": preset, **own}, user_attrs={START: preset})
     return study
 
 
@@ -165,8 +187,7 @@ def search(study: "optuna.Study", runs: Search, trials: int, minutes: float, qui
         return found["error"], found["flop_share"]
 
     if trials > done:
-        timeout = 60 * minutes or None
-        study.optimize(objective, n_trials=trials - done, timeout=timeout, show_progress_bar=not quiet)
+        study.optimize(objective, n_trials=trials - done, timeout=60 * minutes or None, show_progress_bar=not quiet)
 
 
 def conclude(study: "optuna.Study", runs: Search, folder: Path) -> dict[str, Any]:
@@ -205,9 +226,21 @@ def sentence(result: dict[str, Any]) -> str:
     )
 
 
-def identity(bags: Sequence[Path], checkpoint: Path, every: int, rate: float) -> list[Any]:
-    """What an earlier search must have in common to be continued."""
-    return [[str(bag) for bag in bags], digest(checkpoint), every, rate]
+def identity(options: Options, node: Settings) -> list[Any]:
+    """What an earlier search must have in common to be continued: the same observations and dense chunks."""
+    asked = options.every, options.rate, options.start, options.duration, options.instruction
+    configs = (node.model, node.inputs, node.controller, node.pruning)
+    settings = [asdict(config) for config in configs]
+    for own in settings:
+        own.pop("checkpoint", None)  # the digest says more
+    bags = [[str(bag), _size(bag)] for bag in (options.bag, *options.more_bags)]
+    return [bags, digest(Path(node.model.checkpoint)), asked, settings, node.node.instruction, options.names.rules]
+
+
+def _size(bag: Path) -> int:
+    """Bytes of its files: a bag that was recorded again is another one."""
+    files = [bag] if bag.is_file() else sorted(path for path in bag.iterdir() if path.is_file())
+    return sum(path.stat().st_size for path in files)
 
 
 def _finished(study: "optuna.Study") -> list[Any]:

@@ -7,10 +7,12 @@ from specprune_ros.recording.definitions import CHUNK
 from specprune_ros.replay.bag import Bag, BagError
 from specprune_ros.replay.names import Names
 from specprune_ros.replay.settings import Settings
+from specprune_ros.sensing.camera_check import info_topic
 from specprune_ros.sensing.config import image_input
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 JOINTS, TF = "sensor_msgs/msg/JointState", "tf2_msgs/msg/TFMessage"
+CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 STRING, CLOCK_TYPE = "std_msgs/msg/String", "rosgraph_msgs/msg/Clock"
 SUFFIX = "/compressed"  # what image_transport appends
 
@@ -20,6 +22,7 @@ class Topics:
     """Full names. Those that a bag need not have are "" where it has not."""
 
     images: dict[str, str]  # camera -> topic
+    infos: dict[str, str]  # camera -> topic of its calibration, of those that have one
     joints: str
     tf: tuple[str, ...]
     tf_static: tuple[str, ...]
@@ -28,7 +31,8 @@ class Topics:
     chunks: str  # of the recorded node
 
     def all(self) -> set[str]:
-        names = (*self.images.values(), self.joints, *self.tf, *self.tf_static, self.instruction, self.clock)
+        cameras = (*self.images.values(), *self.infos.values())
+        names = (*cameras, self.joints, *self.tf, *self.tf_static, self.instruction, self.clock)
         return {name for name in names if name}
 
 
@@ -42,8 +46,11 @@ def find_topics(bag: Bag, settings: Settings, names: Names) -> Topics:
     tf, tf_static = (_present(bag, names.resolve(name), TF) for name in ("/tf", "/tf_static"))
     if inputs.proprio == "end_effector" and not (tf or tf_static):
         raise _missing(bag, "transforms", names.resolve("/tf"), (TF,), "/tf")
+    images = {camera: _image_topic(bag, settings, names, camera) for camera in inputs.cameras}
+    infos = {camera: _present(bag, info_topic(topic), CAMERA_INFO) for camera, topic in images.items()}
     return Topics(
-        images={camera: _image_topic(bag, settings, names, camera) for camera in inputs.cameras},
+        images=images,
+        infos={camera: topic for camera, topic in infos.items() if topic},
         joints=joints if needs_joints else "",
         tf=tuple(filter(None, [tf])),
         tf_static=tuple(filter(None, [tf_static])),

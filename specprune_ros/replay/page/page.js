@@ -121,7 +121,9 @@ function start() {
   for (const name of Object.keys(data.moments[0].arms)) byId("arm").add(new Option(name, name));
   byId("arm").value = data.chosen;
   for (const [id, figure] of Object.entries(figures)) {
-    Plotly.newPlot(id, figure.data, figure.layout, {responsive: true, displaylogo: false});
+    // The small plot beside the pictures has no room for buttons.
+    const bar = id === "path" ? false : "hover";
+    Plotly.newPlot(id, figure.data, figure.layout, {responsive: true, displaylogo: false, displayModeBar: bar});
     if (data.timed.includes(id)) byId(id).on("plotly_click", (event) => show(nearest(event.points[0].x)));
   }
   byId("slider").max = data.moments.length - 1;
