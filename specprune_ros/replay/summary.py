@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from specprune_ros.pruning.config import PRESETS
 from specprune_ros.replay.arms import DENSE, NODE
 from specprune_ros.replay.differences import Differences
 from specprune_ros.replay.finding import Finding
@@ -196,7 +197,9 @@ def _milliseconds(value: float) -> str:
 
 
 def _setting(arm: str) -> str:
-    return "what the node has now" if arm == NODE else f"pruning.preset {arm}"
+    if arm == NODE:
+        return "what the node has now"
+    return f"pruning.preset {arm}" if arm in PRESETS else f"the constants of {arm}"
 
 
 def machine(device: str) -> dict[str, Any]:
