@@ -75,7 +75,7 @@ def test_unknown_overrides_are_named(open_inputs, override):
 
 
 @pytest.mark.parametrize("early", [True, False], ids=["latched, before the node", "volatile, after it"])
-def test_static_transforms_are_heard_from_both_kinds_of_publishers(early):
+def test_static_transforms_are_heard_from_both_kinds_of_publishers(early, capfd):
     context = rclpy.Context()
     context.init()
     driver, node = Node("driver", context=context), Node("policy", context=context)
@@ -98,6 +98,7 @@ def test_static_transforms_are_heard_from_both_kinds_of_publishers(early):
                 found = transforms.lookup("base", "hand", None)
         assert found is not None and found.stamp is None  # static: it never gets old
         assert found.pose.position[0] == 0.5
+        assert "incompatible QoS" not in capfd.readouterr().err  # as rclpy says of the other subscription
         transforms.destroy()
     finally:
         driver.destroy_node()

@@ -39,7 +39,7 @@ from specprune_ros.nodes.parameters.pruning import check_preset, declare_pruning
 from specprune_ros.nodes.reporting.diagnostics import ERROR, OK, Diagnostics, Status
 from specprune_ros.nodes.run_policy import RunPolicyServer
 from specprune_ros.nodes.session import Session
-from specprune_ros.nodes.subscribing import LATCHED, VOLATILE
+from specprune_ros.nodes.subscribing import LATCHED, SILENT, VOLATILE
 from specprune_ros.pruning.config import PruningConfig
 
 SWITCH_INTERVAL = 0.0005  # seconds; a busy Python thread then delays callbacks by 1 ms instead of 6
@@ -70,7 +70,7 @@ class PolicyNode(LifecycleNode):
             changed=self._on_changed,
             expand=expand_preset,
         )
-        self.create_subscription(String, "~/instruction", self._on_instruction, LATCHED)
+        self.create_subscription(String, "~/instruction", self._on_instruction, LATCHED, event_callbacks=SILENT)
         # Most tools publish volatile, which a latched subscription does not hear; those it hears come twice.
         self.create_subscription(String, "~/instruction", self._on_instruction, VOLATILE)
         self.create_service(SetBool, "~/enable", self._on_enable)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any
 
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
@@ -16,6 +17,8 @@ from specprune_ros.errors import ConfigError
 
 VOLATILE = QoSProfile(depth=10)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)  # the last message waits for late listeners
+# For the latched one of two subscriptions: rclpy would warn of publishers that the volatile one hears.
+SILENT = SubscriptionEventCallbacks(use_default_callbacks=False)
 
 
 def subscribe(node: Node, kind: type, topic: str, callback: Callable[[Any], None], default: QoSProfile) -> Subscription:

@@ -13,6 +13,7 @@ from tf2_msgs.msg import TFMessage
 
 from specprune_ros.errors import ObservationError
 from specprune_ros.nodes.stamps import to_stamp
+from specprune_ros.nodes.subscribing import SILENT
 from specprune_ros.pose import Pose
 from specprune_ros.sensing.end_effector import StampedPose, Transforms
 from specprune_ros.sensing.stamps import from_stamp, stamp_or_arrival
@@ -41,7 +42,9 @@ class TransformSubscriptions:
         self._node, self._add = node, add
         self._subscriptions = [
             node.create_subscription(TFMessage, "/tf", partial(self._on_tf, False), TF_QOS),
-            node.create_subscription(TFMessage, "/tf_static", partial(self._on_tf, True), TF_STATIC_QOS),
+            node.create_subscription(
+                TFMessage, "/tf_static", partial(self._on_tf, True), TF_STATIC_QOS, event_callbacks=SILENT
+            ),
             # Of a publisher that is not latched at least what comes from now on.
             node.create_subscription(TFMessage, "/tf_static", partial(self._on_tf, True), TF_QOS),
         ]
