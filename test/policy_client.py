@@ -25,7 +25,7 @@ from tf2_msgs.msg import TFMessage
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "test" / "data" / "tiny_oft"
-GOLDEN = np.load(CHECKPOINT / "golden.npz")
+GOLDEN = dict(np.load(CHECKPOINT / "golden.npz"))  # read at once: forked processes would share the open file's position
 INSTRUCTION = str(GOLDEN["instruction"])
 FINGERS = ("panda_finger_joint1", "panda_finger_joint2")
 PARAMETERS = {

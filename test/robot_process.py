@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from policy_client import ROOT, PolicyClient
@@ -114,6 +115,8 @@ def serve():
         else:
             try:
                 KINDS[line.strip()]()
+            except BaseException:
+                traceback.print_exc()  # os._exit would end it silently
             finally:
                 os._exit(0)
 
