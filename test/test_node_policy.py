@@ -20,6 +20,7 @@ from std_msgs.msg import String
 
 pytestmark = pytest.mark.ros
 
+STEP = 0.2  # seconds; chunks of 8 steps last longer than an inference on a busy machine
 EVERYTHING = {"primary", "wrist", "joints", "TF"}
 
 
@@ -34,7 +35,7 @@ def context():
 @pytest.fixture(scope="module")
 def node(context):
     """A dense node, configured and activated after every mistake one can make. Module-wide: starting takes seconds."""
-    process = start_policy(**{"pruning.enabled": False})
+    process = start_policy(**{"pruning.enabled": False, "controller.step_duration": STEP})
     try:
         client = PolicyClient(context, process)
         bring_up(client)
@@ -108,7 +109,7 @@ def test_chunk_equals_the_policy(running):
     assert np.abs(actions - GOLDEN["actions"]).max() < 5e-4
     assert chunk.header.frame_id == "world" and chunk.action_space == "delta_end_effector"
     assert chunk.names == list(policy.action_names) and chunk.units == list(policy.action_units)
-    assert (chunk.dt.sec, chunk.dt.nanosec) == (0, 50_000_000)
+    assert (chunk.dt.sec, chunk.dt.nanosec) == (0, round(STEP * 1e9))
     assert chunk.instruction == INSTRUCTION and chunk.unnorm_key == policy.unnorm_key and chunk.mode == "off"
     assert not chunk.execute
 
@@ -170,12 +171,12 @@ def test_status_is_one_line_for_people(running):
 
 
 def test_slow_inferences_and_holds_are_counted(running):
-    """Chunks of 8 steps last 0.4 s; simulated here by images that are old when they come."""
+    """Simulated here by images that are old when they come: older than a chunk lasts."""
     assert running.enable().success
     running.wait(lambda: running.statuses()["motion"][1].startswith("moving"), "motion")
     misses = int(running.values("inference")["deadline misses"])
     assert running.set(inputs__max_age=5.0) == ""
-    running.offset = -0.5
+    running.offset = -9 * STEP
     running.wait(lambda: int(running.values("inference")["deadline misses"]) > misses, "deadline misses")
     assert running.set(inputs__max_age=PARAMETERS["inputs.max_age"]) == ""
     running.missing = EVERYTHING
