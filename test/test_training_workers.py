@@ -59,7 +59,10 @@ def test_a_killed_process_is_told_and_not_waited_for():
 
 
 @pytest.mark.parametrize("ending", ["failure", "interruption"])
-def test_what_ends_early_leaves_no_process(ending):
+def test_what_ends_early_leaves_no_process(ending, request):
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever tests before left
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, handler))
+
     def done(job, _):
         if ending == "failure":
             raise OSError("disk full")
