@@ -45,7 +45,7 @@ PATIENCE = 180.0
 START_PATIENCE = 300.0  # the same for a process that has to import and load first
 
 
-def start_policy(namespace="", module="specprune_ros.nodes.policy_node", params_file=None, **parameters):
+def start_policy(namespace="", module="specprune_ros.nodes.policy_node", params_file=None, anew=False, **parameters):
     """The node, or another module with its parameters, in a process of its own. None leaves a parameter out."""
     arguments = ["--params-file", str(params_file)] if params_file else []
     for name, value in {**PARAMETERS, **parameters}.items():
@@ -55,7 +55,7 @@ def start_policy(namespace="", module="specprune_ros.nodes.policy_node", params_
         arguments += ["-p", f"{name}:={text}"]
     if namespace:
         arguments += ["-r", f"__ns:={namespace}"]
-    return start_node(module, arguments)
+    return start_node(module, arguments, anew)
 
 
 def stop(process):

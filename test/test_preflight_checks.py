@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every preflight check, with inputs that pass it and one thing wrong that it must notice."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -245,7 +247,7 @@ def test_listening_looks_at_every_new_set_of_images(open_bench, monkeypatch):
 
     class Spin:
         def add_node(self, node):
-            assert node is bench.node
+            assert node is of_bench
 
         def spin_once(self, timeout_sec):
             assert 0 < timeout_sec <= 0.2
@@ -253,11 +255,12 @@ def test_listening_looks_at_every_new_set_of_images(open_bench, monkeypatch):
 
     monkeypatch.setattr(preflight, "SingleThreadedExecutor", Spin)
     bench.see()
+    of_bench = SimpleNamespace(session=bench.session, get_clock=bench.node.get_clock)
     interruption = type("Never", (), {"requested": False})()
-    bench.until(lambda: preflight.listen(bench.node, bench.session, interruption) or len(seen) > 3)
+    bench.until(lambda: preflight.listen([of_bench], interruption) or len(seen) > 3)
     assert seen[0] is None and seen[2] is not None and len(set(seen)) > 1
     interruption.requested, count_before = True, len(seen)
-    preflight.listen(bench.node, bench.session, interruption)
+    preflight.listen([of_bench], interruption)
     assert len(seen) == count_before
 
 

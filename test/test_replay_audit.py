@@ -177,7 +177,7 @@ def two_keys(folder, change):
     statistics = json.loads((CHECKPOINT / "dataset_statistics.json").read_text())
     other = copy.deepcopy(statistics["libero_spatial_no_noops"])
     change(other)
-    statistics["libero_other_no_noops"] = other
+    statistics["libero_goal_no_noops"] = other
     (checkpoint / "dataset_statistics.json").write_text(json.dumps(statistics))
     return checkpoint
 
@@ -197,10 +197,10 @@ def test_a_wrong_key_is_found_and_the_right_one_named(tmp_path, change):
     maker = BagMaker(IMAGES)
     words = ["--checkpoint", str(two_keys(tmp_path, change)), "-p"]
     bag = maker.write(tmp_path / "bag")
-    found = findings(bag, tmp_path, *words, "model.unnorm_key:=libero_other_no_noops")
+    found = findings(bag, tmp_path, *words, "model.unnorm_key:=libero_goal_no_noops")
     assert set(found) == {"wrong_unnorm_key"}
     assert (
-        "unnorm_key is libero_other_no_noops, but the statistics of libero_spatial_no_noops fit"
+        "unnorm_key is libero_goal_no_noops, but the statistics of libero_spatial_no_noops fit"
         in found["wrong_unnorm_key"]
     )
     assert ("proprio[0]" if change is elsewhere else "times as far in a step") in found["wrong_unnorm_key"]

@@ -14,7 +14,7 @@ from specprune_ros.replay.moment import Spool
 from specprune_ros.replay.options import parse
 
 IMAGES = 60
-BLOCKS = 10  # of Python's allocator for each moment; one that is kept has hundreds
+BLOCKS = 100  # of Python's allocator for each moment; one that is kept has hundreds
 GROWTH = 12 << 20  # bytes of the process, whose allocators keep a little; the frames of these moments are 16 MB
 
 

@@ -40,7 +40,7 @@ def bag(tmp_path_factory, seen_live):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(FOLDER, str(seen_live))
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-        process = start_policy(module="observed_policy", **own)
+        process = start_policy(module="observed_policy", anew=True, **own)
     client = PolicyClient(context, process)
     try:
         with BagWriter(path, latched=("/tf_static", f"{NODE}/instruction")) as writer:

@@ -79,7 +79,7 @@ def test_minutes_end_a_search(bag, tmp_path, monkeypatch):
         return measure(self, config, places)
 
     monkeypatch.setattr(suggest.Search, "measure", slow)
-    found = searched(bag, tmp_path / "out", 50, arguments=["--minutes", "0.001", "--every", "2"])
+    found = searched(bag, tmp_path / "out", 50, arguments=["--minutes", "0.001"])
     assert 1 <= len(found["trials"]) < 3 and calls
 
 
@@ -127,10 +127,10 @@ def test_an_interrupted_search_goes_on(bag, tmp_path, monkeypatch):
         return measure(self, config, places)
 
     monkeypatch.setattr(suggest.Search, "measure", interrupted)
-    assert searched(bag, tmp_path / "out", 3, arguments=["--every", "2"], code=130) is None
+    assert searched(bag, tmp_path / "out", 3, code=130) is None
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [suggest.STORAGE]
     monkeypatch.undo()
     monkeypatch.setattr(suggest, "FEW", 4)
-    found = searched(bag, tmp_path / "out", 3, arguments=["--every", "2"])
+    found = searched(bag, tmp_path / "out", 3)
     assert len(found["trials"]) == 3
     assert [trial["values"]["preset"] for trial in found["trials"]] == ["paper", "careful", "fast"]

@@ -31,8 +31,9 @@ def trainer(tmp_path_factory):
     return trainer
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 0.05)])
 def test_the_policy_acts_as_the_trained_model_does(trainer, tmp_path, dtype, tolerance):
+    """But for a pixel here and there: training resizes by torch, the policy by products, within 1 of 255."""
     folder = tmp_path / "checkpoint"
     export(trainer.model, trainer._tokenizer, trainer._statistics, folder, trainer.step, dtype)
     policy = Policy.from_checkpoint(folder)
