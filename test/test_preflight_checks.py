@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every preflight check, with inputs that pass it and one thing wrong that it must notice."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -255,7 +253,7 @@ def test_listening_looks_at_every_new_set_of_images(open_bench, monkeypatch):
 
     monkeypatch.setattr(preflight, "SingleThreadedExecutor", Spin)
     bench.see()
-    of_bench = SimpleNamespace(session=bench.session, get_clock=bench.node.get_clock)
+    of_bench = type("Node", (), {"session": bench.session, "get_clock": bench.node.get_clock})()
     interruption = type("Never", (), {"requested": False})()
     bench.until(lambda: preflight.listen([of_bench], interruption) or len(seen) > 3)
     assert seen[0] is None and seen[2] is not None and len(set(seen)) > 1
