@@ -153,7 +153,7 @@ def replayed(bag, folder, *arguments):
 
 def test_a_mirrored_camera_is_named(tmp_path):
     bag = sample_bag.copy(tmp_path / "bag", mirrored("primary"))
-    (told,) = replayed(bag, tmp_path)["mirrored_image"]
+    (told,) = replayed(bag, tmp_path, "--every", "1")["mirrored_image"]
     assert "the view primary on /libero_sim/primary/image/compressed are mirrored" in told
     assert "up from below" in told and "turns them back" in told
 
@@ -195,7 +195,7 @@ def slower(entry):
 @pytest.mark.parametrize("change", [elsewhere, slower])
 def test_a_wrong_key_is_found_and_the_right_one_named(tmp_path, change):
     maker = BagMaker(IMAGES)
-    words = ["--checkpoint", str(two_keys(tmp_path, change)), "-p"]
+    words = ["--every", "2", "--checkpoint", str(two_keys(tmp_path, change)), "-p"]
     bag = maker.write(tmp_path / "bag")
     found = findings(bag, tmp_path, *words, "model.unnorm_key:=libero_goal_no_noops")
     assert set(found) == {"wrong_unnorm_key"}
