@@ -88,7 +88,7 @@ def tick_until_done(tree: py_trees.trees.BehaviourTree, node: Node) -> Status:
             while time.monotonic() < until:
                 rclpy.spin_once(node, timeout_sec=0.05)
     except KeyboardInterrupt:
-        tree.interrupt()
+        tree.root.stop(Status.INVALID)  # `interrupt` only ends a loop of py_trees' own
         rclpy.spin_once(node, timeout_sec=PATIENCE)  # the answer to the cancel
         return Status.FAILURE
 

@@ -510,7 +510,7 @@ def test_a_tree_that_is_interrupted_cancels_its_goal(bench):
     tree = Tree(b, ["pick up the cup"])
     tree.tick(4)
     assert b.speeds()[-1] > 0
-    tree.tree.interrupt()
+    tree.tree.root.stop(type(tree.tree.root.status).INVALID)
     b.spin_until(lambda: not b.session._motion.enabled)
     assert b.speeds()[-1] == 0
 
