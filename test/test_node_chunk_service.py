@@ -6,9 +6,7 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
-from session_bench import SessionBench
+from client_bench import ClientBench
 from specprune_ros.srv import GetActionChunk
 
 from specprune_ros.control.command import Hold
@@ -16,30 +14,13 @@ from specprune_ros.control.command import Hold
 pytestmark = pytest.mark.ros
 
 
-class ServiceBench(SessionBench):
-    """With a client; `spin` lets messages through without time passing."""
+class ServiceBench(ClientBench):
+    """With a client of the service."""
 
     def __init__(self, monkeypatch, **parameters):
-        super().__init__(monkeypatch, **parameters)
-        self.other = rclpy.create_node("planner", context=self.context, namespace=self.node.get_namespace())
-        self.executor = SingleThreadedExecutor(context=self.context)
-        self.executor.add_node(self.node)
-        self.executor.add_node(self.other)
-        self.session._timer.cancel()  # ticks come by hand
+        super().__init__(monkeypatch, "planner", **parameters)
         self.client = self.other.create_client(GetActionChunk, "specprune_policy/get_action_chunk")
         self.spin_until(self.client.service_is_ready)
-
-    def close(self):
-        self.other.destroy_node()
-        super().close()
-        self.executor.shutdown()
-
-    def spin_until(self, condition):
-        def spun():
-            self.executor.spin_once(timeout_sec=0.01)
-            return condition()
-
-        self.until(spun)
 
     def ask(self, **request):
         """A request that waits for its chunk, or has its answer."""

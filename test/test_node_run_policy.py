@@ -12,11 +12,11 @@ pytest.importorskip("rclpy")
 
 import rclpy
 from action_msgs.msg import GoalStatus
+from client_bench import ClientBench
 from geometry_msgs.msg import Twist
 from policy_client import INSTRUCTION, ROOT, START_PATIENCE, PolicyClient, start_policy, stop
 from rclpy.action import ActionClient
-from rclpy.executors import SingleThreadedExecutor
-from session_bench import SECOND, SessionBench
+from session_bench import SECOND
 from specprune_ros.action import RunPolicy
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool
@@ -28,16 +28,11 @@ pytestmark = pytest.mark.ros
 Result = RunPolicy.Result
 
 
-class ActionBench(SessionBench):
-    """A SessionBench with an action client; `spin` lets messages through without time passing."""
+class ActionBench(ClientBench):
+    """With an action client."""
 
     def __init__(self, monkeypatch, **parameters):
-        super().__init__(monkeypatch, **parameters)
-        self.other = rclpy.create_node("behaviour_tree", context=self.context, namespace=self.node.get_namespace())
-        self.executor = SingleThreadedExecutor(context=self.context)
-        self.executor.add_node(self.node)
-        self.executor.add_node(self.other)
-        self.session._timer.cancel()  # ticks come by hand
+        super().__init__(monkeypatch, "behaviour_tree", **parameters)
         self.client = ActionClient(self.other, RunPolicy, "specprune_policy/run_policy")
         self.feedback = []
         self.spin_until(self.client.server_is_ready)
@@ -46,16 +41,7 @@ class ActionBench(SessionBench):
         self.node.runs.end(Outcome.DEACTIVATED, "the test is over")
         for _ in range(10):
             self.executor.spin_once(timeout_sec=0.0)
-        self.other.destroy_node()
         super().close()
-        self.executor.shutdown()
-
-    def spin_until(self, condition):
-        def spun():
-            self.executor.spin_once(timeout_sec=0.01)
-            return condition()
-
-        self.until(spun)
 
     def send(self, **goal):
         future = self.client.send_goal_async(
