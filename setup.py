@@ -38,7 +38,7 @@ class BuildWithInterfaces(build):
         super().run()
         stage = Path(self.build_temp).resolve() / "stage"
         shutil.rmtree(stage, ignore_errors=True)
-        self.cmake(Path(self.build_temp).resolve() / "cmake", stage)
+        self.cmake(Path(self.build_temp, "cmake").resolve(), stage)
 
         for packages in [*stage.glob("lib/python3*/site-packages"), *stage.glob("**/dist-packages")]:
             shutil.copytree(packages / "specprune_ros", Path(self.build_lib, "specprune_ros"), dirs_exist_ok=True)
