@@ -14,12 +14,16 @@ pytest.importorskip("rclpy")
 
 import rclpy
 from geometry_msgs.msg import TransformStamped, TwistStamped
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecyclePublisher, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 from session_bench import CARTESIAN, FakePolicy
+from specprune_ros.srv import GetActionChunk
+from std_srvs.srv import SetBool
 from tf2_msgs.msg import TFMessage
 
+from specprune_ros.control.takeover import InCharge
 from specprune_ros.nodes.arms_process import ArmsProcess, ArmThread
 from specprune_ros.nodes.model import SharedModel
 from specprune_ros.nodes.policy_node import PolicyNode
@@ -108,6 +112,9 @@ class Arms:
             publish(publisher, message)
 
         monkeypatch.setattr(LifecyclePublisher, "publish", record)
+        self.client = rclpy.create_node("client", context=self.context, namespace=f"arms_{next(COUNT)}")
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.client)
         for arm in (self.left, self.right):
             arm.control.thread.start()
         for arm in (self.left, self.right):
@@ -119,7 +126,26 @@ class Arms:
             assert time.monotonic() < deadline, what
             self.left.feed()
             self.right.feed()
-            time.sleep(0.02)
+            self.executor.spin_once(timeout_sec=0.02)
+
+    def call(self, arm, kind, name, **request):
+        """A service of the arm's node, called from a node of its own."""
+        client = self.client.create_client(kind, f"{arm.node.get_fully_qualified_name()}/{name}")
+        self.wait(client.service_is_ready, name)
+        answer = client.call_async(kind.Request(**request))
+        self.wait(answer.done, name)
+        return answer.result()
+
+    def wait_for_inferences(self, count):
+        """Until each arm had so many more."""
+        before = [len(policy_of(arm).observations) for arm in (self.left, self.right)]
+        self.wait(
+            lambda: all(
+                len(policy_of(arm).observations) >= had + count
+                for arm, had in zip((self.left, self.right), before, strict=True)
+            ),
+            f"{count} inferences",
+        )
 
     def start_moving(self):
         for arm in (self.left, self.right):
@@ -131,6 +157,8 @@ class Arms:
         for arm in (self.left, self.right):
             arm.control.thread.join(PATIENCE)
             arm.node.destroy_node()
+        self.executor.shutdown()
+        self.client.destroy_node()
         self.context.shutdown()
 
 
@@ -190,6 +218,36 @@ def test_control_thread_that_hangs_delays_no_hold_of_the_other(arms):
     arms.wait(lambda: arms.left.control.hangs and not arms.right.control.hangs, "the hang is noticed")
     go.set()
     arms.left.node.destroy_timer(timer)
+
+
+def test_a_person_takes_over_one_arm_and_the_other_goes_on(arms):
+    arms.start_moving()
+    assert arms.call(arms.left, SetBool, "takeover", data=True).success
+    assert arms.left.holds()
+    left, right = len(arms.left.speeds), len(arms.right.speeds)
+    arms.wait_for_inferences(4)
+    arms.wait(lambda: sum(speed > 0 for speed in arms.right.speeds[right:]) > 10, "the right arm moves")
+    assert len(arms.left.speeds) == left  # it is the person's
+    assert (arms.left.session.in_charge, arms.right.session.in_charge) == (InCharge.PERSON, InCharge.POLICY)
+    assert arms.call(arms.left, SetBool, "takeover", data=False).success
+    arms.wait(lambda: len(arms.left.speeds) > left and arms.left.moves() and arms.right.moves(), "both move")
+
+
+def test_one_arms_chunk_is_asked_for_while_the_other_moves(arms):
+    policy_of(arms.left).actions = np.tile([0.1, 0, 0, 0, 0, 0, 1.0], (8, 1))
+    assert arms.right.session.enable(True).success
+    arms.wait(arms.right.moves, "the right arm moves")
+    right = len(arms.right.speeds)
+    answer = arms.call(arms.left, GetActionChunk, "get_action_chunk", instruction="fold the towel", timeout=PATIENCE)
+    assert answer.success, answer.message
+    assert answer.chunk.instruction == "fold the towel" and answer.chunk.actions[0] == 0.1
+    assert not answer.chunk.execute and not arms.left.speeds
+    arms.wait(lambda: any(speed > 0 for speed in arms.right.speeds[right:]), "the right arm moves")
+    assert arms.right.session.policy.observations[-1].instruction == "go right"
+    policy_of(arms.left).error = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    answer = arms.call(arms.left, GetActionChunk, "get_action_chunk", timeout=0.5)
+    assert not answer.success and "mat1 and mat2" in answer.message
+    arms.wait(arms.right.moves, "the right arm still moves")
 
 
 def test_deactivated_and_cleaned_up_beside_one_that_moves(arms):
