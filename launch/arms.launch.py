@@ -12,12 +12,12 @@ files' value as it is. After a crash or a hang all are started again, with motio
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable, Shutdown
-from launch.events.process import ProcessExited
-from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
-from launch_ros.substitutions import FindPackageShare
+
+from specprune_ros.processes.launching import RESPAWN_DELAY, ending, fast_dds
 
 # Launch argument, the parameter of every arm that it sets, and what it is.
 PARAMETERS = (
@@ -25,8 +25,6 @@ PARAMETERS = (
     ("device", "model.device", "Torch device: auto, cuda, cpu"),
     ("preset", "pruning.preset", "Pruning preset: paper, fast, careful"),
 )
-WRONG_PARAMETERS = 2  # exit code
-RESPAWN_DELAY = 2.0  # seconds
 
 
 def _arms(context: LaunchContext) -> list:
@@ -51,20 +49,9 @@ def _arms(context: LaunchContext) -> list:
         parameters=[overrides],
         respawn=respawn,
         respawn_delay=RESPAWN_DELAY,
-        on_exit=lambda event, context: _on_exit(event, context, respawn),
+        on_exit=ending("policy_arms", respawn),
     )
     return [node]
-
-
-def _on_exit(event: ProcessExited, context: LaunchContext, respawn: bool) -> list | None:
-    if context.is_shutdown:
-        return None
-    if event.returncode == 0:
-        return [Shutdown(reason="the arms were told to end")]
-    if event.returncode == WRONG_PARAMETERS or not respawn:
-        # An exception is how launch ends with 1.
-        raise RuntimeError(f"the arms ended with exit code {event.returncode}; their last line says why")
-    return None  # started again
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -73,14 +60,7 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument("arms", description="File that lists the arms, as config/arms.yaml"),
             *(DeclareLaunchArgument(name, default_value="", description=text) for name, _, text in PARAMETERS),
             DeclareLaunchArgument("respawn", default_value="true", description="Start again after a crash, motion off"),
-            # Without this profile camera frames are lost, and a killed process can stop the commands.
-            SetEnvironmentVariable(
-                "FASTRTPS_DEFAULT_PROFILES_FILE",
-                EnvironmentVariable(
-                    "FASTRTPS_DEFAULT_PROFILES_FILE",
-                    default_value=PathJoinSubstitution([FindPackageShare("specprune_ros"), "config", "fastdds.xml"]),
-                ),
-            ),
+            fast_dds("fastdds.xml"),
             OpaqueFunction(function=_arms),
         ]
     )

@@ -16,15 +16,14 @@ from launch.actions import (
     GroupAction,
     IncludeLaunchDescription,
     OpaqueFunction,
-    SetEnvironmentVariable,
-    Shutdown,
 )
 from launch.conditions import IfCondition
-from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node, SetRemap
 from launch_ros.substitutions import FindPackageShare
+
+from specprune_ros.processes.launching import ending, fast_dds
 
 # Launch argument and parameter of the simulator, its type, and what it is.
 SCENE_ARGUMENTS = (
@@ -52,20 +51,10 @@ def _simulator(context: LaunchContext) -> list:
         output="screen",
         parameters=[LaunchConfiguration("params_file"), overrides],
         remappings=[("~/action_chunk", "/specprune_policy/action_chunk")],
-        on_exit=_on_exit,
+        on_exit=ending("the simulator", respawn=False),  # without it there is nothing left to do
     )
     enable = ExecuteProcess(cmd=["bash", "-c", ENABLE], condition=IfCondition(LaunchConfiguration("enable")))
     return [node, enable]
-
-
-def _on_exit(event: ProcessExited, context: LaunchContext) -> list | None:
-    """Without a simulator there is nothing left to do."""
-    if context.is_shutdown:
-        return None
-    if event.returncode:
-        # An exception is how launch ends with 1.
-        raise RuntimeError(f"the simulator ended with exit code {event.returncode}; its last line says why")
-    return [Shutdown(reason="the task is solved")]
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -99,14 +88,7 @@ def generate_launch_description() -> LaunchDescription:
             ),
             DeclareLaunchArgument("record", default_value="", description="New folder for a recording to replay"),
             DeclareLaunchArgument("enable", default_value="true", description="Move as soon as the policy is active"),
-            # Without this profile camera frames are lost between processes.
-            SetEnvironmentVariable(
-                "FASTRTPS_DEFAULT_PROFILES_FILE",
-                EnvironmentVariable(
-                    "FASTRTPS_DEFAULT_PROFILES_FILE",
-                    default_value=PathJoinSubstitution([share, "config", "fastdds_localhost.xml"]),
-                ),
-            ),
+            fast_dds("fastdds_localhost.xml"),
             OpaqueFunction(function=_simulator),
             policy,
         ]

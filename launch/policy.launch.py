@@ -17,12 +17,12 @@ The node configures and activates itself, once: what `ros2 lifecycle set` asks f
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction, SetEnvironmentVariable, Shutdown
-from launch.events.process import ProcessExited
-from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
-from launch_ros.substitutions import FindPackageShare
+
+from specprune_ros.processes.launching import RESPAWN_DELAY, ending, fast_dds
 
 # Launch argument, the parameter that it sets, and what it is.
 PARAMETERS = (
@@ -47,8 +47,6 @@ REMAPPINGS = (
 )
 COMPRESSED = "/compressed"  # what image_transport appends; a rule for the base topic does not include it
 LISTS = ("cameras",)
-WRONG_PARAMETERS = 2  # exit code
-RESPAWN_DELAY = 2.0  # seconds
 CLOSING = "30"  # seconds that the recorder gets to finish its file
 
 
@@ -94,7 +92,7 @@ def _policy(context: LaunchContext) -> list:
         remappings=remappings,
         respawn=respawn,
         respawn_delay=RESPAWN_DELAY,
-        on_exit=lambda event, context: _on_exit(event, context, respawn),
+        on_exit=ending("the policy", respawn),
     )
     return [*_recorder(context, params_file, remappings), node]
 
@@ -114,17 +112,6 @@ def _recorder(context: LaunchContext, params_file: str, remappings: list[tuple[s
     return [ExecuteProcess(cmd=command, output="screen", sigterm_timeout=CLOSING)]
 
 
-def _on_exit(event: ProcessExited, context: LaunchContext, respawn: bool) -> list | None:
-    if context.is_shutdown:
-        return None
-    if event.returncode == 0:
-        return [Shutdown(reason="the policy was told to end")]
-    if event.returncode == WRONG_PARAMETERS or not respawn:
-        # An exception is how launch ends with 1.
-        raise RuntimeError(f"the policy ended with exit code {event.returncode}; its last line says why")
-    return None  # started again
-
-
 def generate_launch_description() -> LaunchDescription:
     arguments = [*((name, text) for name, _, text in PARAMETERS), *((name, text) for name, _, text in REMAPPINGS)]
     return LaunchDescription(
@@ -135,14 +122,7 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument("record", default_value="", description="New folder for a recording to replay"),
             DeclareLaunchArgument("autostart", default_value="true", description="Configure and activate at start"),
             DeclareLaunchArgument("respawn", default_value="true", description="Start again after a crash, motion off"),
-            # Without this profile camera frames are lost, and a killed process can stop the commands.
-            SetEnvironmentVariable(
-                "FASTRTPS_DEFAULT_PROFILES_FILE",
-                EnvironmentVariable(
-                    "FASTRTPS_DEFAULT_PROFILES_FILE",
-                    default_value=PathJoinSubstitution([FindPackageShare("specprune_ros"), "config", "fastdds.xml"]),
-                ),
-            ),
+            fast_dds("fastdds.xml"),
             OpaqueFunction(function=_policy),
         ]
     )

@@ -65,7 +65,7 @@ class Prefix:
         (index / "specprune_ros").touch()
         for name in ("launch", "config"):
             (share / name).symlink_to(ROOT / name)
-        for name in ("policy", "libero_sim"):
+        for name in ("policy", "libero_sim", "policy_arms"):
             self._write(library / name, EXECUTABLE.format(python=sys.executable, folder=folder))
         self._write(folder / "bin" / "ros2", ROS2.format(folder=folder))
 
@@ -116,6 +116,7 @@ def test_libero_enables_the_policy_as_soon_as_it_is_active(prefix):
     assert calls == ["service call /specprune_policy/enable std_srvs/srv/SetBool {data: true}"] * 3
 
 
+@pytest.mark.parametrize("name", ["policy", "policy_arms"])
 @pytest.mark.parametrize(
     ("codes", "arguments", "starts", "code"),
     [
@@ -126,10 +127,14 @@ def test_libero_enables_the_policy_as_soon_as_it_is_active(prefix):
     ],
     ids=["wrong parameters", "told to end", "crashes", "a crash without respawn"],
 )
-def test_policy_launch_ends_or_starts_it_again(prefix, codes, arguments, starts, code):
-    done = prefix.launch("policy.launch.py", "checkpoint:=/models/mine", *arguments, policy=codes)
+def test_launch_ends_or_starts_it_again(prefix, name, codes, arguments, starts, code):
+    file, own = ("policy", []) if name == "policy" else ("arms", [f"arms:={ROOT / 'config/arms.yaml'}"])
+    arguments = (*own, "checkpoint:=/models/mine", *arguments)
+    done = prefix.launch(f"{file}.launch.py", *arguments, **{name: codes})
     assert done.returncode == code, done.stderr
-    assert len(prefix.started("policy")) == starts
+    assert len(prefix.started(name)) == starts
+    for words in prefix.started(name):
+        assert "model.checkpoint" in Path(words[words.index("--params-file") + 1]).read_text()
 
 
 def test_missing_parameter_file_ends_the_launch(prefix):

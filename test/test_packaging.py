@@ -160,16 +160,11 @@ def test_launch_ends_with_the_policy() -> None:
     """Launch is in ROS installs only; here: nothing activates the node again and again, nobody waits for a dead one."""
     text = (ROOT / "launch/policy.launch.py").read_text()
     assert "OnStateTransition" not in text and 'overrides["autostart"]' in text
-    for path in (ROOT / "launch/policy.launch.py", ROOT / "launch/libero.launch.py"):
+    for path in (ROOT / f"launch/{name}.launch.py" for name in ("policy", "libero", "arms")):
         tree = ast.parse(path.read_text())
-        nodes = [
-            call
-            for call in ast.walk(tree)
-            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Node"
-        ]
-        assert nodes and all("on_exit" in {keyword.arg for keyword in call.keywords} for call in nodes), path
-        (on_exit,) = [f for f in tree.body if isinstance(f, ast.FunctionDef) and f.name == "_on_exit"]
-        assert any(isinstance(statement, ast.Raise) for statement in ast.walk(on_exit)), path
+        nodes = [call for call in ast.walk(tree) if isinstance(call, ast.Call) and ast.unparse(call.func) == "Node"]
+        exits = [ast.unparse(word.value) for call in nodes for word in call.keywords if word.arg == "on_exit"]
+        assert len(exits) == len(nodes) > 0 and all(each.startswith("ending(") for each in exits), path
 
 
 @pytest.mark.ros
