@@ -13,9 +13,12 @@ from replay_bags import CHECKPOINT, NODE, SECOND, BagMaker, parameter_file
 from specprune_ros.replay import camera_motion
 from specprune_ros.replay.camera_motion import CameraMotion, swapped
 from specprune_ros.replay.options import parse
+from specprune_ros.replay.orientation import EFFECTS, about_motion
 from specprune_ros.replay.replay import run
+from specprune_ros.sensing.images import TRANSFORMS
 
 IMAGES = 30
+KEYS = ("libero_spatial_no_noops", "bridge_orig")
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +81,10 @@ def test_statistics_of_another_robot(tmp_path):
 # What the pictures of the sample recording say about its cameras
 
 
+def turned_by(transform):
+    return lambda views: {view: TRANSFORMS[transform](frame) for view, frame in views.items()}
+
+
 def mirrored(*names):
     return lambda views: {view: frame[:, ::-1] if view in names else frame for view, frame in views.items()}
 
@@ -89,6 +96,21 @@ def exchanged(views):
 @pytest.fixture(scope="module")
 def observed():
     return sample_bag.observations()
+
+
+@pytest.fixture(scope="module")
+def turned(observed):
+    """What the motions are of pictures that come out of a transform (mirrored, upside down)."""
+    assert EFFECTS.keys() == TRANSFORMS.keys()
+    watched_once = {EFFECTS[name]: watched(observed, turned_by(name)) for name in EFFECTS}
+
+    def behind(shown, transform):
+        motions = copy.deepcopy(watched_once[shown])
+        for motion in motions.values():
+            motion.transform = transform
+        return motions
+
+    return behind
 
 
 def watched(observed, change, transform="none"):
@@ -110,12 +132,33 @@ def test_handedness_of_real_pictures(observed, names):
         assert motions["wrist"].axis()[0][2] > 0.95
 
 
-def test_a_transform_that_mirrors_is_taken_into_account(observed):
-    assert not any(
-        motion.mirrored for motion in watched(observed, mirrored(*sample_bag.VIEWS), "flip_horizontal").values()
-    )
-    turned = watched(observed, lambda views: {view: frame[::-1, ::-1] for view, frame in views.items()}, "rotate_180")
-    assert {motion.mirrored for motion in turned.values()} == {False}
+def effects():
+    """Every fault of the pictures behind every transform: name of the transform, fault, what the policy is shown."""
+    for transform, own in EFFECTS.items():
+        for fault in EFFECTS.values():
+            yield transform, fault, tuple(a != b for a, b in zip(fault, own, strict=True))
+
+
+def test_which_way_up_real_pictures_are(turned):
+    for transform, (mirrored, upside_down), shown in effects():
+        motions = turned(shown, transform)
+        assert {motion.mirrored for motion in motions.values()} == {mirrored}
+        assert motions["primary"].upside_down is upside_down
+        assert motions["wrist"].upside_down is None  # no telling which way up it was in training
+
+
+def test_a_transform_that_is_wrong_for_the_checkpoint_is_named(turned):
+    """LIBERO's were trained on upright, mirrored pictures, others on what a camera sees."""
+    for transform, fault, shown in effects():
+        primary = {"primary": turned(shown, transform)["primary"]}
+        libero, other = (about_motion(primary, {"primary": "/images"}, key) for key in KEYS)
+        assert bool(libero) is (shown != (True, False))
+        # Another checkpoint may have been trained on what this transform mirrors.
+        assert bool(other) is (shown[1] or (shown[0] and fault[0]))
+        for findings, trained in ((libero, (True, False)), (other, (False, False))):
+            if findings:
+                named = findings[0].text.rsplit(maxsplit=1)[1]
+                assert tuple(a != b for a, b in zip(fault, EFFECTS[named], strict=True)) == trained
 
 
 def test_exchanged_pictures_are_told_by_their_background(observed):
@@ -155,7 +198,7 @@ def test_a_mirrored_camera_is_named(tmp_path):
     bag = sample_bag.copy(tmp_path / "bag", mirrored("primary"))
     (told,) = replayed(bag, tmp_path, "--every", "1")["mirrored_image"]
     assert "the view primary on /libero_sim/primary/image/compressed are mirrored" in told
-    assert "up from below" in told and "turns them back" in told
+    assert "up from below" in told and told.endswith("mirrored ones; set inputs.camera_transforms none")
 
 
 def test_cameras_whose_pictures_are_exchanged_are_named(tmp_path):

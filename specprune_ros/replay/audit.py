@@ -13,10 +13,11 @@ import numpy as np
 
 from specprune_ros.control.action_space import ActionSpace
 from specprune_ros.replay.bag import BagMessage
-from specprune_ros.replay.camera_motion import CameraMotion, swapped
+from specprune_ros.replay.camera_motion import CameraMotion
 from specprune_ros.replay.finding import Finding
 from specprune_ros.replay.ingest import Seen
 from specprune_ros.replay.intervals import Intervals
+from specprune_ros.replay.orientation import about_motion
 from specprune_ros.replay.settings import Settings
 from specprune_ros.replay.topics import Topics
 from specprune_ros.replay.unnorm_keys import KeyFit, Ranges, about_keys
@@ -242,7 +243,7 @@ class Audit:
                     "cameras may be swapped: check the remapping"
                 )
                 found.append(Finding("swapped_cameras", "error", text))
-        return [*found, *self._about_topics(), *self._about_motion()]
+        return [*found, *self._about_topics(), *about_motion(self._motions, self._topics.images, self._key)]
 
     def _about_topics(self) -> list[Finding]:
         found = []
@@ -251,36 +252,6 @@ class Audit:
             if same:
                 text = f"the views {camera} and {same[0]} read the same topic {topic}; check the remapping"
                 found.append(Finding("same_camera", "error", text))
-        return found
-
-    def _about_motion(self) -> list[Finding]:
-        """What the motion in the images says about the cameras."""
-        found = []
-        for camera, motion in self._motions.items():
-            if not motion.mirrored:
-                continue
-            where = "back along the tool" if motion.on_arm else "up from below"
-            text = (
-                f"the images of the view {camera} on {self._topics.images[camera]} are mirrored: they follow the arm "
-                f"over {motion.count} steps as if the camera looked {where}; "
-            )
-            if motion.flips:
-                text += (
-                    f"inputs.camera_transforms {motion.transform} turns them back, which is wrong for a checkpoint "
-                    "that was trained on mirrored images, as LIBERO's"
-                )
-            else:
-                text += "check the camera's driver, or set inputs.camera_transforms flip_horizontal"
-            found.append(Finding("mirrored_image", "error", text))
-        pair = swapped(self._motions)
-        if pair:
-            named, other = pair
-            text = (
-                f"the views {named} and {other} are swapped: while the arm moves, "
-                f"{self._motions[named].still:.0%} of the pixels of {named} stand still and only "
-                f"{self._motions[other].still:.0%} of those of {other}, which moves with the arm; check the remapping"
-            )
-            found.append(Finding("swapped_cameras", "error", text))
         return found
 
     def _about_streams(self) -> list[Finding]:

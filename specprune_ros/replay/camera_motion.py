@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the motion in the images says about the cameras: is a view mirrored, and which one rides on the arm?
+"""What the motion in the images says about the cameras: is one mirrored, upside down, and which one rides on the arm?
 
-Neither question needs a calibration or the policy. The mean optical flow of a view is linear in the displacement d of
+No question needs a calibration or the policy. The mean optical flow of a view is linear in the displacement d of
 the end effector, flow = A d. Before a fixed camera the arm moves: the rows of A are k times the image's x and y axes in
 the base frame. A camera on the arm moves itself: they are -k times these axes in the tool's frame. Either way their
 cross product points along the optical axis, and backwards when the image is mirrored. Fixed cameras look down on the
-workspace (z of a base frame is up, REP 103), cameras on an arm look along z of the tool. Before a fixed camera most
-pixels never change; what a camera on the arm sees moves, and grows when the tool goes forward.
+workspace (z of a base frame is up, REP 103), cameras on an arm look along z of the tool. What goes up goes up in the
+image of a fixed camera, unless that is upside down; nothing says which way up the training had a camera on the arm.
+Before a fixed camera most pixels never change; what a camera on the arm sees moves, and grows when the tool goes
+forward.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +30,7 @@ SELDOM = 0.05  # share of steps in which a pixel moves that never shows anything
 LEAST = 20  # steps, below which nothing is said
 MOST = 600  # steps that are kept; of more, evenly spread ones
 FIT = 0.5  # share of the flow that the displacement has to explain
-AXIS = 0.25  # z of the optical axis, below which it is not clear where a camera looks
+AXIS = 0.25  # z of the optical axis, or of the image's y axis, below which it is not clear where they point
 SQUARE = 0.3  # how square the two rows of A have to be, as axes of one image: 1 orthogonal and equally long, 0 parallel
 BLOCK = 5  # consecutive steps that the bootstrap keeps together: they are alike
 SAMPLES, SEED = 200, 0  # of the bootstrap
@@ -110,22 +112,30 @@ class CameraMotion:
     @property
     def mirrored(self) -> bool | None:
         """Whether the topic's images are, before the transform; None: cannot be told."""
+        if len(self._steps) < LEAST or _squareness(np.array(self._steps)) < SQUARE:
+            return None
+        ahead = 1 if self.on_arm else -1
+        backwards = self._below_zero(lambda steps: ahead * float(_axis(steps)[2]))
+        return None if backwards is None else backwards != self.transform.startswith("flip")
+
+    @property
+    def upside_down(self) -> bool | None:
+        """Whether the topic's images are, before the transform; None: cannot be told, as of a camera on the arm."""
+        if len(self._steps) < LEAST or self.on_arm:
+            return None
+        upright = self._below_zero(_down)
+        return None if upright is None else upright == (self.transform in ("flip_vertical", "rotate_180"))
+
+    def _below_zero(self, value: Callable[[NDArray[np.float64]], float]) -> bool | None:
+        """Whether a value of the steps, -1 to 1, is negative; None where it is small or the steps disagree."""
         steps = np.array(self._steps)
-        if len(steps) < LEAST or _fit(steps) < FIT or _squareness(steps) < SQUARE:
+        if _fit(steps) < FIT:
             return None
         random = np.random.default_rng(SEED)
         starts = random.integers(0, len(steps), (SAMPLES, -(-len(steps) // BLOCK)))
         drawn = (starts[..., None] + np.arange(BLOCK)).reshape(SAMPLES, -1) % len(steps)
-        forwards = np.array([_axis(steps[chosen])[2] for chosen in drawn]) * (1 if self.on_arm else -1)
-        low, middle, high = np.percentile(forwards, [100 - CERTAIN, 50, CERTAIN])
-        if abs(middle) < AXIS or low < 0 < high:
-            return None
-        return bool(middle < 0) != self.flips
-
-    @property
-    def flips(self) -> bool:
-        """Whether the transform mirrors."""
-        return self.transform.startswith("flip")
+        low, middle, high = np.percentile([value(steps[chosen]) for chosen in drawn], [100 - CERTAIN, 50, CERTAIN])
+        return None if abs(middle) < AXIS or low < 0 < high else bool(middle < 0)
 
     def summary(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -137,6 +147,7 @@ class CameraMotion:
             "explained": round(fit, 3),
             "squareness": round(_squareness(np.array(self._steps)), 3) if len(self._steps) >= LEAST else 0.0,
             "mirrored": self.mirrored,
+            "upside_down": self.upside_down,
             "still_share": round(self.still, 3),
             "growth": round(self.growth, 3),
         }
@@ -166,6 +177,12 @@ def _axis(steps: NDArray[np.float64]) -> NDArray[np.float64]:
     x, y = _solve(steps)
     axis = np.cross(x, y)
     return np.asarray(axis / max(float(np.linalg.norm(axis)), 1e-12))
+
+
+def _down(steps: NDArray[np.float64]) -> float:
+    """z in the base frame of a fixed camera's image y axis, which points down in the image, -1 to 1."""
+    y = _solve(steps)[1]
+    return float(y[2] / max(float(np.linalg.norm(y)), 1e-12))
 
 
 def _squareness(steps: NDArray[np.float64]) -> float:
