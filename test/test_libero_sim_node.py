@@ -40,6 +40,7 @@ class Client:
 
     def __init__(self, context):
         import rclpy
+        from geometry_msgs.msg import TwistStamped
         from rcl_interfaces.srv import SetParameters
         from rclpy.executors import SingleThreadedExecutor
         from rclpy.qos import qos_profile_sensor_data
@@ -69,6 +70,8 @@ class Client:
         ):
             self.node.create_subscription(kind, topic, self.heard[name].append, qos)
         self.chunks = self.node.create_publisher(ActionChunk, "/libero_sim/action_chunk", 10)
+        self.twists = self.node.create_publisher(TwistStamped, "/libero_sim/twist", 10)
+        self.gripper = self.node.create_publisher(JointState, "/libero_sim/gripper", 10)
         self.reset = self.node.create_client(Trigger, "/libero_sim/reset")
         self.parameters = self.node.create_client(SetParameters, "/libero_sim/set_parameters")
 
@@ -108,6 +111,19 @@ class Client:
         for name, value in fields.items():
             setattr(message, name, value)
         self.chunks.publish(message)
+
+    def drive(self, seconds, z, frame="panda_link0"):
+        """Upwards with `z` m/s for so long, one velocity in every control period."""
+        from geometry_msgs.msg import TwistStamped
+
+        message = TwistStamped()
+        message.header.frame_id, message.twist.linear.z = frame, z
+        until, sent = self.now + int(seconds * 1e9), -1
+        while self.now < until:
+            if self.now != sent:
+                sent = self.now
+                self.twists.publish(message)
+            self.executor.spin_once(timeout_sec=0.1)
 
     @property
     def now(self):
@@ -269,6 +285,35 @@ def test_bad_chunks_are_ignored(client, simulator):
     client.send(good)
     client.pass_time(0.5)
     assert client.eef[2] > before[2] + 0.05
+
+
+def test_velocities_move_the_arm_while_they_come(client, simulator):
+    before = client.eef
+    client.send([[0, 0, -1.0, 0, 0, 0, 1.0]] * 20)  # somebody who drives goes before a chunk
+    client.drive(0.6, 0.6)
+    moved = client.eef - before
+    assert 0.05 < moved[2] < 0.3 and np.abs(moved[:2]).max() < 0.03
+    client.pass_time(0.3)  # and it stops without them
+    end = client.eef
+    client.pass_time(0.4)
+    assert np.linalg.norm(client.eef - end) < 0.005
+    for velocity, frame in ((np.nan, "panda_link0"), (0.4, "panda_hand_tcp")):
+        client.drive(0.2, velocity, frame)
+    assert simulator.poll() is None and np.linalg.norm(client.eef - end) < 0.01
+
+
+def test_the_gripper_has_a_topic_of_its_own(client, simulator):
+    from sensor_msgs.msg import JointState
+
+    assert client.heard["joints"][-1].position[7] > 0.03
+    client.gripper.publish(JointState(position=[np.nan]))
+    client.gripper.publish(JointState(position=[0.0, 0.0]))
+    client.pass_time(0.3)
+    assert simulator.poll() is None and client.heard["joints"][-1].position[7] > 0.03
+    client.gripper.publish(JointState(position=[0.0]))
+    client.wait(lambda: client.heard["joints"][-1].position[7] < 0.01, "closed fingers")
+    client.gripper.publish(JointState(position=[0.08]))
+    client.wait(lambda: client.heard["joints"][-1].position[7] > 0.03, "open fingers")
 
 
 def test_success_ends_the_episode_and_reset_begins_another(client):

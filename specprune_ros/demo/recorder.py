@@ -87,6 +87,10 @@ class Recorder(Node):
         chunk = self.last_chunk
         return f" {chunk.pruning.mode}, {chunk.seconds * 1e3:.0f} ms" if chunk else ""
 
+    def forget(self) -> None:
+        """The scene is another one: what was heard of the one before counts no more."""
+        self._newest, self.last_chunk = -1, None
+
     def begin(self) -> None:
         """Record a new episode from now on."""
         self.episode = Episode(self.instruction)
@@ -130,6 +134,8 @@ class Recorder(Node):
         if sequence in self._actions and sequence in self._stats:
             actions, stats = self._actions.pop(sequence), self._stats.pop(sequence)
             self.last_chunk = to_chunk(actions, stats)
+            if self.episode is not None:
+                self.episode.in_charge[actions.in_charge] += 1
             if self.episode is not None and actions.execute:
                 self.episode.chunks.append(self.last_chunk)
                 self.episode.ages.append(stats.observation_age)

@@ -35,6 +35,8 @@ def summarize(episode: Episode) -> dict[str, Any]:
         "kept": {mode: _kept([c for c in chunks if c.pruning.mode == mode]) for mode in modes},
         "flop_share": _mean([chunk.pruning.flop_share for chunk in chunks]),
         "end_effector_speed_m_s": percentiles(speeds),
+        "in_charge": dict(episode.in_charge),
+        "push": episode.push or None,
     }
 
 

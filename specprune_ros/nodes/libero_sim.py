@@ -2,7 +2,8 @@
 """Node `libero_sim`: the LIBERO simulator behind the topics of a real arm.
 
 Publishes /clock, ~/<camera>/image, joint_states, /tf, /tf_static, ~/success, ~/real_time_factor and ~/instruction;
-executes ~/action_chunk; ~/reset starts a new episode. Simulated time stands still while images are rendered, so slow
+executes ~/action_chunk, or velocities on ~/twist and what ~/gripper says, as an arm behind MoveIt Servo does; ~/reset
+starts a new episode. Simulated time stands still while images are rendered, so slow
 rendering slows time down and never makes a stamp wrong. It goes on across resets and never jumps back.
 
 Everything runs on one thread, which also owns the OpenGL context: messages are handled between two control steps.
@@ -17,6 +18,7 @@ if __name__ == "__main__":
 
 import dataclasses
 import faulthandler
+import math
 import signal
 import time
 from typing import Any
@@ -24,6 +26,7 @@ from typing import Any
 import numpy as np
 import rclpy
 from builtin_interfaces.msg import Time
+from geometry_msgs.msg import TwistStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
@@ -34,7 +37,7 @@ from std_msgs.msg import Bool, Float64, String
 from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 
-from specprune_ros.control.command import Command
+from specprune_ros.control.command import Command, Hold
 from specprune_ros.control.executor import ChunkExecutor, ExecutorConfig
 from specprune_ros.errors import UserError
 from specprune_ros.msg import ActionChunk as ActionChunkMessage
@@ -43,11 +46,13 @@ from specprune_ros.nodes.parameters.declaration import LiveParameters, declare_g
 from specprune_ros.nodes.parameters.files import check_files
 from specprune_ros.nodes.subscribing import LATCHED
 from specprune_ros.sim.config import RunConfig, SceneConfig
-from specprune_ros.sim.libero_env import CAMERAS, CONTROL_RATE, LiberoEnv, simulator_action
+from specprune_ros.sim.libero_env import CAMERAS, CLOSE, CONTROL_RATE, OPEN, LiberoEnv, deltas, simulator_action
 
 ACTION_DIM = 7
 PERIOD = 1.0 / CONTROL_RATE  # seconds of simulated time per step
 PERIOD_NS = 1_000_000_000 // CONTROL_RATE
+TWIST_TIMEOUT = 0.1  # seconds of simulated time that a velocity is good for
+GRIPPER_MIDDLE = 0.04  # m between the fingers; commands above open
 MESSAGE_TIME = 0.002  # seconds of real time that a step leaves for messages, however late it is
 SIGNAL_TIME = 0.1  # seconds until a signal is noticed at the latest
 # Group -> the configurations declared under it, with their defaults.
@@ -77,6 +82,8 @@ class LiberoSim(Node):
         self._instruction_pub = self.create_publisher(String, "~/instruction", LATCHED)
         self._factor_pub = self.create_publisher(Float64, "~/real_time_factor", 10)
         self.create_subscription(ActionChunkMessage, "~/action_chunk", self._on_chunk, 10)
+        self.create_subscription(TwistStamped, "~/twist", self._on_twist, 10)
+        self.create_subscription(JointState, "~/gripper", self._on_gripper, 10)
         self.create_service(Trigger, "~/reset", self._on_reset)
 
         self._stopped = False
@@ -131,6 +138,8 @@ class LiberoSim(Node):
         """Put the scene into its initial state, one period later than whatever was published before."""
         self._env.reset(self._scene.init_state)
         self._chunks.stop()
+        self._twist: np.ndarray | None = None  # (6,) m/s and rad/s in the base frame
+        self._twist_until = 0.0
         self._ticks += 1
         self._episode_start = self._now
         self._first_motion: float | None = None
@@ -149,18 +158,25 @@ class LiberoSim(Node):
 
     def _step(self) -> None:
         """One control period: act, let time pass, publish."""
-        command = self._chunks.step(self._now)
-        if isinstance(command, Command) and not self._over:
-            if self._first_motion is None:
-                self._first_motion = self._now
-            success = self._env.step(simulator_action(command.action))
-        else:
-            success = self._env.hold()
+        success = self._env.hold() if self._over else self._move()
         self._ticks += 1
         self._publish_state()
         self._end_episode_when_due(success)
         if self._image_due():
             self._publish_images()
+
+    def _move(self) -> bool:
+        """A velocity goes before a chunk: whoever sends it drives the arm now."""
+        command = self._chunks.step(self._now)
+        twist = self._twist if self._now <= self._twist_until else None
+        if twist is None and isinstance(command, Hold):
+            return self._env.hold()
+        if self._first_motion is None:
+            self._first_motion = self._now
+        if twist is not None:
+            return self._env.move(deltas(twist))
+        assert isinstance(command, Command)
+        return self._env.step(simulator_action(command.action))
 
     def _end_episode_when_due(self, success: bool) -> None:
         if self._over or self._first_motion is None:
@@ -221,8 +237,28 @@ class LiberoSim(Node):
         if not receipt.accepted:
             self._warn(f"{receipt.refusal} {receipt.detail}")
 
-    def _warn(self, reason: str) -> None:
-        self.get_logger().warning(f"action chunk ignored: {reason}", throttle_duration_sec=5.0)
+    def _on_twist(self, message: TwistStamped) -> None:
+        linear, angular = message.twist.linear, message.twist.angular
+        twist = np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
+        frame = message.header.frame_id
+        if frame not in (libero_messages.WORLD, libero_messages.BASE) or not np.isfinite(twist).all():
+            self._warn(
+                f"{twist.tolist()} in {frame[:40]!r}; this arm takes finite velocities along the axes of "
+                f"{libero_messages.BASE} or {libero_messages.WORLD}, which are the same",
+                what="twist",
+            )
+            return
+        self._twist, self._twist_until = twist, self._now + TWIST_TIMEOUT
+
+    def _on_gripper(self, message: JointState) -> None:
+        """As the policy node's controller.gripper_output command: metres between the fingers."""
+        if len(message.position) != 1 or not math.isfinite(message.position[0]):
+            self._warn(f"{len(message.position)} positions; this arm takes one, in metres", what="gripper command")
+            return
+        self._env.gripper = OPEN if message.position[0] > GRIPPER_MIDDLE else CLOSE
+
+    def _warn(self, reason: str, what: str = "action chunk") -> None:
+        self.get_logger().warning(f"{what} ignored: {reason}", throttle_duration_sec=5.0)
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Start a new episode in the scene that the parameters name now."""

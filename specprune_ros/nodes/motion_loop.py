@@ -75,6 +75,8 @@ class MotionLoop:
     def clear_counts(self) -> None:
         self.pauses = 0  # times that a chunk ended before the next one came
         self.late = 0  # chunks that were over when they came
+        self.trajectories = 0  # of whole chunks, sent
+        self.trajectory_seconds = 0.0  # from when the newest was sent to where it rests
         self.holds: Counter[str] = Counter()  # reason -> times that something forbade motion
         self.limits_hit: Counter[str] = Counter()  # limit -> ticks
 
@@ -86,6 +88,11 @@ class MotionLoop:
             self._commands.configure(controller)
         if self._gripper is not None:
             self._gripper.config = controller
+
+    @property
+    def sends_chunks(self) -> bool:
+        """Whether the arm's controller gets whole chunks as trajectories."""
+        return self._config.whole_chunks
 
     @property
     def publisher(self) -> LifecyclePublisher | None:
@@ -249,6 +256,9 @@ class MotionLoop:
             return
         header = self._header(now)
         self._commands.move(motion, pose, header)
+        if motion.trajectory is not None:
+            self.trajectories += 1
+            self.trajectory_seconds = motion.trajectory.end - now / NANOSECONDS
         if self._gripper:
             self._gripper.move(motion.openings, header)
 

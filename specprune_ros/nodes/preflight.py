@@ -63,7 +63,7 @@ def checks(session: Session, node: PolicyNode, arms: int = 1) -> list[Check]:
         _velocity(session, node),
         _arm(session, node),
         _gripper(session, controller),
-        _receiver(session),
+        _receiver(session, controller),
         _tasks(node),
         *_takeover(session, node),
         *_instruction(node),
@@ -184,10 +184,16 @@ def _gripper(session: Session, controller: ControllerConfig) -> Check:
     return Check("gripper", PASS if usual else WARN, detail)
 
 
-def _receiver(session: Session) -> Check:
+def _receiver(session: Session, controller: ControllerConfig) -> Check:
     receivers = session.receivers()
     if receivers.count:
-        return Check(receivers.topic, PASS, f"{receivers.count} subscriber(s)")
+        detail = f"{receivers.count} subscriber(s)"
+        if controller.whole_chunks:
+            detail += (
+                f"; whole chunks, up to {controller.trajectory_time:g} s late, stamped by the clock of this machine: "
+                "the controller's has to agree (chrony, PTP)"
+            )
+        return Check(receivers.topic, PASS, detail)
     return Check(receivers.topic, FAIL, "nobody listens; start the arm's controller, or remap the topic to its own")
 
 

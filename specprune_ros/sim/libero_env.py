@@ -18,6 +18,7 @@ from specprune_ros.pose import Pose
 from specprune_ros.sim.libero_tasks import SimulatorError, find_task
 
 CONTROL_RATE = 20  # Hz, of LIBERO's demonstrations and controller
+METRES_PER_UNIT, RADIANS_PER_UNIT = 0.05, 0.5  # of an action, per step
 CAMERAS = {"primary": "agentview", "wrist": "robot0_eye_in_hand"}
 SETTLE_STEPS = 10  # objects drop onto the table before an episode starts
 OPEN, CLOSE = -1.0, 1.0  # gripper command of the simulator
@@ -32,6 +33,11 @@ def simulator_action(action: np.ndarray) -> np.ndarray:
     converted = np.array(action, dtype=np.float64)
     converted[..., 6] = -np.sign(2.0 * converted[..., 6] - 1.0)
     return converted
+
+
+def deltas(twist: np.ndarray) -> np.ndarray:
+    """The first six numbers of an action for `twist` (6,) in m/s and rad/s, along the axes of the base."""
+    return twist / CONTROL_RATE / ([METRES_PER_UNIT] * 3 + [RADIANS_PER_UNIT] * 3)
 
 
 def axis_angle(quaternion: np.ndarray) -> np.ndarray:
@@ -97,7 +103,7 @@ class LiberoEnv:
         self._sim.set_state_from_flattened(state)
         self._sim.forward()
         self._rearm()
-        self._gripper = OPEN
+        self.gripper = OPEN
         for _ in range(SETTLE_STEPS):
             self.hold()
 
@@ -110,13 +116,17 @@ class LiberoEnv:
         action = np.asarray(action, dtype=np.float64)
         if action.shape != (7,) or not np.isfinite(action).all():
             raise ValueError(f"a LIBERO action has 7 finite numbers, not {action!r}")
-        self._gripper = action[6]
+        self.gripper = float(action[6])
         self.robosuite.step(action)
         return self.success
 
+    def move(self, deltas: np.ndarray) -> bool:
+        """As `step`, with `deltas` (6,) for the arm; the gripper goes on with `gripper`, its last command."""
+        return self.step(np.append(deltas, self.gripper))
+
     def hold(self) -> bool:
-        """Let one control period pass without moving the arm; the gripper keeps its last command."""
-        return self.step(np.array([0.0] * 6 + [self._gripper]))
+        """Let one control period pass without moving the arm."""
+        return self.move(np.zeros(6))
 
     @property
     def success(self) -> bool:

@@ -2,7 +2,9 @@
 """One recorded episode, independent of where it was recorded."""
 
 from bisect import bisect_right
+from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from specprune_ros.policy import ActionChunk, Observation
 
@@ -22,6 +24,8 @@ class Episode:
     real_time_factors: list[float] = field(default_factory=list)
     success: bool = False
     wall_seconds: float = 0.0
+    in_charge: Counter[str] = field(default_factory=Counter)  # who -> inferences meanwhile, see ActionChunk.msg
+    push: dict[str, Any] = field(default_factory=dict)  # what a person did to the arm; empty: nothing
 
     @property
     def start(self) -> float:

@@ -131,6 +131,8 @@ class SessionStatus:
             **{f"holds {reason}": count for reason, count in motion.holds.items()},
             **{f"limit {name}": count for name, count in motion.limits_hit.items()},
         }
+        if motion.sends_chunks:
+            values["trajectories sent"], values["newest trajectory s"] = motion.trajectories, motion.trajectory_seconds
         if not isinstance(motion.result, Hold):
             values["deviation m"], values["deviation rad"] = motion.result.deviation, motion.result.deviation_angle
         return Status("motion", told.message, told.level, values)
