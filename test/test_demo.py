@@ -132,6 +132,8 @@ def _check_video(path):
         (["--checkpoint", "/nowhere"], "/nowhere/config.json is missing"),
         (["--init-state", "50"], "has no initial state 50; known: 0 to 49"),
         (["--compare", "--pruning", "off"], "--compare needs a preset"),
+        (["--push", "20", "0", "0.1", "0"], "--push after 20 s is not in the episode"),
+        (["--push", "1", "0", "0.1", "nan"], "m is too far; allowed: 0.3 m"),
         (["--out", "/proc/demo"], "--out /proc/demo cannot be created"),
         (["--colour", "red"], "unrecognized arguments: --colour red"),
     ],

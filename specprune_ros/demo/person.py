@@ -41,8 +41,9 @@ class Person(Node):
     Everything runs on the thread that spins it, when the arm's transform arrives.
     """
 
-    def __init__(self) -> None:
-        super().__init__("person", parameter_overrides=[Parameter("use_sim_time", value=True)])
+    def __init__(self, **kwargs: Any) -> None:
+        """`kwargs` go to the node."""
+        super().__init__("person", parameter_overrides=[Parameter("use_sim_time", value=True)], **kwargs)
         self._push: Push | None = None
         self._answer: Future | None = None
         self._arm = self.create_publisher(TwistStamped, f"{SIMULATOR}/twist", 10)
