@@ -97,7 +97,8 @@ class Person(Node):
             self._until, self._from = now + DURATION, place
         self._place = place
         if now < self._until:
-            self._drive(GAIN * (self._from + self._push.offset - place), transform.header.frame_id)
+            left = self._from + self._push.offset - place
+            self._drive(GAIN * left, transform.header.frame_id, self._push.by == TOPIC)
         elif self._push.by == TOPIC or self._called(False):
             self._released = now
 
@@ -121,11 +122,12 @@ class Person(Node):
             raise RunFailed(f"{self._takeover.srv_name} refused: {result.message}")
         return True
 
-    def _drive(self, velocity: Floats, frame: str) -> None:
+    def _drive(self, velocity: Floats, frame: str, by_topic: bool) -> None:
         velocity = velocity * min(1.0, FASTEST / max(float(np.linalg.norm(velocity)), 1e-9))
         message = TwistStamped()
         message.header.stamp, message.header.frame_id = self.get_clock().now().to_msg(), frame
         linear = message.twist.linear
         linear.x, linear.y, linear.z = map(float, velocity)
-        self._device.publish(message)
+        if by_topic:
+            self._device.publish(message)
         self._arm.publish(message)
