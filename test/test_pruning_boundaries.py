@@ -18,6 +18,7 @@ from specprune_ros.pruning.scene_motion import MotionCue, SceneMotion, moves_as_
 from specprune_ros.pruning.schedule import (
     Mode,
     ModelShape,
+    SetSizes,
     layers_behind_static,
     make_schedule,
     round_half_up,
@@ -26,6 +27,7 @@ from specprune_ros.pruning.schedule import (
 )
 from specprune_ros.pruning.score_history import ScoreHistory, moved
 from specprune_ros.pruning.scores import entropy_confidence, mean_std_confidence, patch_scores, text_attention
+from specprune_ros.pruning.static_selection import Evidence, choose_sets
 
 PATCH, GRID = 4, 3
 SIDE = PATCH * GRID
@@ -142,6 +144,14 @@ def test_ranks_by_hand():
     scores = torch.tensor([[0.2, 0.9, 0.2, 0.5]])
     assert ranks(scores).tolist() == [[2, 0, 3, 1]] and top_mask(scores, 2).tolist() == [[False, True, False, True]]
     assert top_indices(scores[0], 3).tolist() == [0, 1, 3] and top_indices(scores[0], 0).tolist() == []
+
+
+def test_a_patch_is_dynamic_below_the_threshold_and_not_at_it():
+    similarity = torch.tensor([[0.9, 1.0, 0.95, 1.0]])
+    evidence = Evidence(torch.zeros(1, 4), similarity, (torch.zeros(1, 4),))
+    for threshold, dynamic in ((1.0, [0, 2]), (0.95, [0])):
+        sets = choose_sets(evidence, SetSizes(0, 4, 0), similarity_threshold=torch.tensor(threshold))
+        assert sets.dynamic_set[0].nonzero().flatten().tolist() == dynamic
 
 
 def test_older_scores_weigh_less():
