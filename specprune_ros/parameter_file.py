@@ -3,6 +3,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -41,6 +42,21 @@ def read_parameters(text: str, where: str, node: str) -> dict[str, Any]:
             parameters |= dict(_flat(values, ""))
     if not found:
         raise ConfigError(f"{where} has no {SECTION}; it has to look like config/franka.yaml")
+    return parameters
+
+
+def read_own_parameters(path: Path, node: str) -> dict[str, Any]:
+    """The same of a file that is meant for this node; one without a section for it is refused with ConfigError, too."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); give a parameter file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not text; give a parameter file like config/franka.yaml") from None
+    parameters = read_parameters(text, str(path), node)
+    if not parameters:
+        others = ", ".join(name for name, _ in _sections(yaml.load(text, _Loader), ""))
+        raise ConfigError(f"{path} has parameters of {others}, none of {node}; rename the section, or write /**")
     return parameters
 
 

@@ -2,6 +2,7 @@
 """Bags of every kind through the policy; the same numbers each time. No ROS needed."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from rosbags.rosbag2 import CompressionMode, Reader, StoragePlugin, Writer
 
 from specprune_ros.errors import UserError
 from specprune_ros.recording.definitions import CHUNK, register_own
+from specprune_ros.replay.arms import distinct_arms
 from specprune_ros.replay.options import parse
 from specprune_ros.replay.replay import main, run
+from specprune_ros.replay.settings import settings
 
 SHORT = 6  # images
 
@@ -347,6 +350,44 @@ def write_corrupt_database(folder):
     return bag
 
 
+def write_split(folder):
+    """In two files, of which the second is lost."""
+    bag = BagMaker(SHORT).write(folder / "bag")
+    metadata = (bag / "metadata.yaml").read_text()
+    assert "- bag.mcap\n" in metadata
+    (bag / "metadata.yaml").write_text(metadata.replace("- bag.mcap\n", "- bag.mcap\n  - bag_1.mcap\n", 1))
+    return bag
+
+
+def write_metadata(change):
+    def write(folder):
+        bag = BagMaker(SHORT).write(folder / "bag")
+        path = bag / "metadata.yaml"
+        path.write_bytes(change(path.read_bytes()))
+        return bag
+
+    return write
+
+
+def write_other_database(folder):
+    """Its metadata tell of other versions of the types than the file."""
+    bag = BagMaker(SHORT).write(folder / "bag", StoragePlugin.SQLITE3)
+    metadata = bag / "metadata.yaml"
+    metadata.write_text(metadata.read_text().replace("RIHS01_", "RIHS01_0"))
+    return bag
+
+
+def write_single_compressed(folder):
+    return BagMaker(SHORT).write(folder / "bag", mode=CompressionMode.MESSAGE) / "bag.mcap"
+
+
+def write_cut_off_archive(folder):
+    bag = BagMaker(SHORT).write(folder / "bag", mode=CompressionMode.FILE)
+    data = (bag / "bag.mcap.zstd").read_bytes()
+    (bag / "bag.mcap.zstd").write_bytes(data[: len(data) // 2])
+    return bag
+
+
 def write_text(folder):
     (folder / "notes.txt").write_text("no bag")
     return folder / "notes.txt"
@@ -391,6 +432,22 @@ def write_stale(folder):
         (write_unindexed, [], "its recorder was killed; run `ros2 bag reindex"),
         (write_corrupt_database, [], "is damaged or was cut off"),
         (write_empty, [], "holds no messages"),
+        (write_split, [], "lacks bag_1.mcap, which its metadata.yaml names; copy the whole folder again, or leave"),
+        (write_metadata(lambda text: b""), [], "metadata.yaml is damaged; run `ros2 bag reindex"),
+        (write_metadata(lambda text: b"\xff" + text), [], "metadata.yaml is damaged; run `ros2 bag reindex"),
+        (
+            write_metadata(lambda text: text.replace(b"version: 9", b"version: 10")),
+            [],
+            "has metadata of version 10, newer than 9; convert it",
+        ),
+        (
+            write_metadata(lambda text: text.replace(b"storage_identifier: mcap", b"storage_identifier: my_own")),
+            [],
+            "is stored as my_own, which cannot be read; convert it",
+        ),
+        (write_other_database, [], "metadata.yaml does not describe the files beside it; run `ros2 bag reindex"),
+        (write_single_compressed, [], "has messages that are compressed one by one; give the folder"),
+        (write_cut_off_archive, [], "is damaged or was cut off (Compressed file ended before"),
         (
             write_without(f"{NODE}/image_wrist"),
             [],
@@ -406,7 +463,11 @@ def write_stale(folder):
         (None, ["--checkpoint", "/nowhere"], "/nowhere"),
         (None, ["--arms", "most"], "--arms most is unknown; allowed: dense, node, paper"),
         (None, ["--every", "0"], "--every 0 is outside the allowed range"),
-        (None, ["--start", "100"], "gives no observation in this part"),
+        (None, ["--start", "100"], "--start 100 is after the end of "),
+        (None, ["--start", "nan"], "--start nan is outside the allowed range; allowed: at least 0"),
+        (None, ["--duration", "inf"], "--duration inf is outside the allowed range"),
+        (None, ["--max-flips", "20"], "--max-flips 20 is outside the allowed range; allowed: 0 to 1"),
+        (None, ["--arms", "dense", "--max-error", "1"], "--max-error is a limit for pruned arms; name one with --arms"),
         (None, ["--as-recorded"], "has no recorded chunks"),
         (None, ["--out", "/proc/replay"], "/proc/replay cannot be written"),
         (None, ["-r", "nonsense"], "-r nonsense is no remapping rule"),
@@ -425,6 +486,59 @@ def test_bad_input_is_refused_in_one_line(raw, tmp_path, monkeypatch, capsys, wr
     lines = [line for line in error.splitlines() if line.startswith("replay: ")]
     assert len(lines) == 1 and said in lines[0] and "Traceback" not in error, error
     assert not out.exists() or not any(out.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "said"),
+    [
+        ("--params-file", b"\xff\xfe\x00", "is not text; give a parameter file"),
+        (
+            "--params-file",
+            b"/move_group: {ros__parameters: {a: 1}}",
+            "has parameters of /move_group, none of /specprune",
+        ),
+        (
+            "--arms",
+            b"/move_group: {ros__parameters: {a: 1}}",
+            "has parameters of /move_group, none of /specprune_policy",
+        ),
+        ("--arms", b"/**: {ros__parameters: {a: 1}}", "it has no pruning.*"),
+        (
+            "--arms",
+            b"/**: {ros__parameters: {pruning: {budget_token: 3}}}",
+            "there is no parameter pruning.budget_token;",
+        ),
+        ("--arms", b"/**: {ros__parameters: {pruning: {preset: most}}}", "most"),
+    ],
+)
+def test_files_that_say_nothing_of_the_node_are_refused(raw, tmp_path, option, content, said):
+    path = tmp_path / "own.yaml"
+    path.write_bytes(content)
+    words = ["--params-file", str(parameter_file(tmp_path)), "--out", str(tmp_path / "out"), option, str(path)]
+    with pytest.raises(UserError, match=re.escape(said)):
+        run(parse([str(raw[0]), *words]))
+
+
+def test_arms_from_files_keep_what_the_robot_is_and_their_names(tmp_path):
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "own.yaml").write_text("/**: {ros__parameters: {pruning: {budget_tokens: 30}}}")
+    node = settings({"pruning.control_rate": 12.5, "model.checkpoint": "/somewhere"})
+    own = distinct_arms([str(tmp_path / "one" / "own.yaml")], node, "/specprune_policy")["own"]
+    assert (own.budget_tokens, own.control_rate) == (30, 12.5)
+    files = [str(path) for path in tmp_path.glob("*/own.yaml")]
+    with pytest.raises(UserError, match="two that are called own; rename one of the files"):
+        distinct_arms(files, node, "/specprune_policy")
+
+
+def test_results_never_go_into_the_bag(raw, tmp_path):
+    options = parse([str(raw[0]), "--params-file", str(parameter_file(tmp_path)), "--out", str(raw[0]), "--quiet"])
+    with pytest.raises(UserError, match="is the folder of a bag; name another one for the results"):
+        run(options)
+    chunks = tmp_path / "chunks.mcap"
+    chunks.write_bytes((raw[0] / f"{raw[0].name}.mcap").read_bytes())
+    with pytest.raises(UserError, match="is the folder of a bag"):
+        replay(chunks, tmp_path, "--arms", "dense")
 
 
 def test_a_custom_type_without_a_usable_definition_does_not_matter(raw, tmp_path):

@@ -78,4 +78,6 @@ def no_space(problem: OSError, path: Path) -> UserError:
     """What to say about a file that could not be written."""
     if problem.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"no space left for {path}; free some, or write to another disk")
+    if problem.errno == errno.EFBIG:
+        return UserError(f"no file may grow so large in {path}; raise `ulimit -f`, or write to another disk")
     return UserError(f"{path} cannot be written ({problem.strerror or problem}); name another folder")

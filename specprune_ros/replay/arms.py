@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from specprune_ros.doctor.fit import check_fits
 from specprune_ros.errors import ConfigError
 from specprune_ros.nodes.model import load_policy
-from specprune_ros.parameter_file import read_parameters
+from specprune_ros.parameter_file import read_own_parameters
 from specprune_ros.policy import ActionChunk, Observation, Policy
 from specprune_ros.pruning.config import PRESETS, PruningConfig
 from specprune_ros.replay.settings import PRUNING, Settings, settings
@@ -31,14 +31,18 @@ def pruning_of(arm: str, node: Settings, node_name: str) -> PruningConfig | None
         return None
     if arm == NODE:
         return node.pruning
+    rate, metres = node.pruning.control_rate, node.pruning.metres_per_unit  # of the robot, whatever is pruned
     if arm in PRESETS:
-        preset = PruningConfig.from_preset(arm)
-        values = {"control_rate": node.pruning.control_rate, "metres_per_unit": node.pruning.metres_per_unit}
-        return PruningConfig(**{**preset.__dict__, **values})
+        return replace(PruningConfig.from_preset(arm), control_rate=rate, metres_per_unit=metres)
     path = Path(arm).expanduser()
     if path.suffix in (".yaml", ".yml") and path.is_file():
-        given = read_parameters(path.read_text(), str(path), node_name)
-        return settings({name: value for name, value in given.items() if name.startswith(PRUNING)}).pruning
+        given = read_own_parameters(path, node_name)
+        own = {name: value for name, value in given.items() if name.startswith(PRUNING)}
+        found = settings({PRUNING + "control_rate": rate, PRUNING + "metres_per_unit": metres, **own})
+        if found.unknown or not own:
+            problem = f"there is no parameter {found.unknown[0]}" if found.unknown else f"it has no {PRUNING}*"
+            raise ConfigError(f"--arms {path}: {problem}; docs/parameters.md lists what there is")
+        return found.pruning
     raise ConfigError(f"--arms {arm} is unknown; allowed: {', '.join(DEFAULT_ARMS)}, or a YAML file with pruning.*")
 
 
@@ -48,7 +52,10 @@ def distinct_arms(names: Iterable[str], node: Settings, node_name: str) -> dict[
     others = [config for name, config in chosen.items() if name != NODE]
     if NODE in chosen and chosen[NODE] in others:
         del chosen[NODE]
-    return {Path(name).stem if name.endswith((".yaml", ".yml")) else name: config for name, config in chosen.items()}
+    titles = [Path(name).stem if name.endswith((".yaml", ".yml")) else name for name in chosen]
+    if twice := [title for title in titles if titles.count(title) > 1]:
+        raise ConfigError(f"--arms has two that are called {twice[0]}; rename one of the files")
+    return dict(zip(titles, chosen.values(), strict=True))
 
 
 class Arms:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A rosbag2 recording, streamed: sqlite3 and MCAP, folders and single files, compressed or not. No ROS needed."""
 
-import os
 import struct
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -17,16 +16,12 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from specprune_ros.errors import UserError
 from specprune_ros.recording.definitions import CHUNK, STATISTICS, register_own
+from specprune_ros.replay.bag_repair import BagError, check_path, one_by_one, other_files, unreadable, without_metadata
 
-SUFFIXES = (".mcap", ".db3")
+ZSTANDARD = bytes.fromhex("28b52ffd")  # how compressed data begins
 # What a damaged file makes of the reader, beside its own error.
 DAMAGE = (ReaderError, apsw.Error, struct.error, EOFError, ValueError, TypeError, KeyError, AssertionError)
-
-
-class BagError(UserError):
-    """A bag cannot be read, or lacks what is needed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,19 +38,15 @@ class Bag:
     def __init__(self, path: Path) -> None:
         """Raises BagError, one line, for whatever is wrong with it."""
         self.path = path
-        _check_path(path)
+        check_path(path)
         self._stack = ExitStack()
         self.malformed: Counter[str] = Counter()  # topic -> messages that do not deserialize
         try:
             self._reader = self._stack.enter_context(Reader(path))
         except FileNotFoundError:
-            raise BagError(_without_metadata(path)) from None
-        except PermissionError as error:
-            raise BagError(f"{path} may not be read ({error.strerror}); change its permissions") from None
-        except OSError as error:
-            raise BagError(f"{path} cannot be read ({error.strerror or error})") from None
+            raise BagError(without_metadata(path)) from None
         except Exception as error:  # damaged files raise of every kind
-            raise BagError(_damaged(path, error)) from None
+            raise BagError(unreadable(path, error)) from None
         self.types: dict[str, str] = {connection.topic: connection.msgtype for connection in self._reader.connections}
         self.counts: Counter[str] = Counter()
         for connection in self._reader.connections:
@@ -103,52 +94,25 @@ class Bag:
         connections = [connection for connection in self._reader.connections if connection.topic in topics]
         if not connections:
             return
-        stream = self._reader.messages(connections=connections)
+        stream, read = self._reader.messages(connections=connections), 0
         while True:
             try:
                 connection, time, data = next(stream)
             except StopIteration:
+                if not read and any(connection.msgcount for connection in connections):
+                    raise BagError(other_files(self.path)) from None
                 return
-            except OSError as error:
-                raise BagError(f"{self.path} cannot be read ({error.strerror or error})") from None
             except Exception as error:  # damaged files raise of every kind
-                raise BagError(_damaged(self.path, error)) from None
+                raise BagError(unreadable(self.path, error)) from None
+            read += 1
             try:
                 message = self._typestore.deserialize_cdr(data, connection.msgtype)
             except (SerdeError, *DAMAGE):
+                if self.path.is_file() and data[:4] == ZSTANDARD:
+                    raise BagError(one_by_one(self.path)) from None
                 self.malformed[connection.topic] += 1
                 continue
             yield BagMessage(connection.topic, time, message, data)
-
-
-def _check_path(path: Path) -> None:
-    if not path.exists():
-        raise BagError(f"{path} does not exist; give the folder or file of a bag")
-    if path.suffix == ".bag":
-        raise BagError(f"{path} is a ROS 1 bag; convert it: rosbags-convert --src {path} --dst {path.with_suffix('')}")
-    if path.suffix == ".zstd":
-        raise BagError(f"{path} is one compressed file of a bag; give the folder that it lies in, with metadata.yaml")
-    if path.is_file() and path.suffix not in SUFFIXES:
-        raise BagError(f"{path} is not a bag; give a folder with metadata.yaml, an .mcap or a .db3 file")
-    if path.is_file() and not os.path.getsize(path):
-        raise BagError(f"{path} is empty; its recorder was killed before it wrote anything")
-
-
-def _without_metadata(path: Path) -> str:
-    files = [file for suffix in SUFFIXES for file in sorted(path.glob(f"*{suffix}*"))]
-    if not files:
-        return f"{path} is not a bag: it has neither metadata.yaml nor .mcap or .db3 files"
-    return (
-        f"{path} has no metadata.yaml, its recorder was killed; run `ros2 bag reindex {path}`, or give the file "
-        f"{files[0].name} in it"
-    )
-
-
-def _damaged(path: Path, error: Exception) -> str:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    mcap = path.suffix == ".mcap" or any(path.glob("*.mcap")) if path.exists() else False
-    repair = "`mcap recover FILE.mcap -o NEW.mcap`" if mcap else "`sqlite3 FILE.db3 .recover`"
-    return f"{path} is damaged or was cut off ({reason[:160]}); repair it with {repair}, or copy or record it again"
 
 
 def _typestore(connections: list[Connection]) -> Typestore:

@@ -17,7 +17,9 @@ from specprune_ros.viewing.mode_colors import MODE_COLORS
 
 PALETTE = ("#b5303a", "#2f9e6e", "#5b4b8a", "#e08a1e", "#1f9aa8", "#8a6d3b")
 DENSE_COLOR, RECORDED, CURSOR = "#3c4043", "#3d7edb", "#d81b60"
+STAGE_COLORS = ("#b9c0ca", "#7fa6d6", "#d8c18a", "#46658f", "#e39a4f", "#8a8f98")  # none of an arm's
 MOST_POINTS = 4000  # of a line
+HEADROOM = 1.12  # of an axis above its highest line
 
 
 @dataclass(eq=False)
@@ -136,6 +138,8 @@ def _differences(found: Measurements, floor: dict[str, Any], paint: dict[str, st
                 {"type": "line", "xref": "paper", "yref": axis, "x0": 0, "x1": 1, "y0": level, "y1": level}
                 | {"line": dash}
             )
+            highest = max(float(np.max(column(found.whole[arm], measure), initial=level)) for arm in found.arms)
+            figure.update_yaxes(range=[-0.04 * highest, HEADROOM * highest], row=row, col=1)
         figure.update_yaxes(title_text=f"{measure}<br>{unit}" if measure == "gripper" else unit, row=row, col=1)
     figure.update_xaxes(title_text="time of the bag (s)", row=max(len(shown), 1), col=1)
     return _cursor(figure, 170 * max(len(shown), 1) + 60, others)
@@ -198,6 +202,7 @@ def _modes(found: Measurements, lines: Lines) -> go.Figure:
             marker = {"color": color, "size": 9, "symbol": "square"}
             figure.add_trace(go.Scatter(x=x, y=y, text=text, name=mode, mode="markers", marker=marker))
     figure.update_xaxes(title_text="time of the bag (s)")
+    figure.update_yaxes(categoryorder="array", categoryarray=list(found.arms), autorange="reversed")
     return _cursor(figure, 90 + 34 * len(found.arms))
 
 
@@ -219,12 +224,13 @@ def _latency(found: Measurements, paint: dict[str, str]) -> go.Figure:
 def _stages(found: Measurements) -> go.Figure:
     figure = go.Figure()
     names = list(dict.fromkeys(stage for arm in found.arms for stage in found.stages[arm]))
-    for stage in names:
+    for index, stage in enumerate(names):
         x = [number(np.median(found.stages[arm].get(stage, [0.0])) * 1e3) for arm in found.arms]
-        figure.add_trace(go.Bar(y=list(found.arms), x=x, name=stage, orientation="h"))
+        color = STAGE_COLORS[index % len(STAGE_COLORS)]
+        figure.add_trace(go.Bar(y=list(found.arms), x=x, name=stage, orientation="h", marker={"color": color}))
     figure.update_xaxes(title_text="median per stage (ms)")
     figure.update_yaxes(autorange="reversed")
-    return _layout(figure, 100 + 40 * len(found.arms), barmode="stack")
+    return _layout(figure, 100 + 40 * len(found.arms), barmode="stack").update_layout(legend_traceorder="normal")
 
 
 def _tokens(found: Measurements, paint: dict[str, str]) -> go.Figure:
@@ -238,7 +244,7 @@ def _tokens(found: Measurements, paint: dict[str, str]) -> go.Figure:
             figure.add_trace(go.Scatter(x=x, y=y, name=arm if mode == "off" else f"{arm}, {mode}", line=line))
     figure.update_xaxes(title_text="decoder layer")
     figure.update_yaxes(title_text="tokens", rangemode="tozero")
-    return _layout(figure, 320)
+    return _layout(figure, 320).update_layout(legend={"orientation": "v", "y": 0.98, "yanchor": "top"})
 
 
 def _path(lines: Lines, paint: dict[str, str]) -> go.Figure:

@@ -12,6 +12,9 @@ from specprune_ros.replay.arms import DEFAULT_ARMS
 from specprune_ros.replay.names import Names
 
 PROGRAM = "replay"
+MOST = 1e9  # of any number, seconds among them
+LIMITS = ("max-error", "max-flips", "max-latency")
+RANGES = dict.fromkeys(("rate", "start", "duration", "minutes", *LIMITS), MOST) | {"max-flips": 1.0}
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,11 @@ class Options:
     max_latency: float | None  # ms
     quiet: bool
 
+    @property
+    def limits(self) -> list[str]:
+        """Names of those that were given."""
+        return [name for name in LIMITS if getattr(self, name.replace("-", "_")) is not None]
+
 
 def parse(arguments: list[str]) -> Options:
     """Raises ConfigError, one line, for whatever is wrong with the arguments."""
@@ -52,9 +60,11 @@ def parse(arguments: list[str]) -> Options:
         parameters["model.device"] = given.device
     if given.every < 1:
         raise ConfigError(f"--every {given.every} is outside the allowed range; allowed: at least 1")
-    for name in ("rate", "start", "duration", "minutes"):
-        if getattr(given, name) < 0:
-            raise ConfigError(f"--{name} {getattr(given, name):g} is outside the allowed range; allowed: at least 0")
+    for name, most in RANGES.items():
+        value = getattr(given, name.replace("-", "_"))
+        if value is not None and not 0 <= value <= most:
+            allowed = f"0 to {most:g}" if most < MOST else "at least 0"
+            raise ConfigError(f"--{name} {value:g} is outside the allowed range; allowed: {allowed}")
     if len(given.bag) > 1 and not given.suggest:
         raise ConfigError("several bags are for --suggest; replay them one by one")
     if given.trials < 1:

@@ -44,7 +44,7 @@ SECTIONS = (
         "itself exceeds in 5 %. An arm left of the dotted one could be another JPEG.",
     ),
     ("seams", "Seams", "How much the commanded speed jumps where a chunk replaces the one before."),
-    ("modes", "Modes", "Hover for the reason."),
+    ("modes", "Modes", "What each arm did when; hover for the reason. Below, how often."),
     ("latency", "Latency", "Of every inference on this machine, warm, the arms in turns."),
     ("stages", "Stages", "Where the time goes."),
     ("tokens", "Tokens per layer", "Mean sequence length in every decoder layer, by mode."),
@@ -72,7 +72,8 @@ def write_page(
         },
         "moments": [_moment_data(spool.at(index), index, found) for index in kept],
     }
-    sections = [_section(*section) for section in SECTIONS]
+    below = {"modes": _modes(report)}
+    sections = [_section(name, title, note, below.get(name, "")) for name, title, note in SECTIONS]
     sections.insert(
         3,
         '<section><h2>The worst moments of <span id="gallery-arm"></span></h2>'
@@ -176,8 +177,8 @@ def _rounded(position: NDArray[np.float64]) -> list[float]:
     return [round(float(value), 4) for value in position]
 
 
-def _section(name: str, title: str, note: str) -> str:
-    return f'<section><h2>{title}</h2><p class="note">{note}</p><div id="{name}" class="plot"></div></section>'
+def _section(name: str, title: str, note: str, below: str) -> str:
+    return f'<section><h2>{title}</h2><p class="note">{note}</p><div id="{name}" class="plot"></div>{below}</section>'
 
 
 def _finding(finding: dict[str, str]) -> str:
@@ -191,7 +192,7 @@ def _facts(report: dict[str, Any]) -> str:
         f"{report['inferences']} inferences ({report['inferred_on']}) over {report['replayed_s']:.1f} s of the "
         f"bag{complete}; checkpoint "
         f"{Path(report['checkpoint']).name} ({report['checkpoint_digest']}), unnorm_key {report['unnorm_key']}; "
-        f"{machine['device']}, {machine['processor']}, {machine['torch_threads']} threads, torch {machine['torch']}"
+        f"{machine['device']}, {machine['processor']}, threads: {machine['torch_threads']}, torch {machine['torch']}"
     )
     return html.escape(facts)
 
@@ -232,6 +233,17 @@ def _table(report: dict[str, Any]) -> str:
     return _html_table(heads, rows)
 
 
+def _modes(report: dict[str, Any]) -> str:
+    """In which share of the inferences each arm was in which mode, and why."""
+    modes = list(dict.fromkeys(mode for arm in report["arms"].values() for mode in arm["mode_share"]))
+    rows = []
+    for name, arm in report["arms"].items():
+        shares = [_text(arm["mode_share"].get(mode), "{:.0%}") for mode in modes]
+        reasons = [f"{reason.replace('_', ' ')} {count} times" for reason, count in arm["reasons"].items()]
+        rows.append([name, *shares, ", ".join(reasons)])
+    return _html_table(("arm", *modes, "mode: reason"), rows)
+
+
 def _audit(audit: dict[str, Any]) -> str:
     heads = (
         *("input", "topic", "messages", "Hz", "longest interval s", "jitter s", "delay p99 s", "gaps"),
@@ -257,10 +269,36 @@ def _audit(audit: dict[str, Any]) -> str:
         for refusal in audit["refusals"]
     ]
     refused = _html_table(("what the live node would have refused", "times", "first s", "last s"), refusals)
+    skew = audit["camera_skew_s"]["max"]
+    frozen = [f"{camera} from {start:g} s" for camera, spans in audit["frozen_s"].items() for start, _ in spans]
+    jumps = [f"at {time:g} s" for time, _ in audit["clock_jumps_s"]]
+    facts = (
+        f"{audit['observations']} observations, {audit['refused']} refused, velocity unknown in "
+        f"{audit['velocity_unknown']}. Views of one moment are at most {_text(skew, '{:.3f}')} "
+        f"s apart. Frozen cameras: {', '.join(frozen) or 'none'}. Clock set back: {', '.join(jumps) or 'never'}."
+    )
     return (
         '<section><h2>The recording</h2><p class="note">What is wrong with it stands at the top of this page.</p>'
-        f"{_html_table(heads, rows)}{refused if refusals else ''}</section>"
+        f"{_html_table(heads, rows)}<p>{html.escape(facts)}</p>{refused if refusals else ''}{_ranges(audit)}</section>"
     )
+
+
+def _ranges(audit: dict[str, Any]) -> str:
+    """How the recorded arm lies in the checkpoint's normalisation ranges; what is outside is clipped."""
+    rows = []
+    for key, fit in audit["unnorm_keys"].items():
+        outside = [_outside(fit[name]) for name in ("proprio_outside_range", "joints_outside_range")]
+        rows.append([key, *outside, *(_text(pace, "{:.2f}") for pace in fit["step_of_longest"])])
+    heads = (
+        *("statistics of", "proprio outside their range", "joints outside"),
+        *("step: goes, of their longest", "turns, of their longest"),
+    )
+    return _html_table(heads, rows) if rows else ""
+
+
+def _outside(shares: list[float]) -> str:
+    worst = max(shares, default=0.0)
+    return f"{worst:.0%} (number {shares.index(worst)})" if worst else "never"
 
 
 def _html_table(heads: tuple[str, ...], rows: list[list[str]]) -> str:

@@ -9,25 +9,26 @@ import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
 
-from specprune_ros.errors import UserError
+from specprune_ros.errors import ConfigError, UserError
 from specprune_ros.openvla.digest import digest
-from specprune_ros.parameter_file import read_parameters
+from specprune_ros.parameter_file import read_own_parameters, read_parameters
 from specprune_ros.recording.bag_writer import no_space
 from specprune_ros.recording.custom_data import DIGEST, PARAMETERS, REMAPPINGS
 from specprune_ros.replay import suggest
 from specprune_ros.replay.arms import DENSE, Arms, distinct_arms
-from specprune_ros.replay.bag import Bag, BagError
+from specprune_ros.replay.bag import Bag
+from specprune_ros.replay.bag_repair import METADATA, BagError
 from specprune_ros.replay.compare import COMPARE, compare
 from specprune_ros.replay.differences import ChunkSpace
 from specprune_ros.replay.moment import Spool
 from specprune_ros.replay.names import Names
 from specprune_ros.replay.options import Options, parse
-from specprune_ros.replay.results import INTERRUPTED, Results, say
+from specprune_ros.replay.results import FILES, INTERRUPTED, Results, say
 from specprune_ros.replay.run import Replay
 from specprune_ros.replay.schedule import Schedule
 from specprune_ros.replay.settings import Settings, settings
 from specprune_ros.replay.topics import find_topics
-from specprune_ros.sensing.stamps import from_stamp
+from specprune_ros.sensing.stamps import NANOSECONDS, from_stamp
 
 BAD_INPUT = 2  # exit code
 PARTIAL = ".replay-"  # results that are not complete yet
@@ -62,7 +63,13 @@ def run(options: Options) -> int:
             raise BagError(
                 f"{bag.path} has no instruction on {expected}; say with --instruction TEXT what the arm does"
             )
-        arms = Arms(node, distinct_arms(options.arms, node, names.full_name))
+        _check_part(options, bag)
+        chosen = distinct_arms(options.arms, node, names.full_name)
+        if options.limits and set(chosen) == {DENSE}:
+            raise ConfigError(
+                f"--{options.limits[0]} is a limit for pruned arms; name one with --arms, as --arms paper"
+            )
+        arms = Arms(node, chosen)
         warnings = [f"there is no parameter {name}; it is ignored" for name in node.unknown]
         recorded = bag.custom_data.get(DIGEST)
         if recorded and recorded != digest(Path(node.model.checkpoint)):
@@ -71,7 +78,7 @@ def run(options: Options) -> int:
             say(warning)
         stamps = _recorded_stamps(bag, topics.chunks) if options.as_recorded else None
         schedule = Schedule(options.every, options.rate, stamps)
-        with _folder(options.out) as partial:
+        with _folder(options.out, options.bag) as partial:
             results = Results(Path(partial), options, bag, node, arms, warnings)
             code = results.make(Replay(bag, node, topics, arms, schedule, options.instruction))
             results.move(options.out)
@@ -82,12 +89,13 @@ def run(options: Options) -> int:
 def run_search(options: Options) -> int:
     """Search pruning constants and write what was found. Returns the exit code. Raises UserError."""
     bags = (options.bag, *options.more_bags)
-    with _folder(options.out) as partial:
+    with _folder(options.out, *bags) as partial:
         seen = suggest.Observations(Path(partial) / "observations")
         for number, path in enumerate(bags):
             with Bag(path) as bag:
                 names = options.names if options.renamed else _recorded_names(bag)
                 node = _settings(options, bag, names)
+                _check_part(options, bag)
                 if number == 0:
                     arms, first = Arms(node, {DENSE: None}), node
                 replay = Replay(
@@ -122,18 +130,25 @@ def run_search(options: Options) -> int:
     return 0
 
 
+def _check_part(options: Options, bag: Bag) -> None:
+    length = (bag.end - bag.start) / NANOSECONDS
+    if options.start >= length:
+        raise ConfigError(f"--start {options.start:g} is after the end of {bag.path}, which lasts {length:.1f} s")
+
+
 def _recorded_names(bag: Bag) -> Names:
     return Names.of(json.loads(bag.custom_data.get(REMAPPINGS, "[]")))
 
 
 def _settings(options: Options, bag: Bag, names: Names) -> Settings:
     if options.params_file:
-        text, where = options.params_file.read_text(), str(options.params_file)
+        given = read_own_parameters(options.params_file, names.full_name)
     elif PARAMETERS in bag.custom_data:
-        text, where = bag.custom_data[PARAMETERS], f"{bag.path}: recorded parameters"
+        where = f"{bag.path}: recorded parameters"
+        given = read_parameters(bag.custom_data[PARAMETERS], where, names.full_name)
     else:
         raise BagError(f"{bag.path} brings no parameters along; give the node's parameter file with --params-file FILE")
-    return settings({**read_parameters(text, where, names.full_name), **options.parameters})
+    return settings({**given, **options.parameters})
 
 
 def _recorded_stamps(bag: Bag, topic: str) -> frozenset[int]:
@@ -144,8 +159,10 @@ def _recorded_stamps(bag: Bag, topic: str) -> frozenset[int]:
     )
 
 
-def _folder(out: Path) -> tempfile.TemporaryDirectory:
-    """A folder inside `out` that vanishes unless its content is moved."""
+def _folder(out: Path, *bags: Path) -> tempfile.TemporaryDirectory:
+    """A folder inside `out` that vanishes unless its content is moved. Raises UserError."""
+    if (out / METADATA).exists() or any(bag.parent == out and bag.name in FILES for bag in bags):
+        raise ConfigError(f"--out {out} is the folder of a bag; name another one for the results")
     try:
         out.mkdir(parents=True, exist_ok=True)
         for left in out.glob(PARTIAL + "*"):

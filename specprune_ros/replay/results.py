@@ -14,7 +14,8 @@ from specprune_ros.openvla.digest import digest
 from specprune_ros.policy import Observation
 from specprune_ros.recording.bag_writer import no_space
 from specprune_ros.replay.arms import Arms
-from specprune_ros.replay.bag import Bag, BagError
+from specprune_ros.replay.bag import Bag
+from specprune_ros.replay.bag_repair import BagError
 from specprune_ros.replay.chunks_bag import ChunksBag
 from specprune_ros.replay.differences import ChunkSpace
 from specprune_ros.replay.finding import Finding

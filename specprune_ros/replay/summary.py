@@ -117,7 +117,7 @@ def verdict(comparison: dict[str, Any], findings: Iterable[Finding]) -> Verdict:
     count, arms, floor = comparison["inferences"], comparison["arms"], comparison["noise_floor"]
     pruned = {name: arm for name, arm in arms.items() if name != DENSE}
     if count < FEW:
-        text = f"{count} inferences are too few for a verdict; replay at least {FEW}"
+        text = f"{count} inference{' is' if count == 1 else 's are'} too few for a verdict; replay at least {FEW}"
         return Verdict(text + ".", _fastest(pruned), "Replay a longer part of the recording.", "")
     if not pruned:
         return Verdict("Only dense was run, so nothing was compared.", "", "Name other arms with --arms.", "")

@@ -4,7 +4,8 @@
 from dataclasses import dataclass
 
 from specprune_ros.recording.definitions import CHUNK
-from specprune_ros.replay.bag import Bag, BagError
+from specprune_ros.replay.bag import Bag
+from specprune_ros.replay.bag_repair import BagError
 from specprune_ros.replay.names import Names
 from specprune_ros.replay.settings import Settings
 from specprune_ros.sensing.camera_check import info_topic
