@@ -382,6 +382,8 @@ def test_what_moves_with_the_camera_is_told_from_the_scene():
     expected[:, 3] = follows[:, 3]  # came from out of view
     assert (follows == expected).all()
     assert not moves_as_said(before, before, one_right).any()
+    plain = np.full_like(before, 7)  # alike at both places: nothing says that it moved
+    assert not moves_as_said(plain, plain, one_right).any()
     down = np.roll(before, -4, axis=0)
     assert moves_as_said(down, before, one_right[:, ::-1])[:12].all()
     border = np.repeat(before[:, :1], 16, axis=1)  # what lies left of the border is the border
