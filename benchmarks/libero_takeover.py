@@ -87,6 +87,7 @@ class Episodes:
 
 def main() -> int:
     given = _parser().parse_args()
+    given.json.parent.mkdir(parents=True, exist_ok=True)  # now, not after minutes
     episodes = []
     with tempfile.TemporaryDirectory() as folder:
         # Both ways of taking over in one run: the topic is there, and says nothing while ~/takeover is called.

@@ -160,6 +160,7 @@ def run(way: str, given: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> int:
     given = _parser().parse_args()
+    given.json.parent.mkdir(parents=True, exist_ok=True)  # now, not after minutes
     rounds = []
     for number in range(given.rounds):
         for way in WAYS if number % 2 == 0 else WAYS[::-1]:

@@ -6,6 +6,7 @@ This process starts both, enables motion, records one episode, and then writes t
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shlex
@@ -20,6 +21,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
+from specprune_ros.control.takeover import InCharge
 from specprune_ros.demo.bag_recorder import BagRecorder
 from specprune_ros.demo.options import CONFIG, Options, parse
 from specprune_ros.demo.person import DEVICE, TOPIC, Person
@@ -245,6 +247,10 @@ def _lines(summary: dict[str, Any]) -> list[str]:
         f"inference p50 {latency['p50']:.0f} ms, p99 {latency['p99']:.0f} ms; "
         + ", ".join(f"{mode} {share:.0%}" for mode, share in shares.items()),
     ]
+    if summary["push"] and summary["push"]["moved_m"]:
+        moved = math.hypot(*summary["push"]["moved_m"])
+        meanwhile = summary["in_charge"].get(InCharge.PERSON, 0)
+        lines.append(f"a person moved the arm by {moved:.3f} m; {meanwhile} inferences meanwhile")
     speedup = summary["speedup_vs_dense"]
     if speedup:
         lines.append(

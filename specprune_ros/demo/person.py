@@ -77,7 +77,7 @@ class Person(Node):
             "by": push.by,
             "after_s": push.after,
             "wanted_m": push.offset.tolist(),
-            "moved_m": (self._place - self._from).round(4).tolist(),
+            "moved_m": None if self._until is None else (self._place - self._from).round(4).tolist(),
             "released": self._released is not None,
             "first_command": self._first,
         }
