@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import sample_bag
 from light_replay import light_replay  # noqa: F401  a fixture that every test here uses
-from replay_bags import CHECKPOINT, NODE, SECOND, BagMaker, parameter_file
+from replay_bags import CHECKPOINT, NODE, PERIOD, SECOND, BagMaker, parameter_file
 
 from specprune_ros.replay import camera_motion
 from specprune_ros.replay.camera_motion import CameraMotion, swapped
@@ -58,6 +58,16 @@ def test_a_tf_gap(tmp_path):
     found = findings(maker.write(tmp_path / "bag"), tmp_path, "--every", "1")
     assert "/tf has 1 gap, the longest of 1 s at 1 s; the node stops the arm" in found["tf_gap"]
     assert "older than the images" in found["refused"]
+
+
+def test_a_recording_of_a_looped_playback(tmp_path):
+    """The stamps start over, the recorder's clock goes on."""
+    maker, again = BagMaker(IMAGES // 2), BagMaker(IMAGES // 2)
+    length = IMAGES // 2 * PERIOD
+    maker.messages += [(time + length, *rest) for time, *rest in again.messages]
+    told = findings(maker.write(tmp_path / "bag"), tmp_path)["stamps_back"]
+    assert "/image_wrist, /joint_states, /tf jump back by 1.4" in told and "at 1.5 s" in told
+    assert told.endswith("--duration 1.5")
 
 
 def test_swapped_cameras(tmp_path):

@@ -28,6 +28,7 @@ GAP = 5.0  # typical periods without a message are a gap
 LISTED = 20  # gaps, refusals ... that are named one by one
 FROZEN = 1.0  # seconds of one picture while the arm moves
 MOVING = 0.02  # m/s or rad/s of the end effector
+BACK = 0.5  # seconds by which stamps go back that are no mere disorder
 FEW = 5  # observations without velocity: those before TF has filled its window
 UNSTAMPED = 0
 
@@ -43,6 +44,7 @@ class Stream:
     unstamped: int = 0
     repeated: int = 0  # stamps that came before
     backwards: int = 0
+    back: tuple[float, float] | None = None  # the first time that stamps went far back: when, how far
     intervals: Intervals = field(default_factory=Intervals)  # of stamps
     delays: Intervals = field(default_factory=Intervals)  # from stamp to arrival
     future: int = 0  # stamped after its arrival
@@ -68,6 +70,9 @@ class Stream:
         if stamp <= newest:
             self.repeated += stamp == newest
             self.backwards += stamp < newest
+            far = (newest - stamp) / NANOSECONDS
+            if far > BACK and self.back is None:
+                self.back = round(time, 3), round(far, 3)
             return
         interval = (stamp - newest) / NANOSECONDS
         typical = self.intervals.percentile(0.5) if self.intervals.count >= 10 else math.inf
@@ -256,6 +261,14 @@ class Audit:
 
     def _about_streams(self) -> list[Finding]:
         found = []
+        gone_back = {stream.topic: stream.back for stream in self.streams.values() if stream.back}
+        if gone_back:
+            time, far = min(gone_back.values())
+            text = (
+                f"the stamps on {', '.join(gone_back)} jump back by {far:g} s at {time:g} s, while the recorder's "
+                f"clock went on, as in a recording of a looped playback; replay what is before with --duration {time:g}"
+            )
+            found.append(Finding("stamps_back", "error", text))
         for stream in self.streams.values():
             if stream.gap_count:
                 time, length = max(stream.gaps, key=lambda gap: gap[1])
