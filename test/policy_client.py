@@ -3,6 +3,7 @@
 
 import signal
 import time
+from array import array as packed
 from collections import defaultdict
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from tf2_msgs.msg import TFMessage
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "test" / "data" / "tiny_oft"
 GOLDEN = dict(np.load(CHECKPOINT / "golden.npz"))  # read at once: forked processes would share the open file's position
+PIXELS = {view: packed("B", GOLDEN[f"{view}_image"].tobytes()) for view in ("primary", "wrist")}  # as in messages
 INSTRUCTION = str(GOLDEN["instruction"])
 FINGERS = ("panda_finger_joint1", "panda_finger_joint2")
 PARAMETERS = {
@@ -131,7 +133,7 @@ class PolicyClient:
         pixels = GOLDEN[f"{view}_image"]
         image = Image(height=pixels.shape[0], width=pixels.shape[1], encoding="rgb8", step=pixels.shape[1] * 3)
         image.header.stamp = stamp
-        image.data = pixels.tobytes()
+        image.data = PIXELS[view]
         self.change_image[view](image)
         return image
 

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small bags of an arm that moves in front of two cameras, for a policy of random weights."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
+from release_checkpoint import TINY, light_checkpoint
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from scipy.spatial.transform import Rotation
 
-CHECKPOINT = Path(__file__).parent / "data" / "tiny_oft"
-GOLDEN = np.load(CHECKPOINT / "golden.npz")
+CHECKPOINT = light_checkpoint()
+GOLDEN = np.load(TINY / "golden.npz")
 INSTRUCTION = str(GOLDEN["instruction"])
 FINGERS = ("panda_finger_joint1", "panda_finger_joint2")
 NODE = "/specprune_policy"

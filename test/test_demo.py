@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -38,60 +39,62 @@ def running(mark):
     return found
 
 
-@pytest.fixture(scope="module")
-def compared(tmp_path_factory):
-    """The folder that one run of both, dense and pruned, leaves."""
-    out, mark = tmp_path_factory.mktemp("demo"), str(os.getpid())
-    result = demo("--compare", "--seconds", "1", "--out", str(out), mark=mark)
-    logs = "".join(path.read_text() for path in out.glob("*/logs/*.log"))
+@pytest.mark.ros
+@pytest.mark.sim
+def test_a_short_episode(tmp_path):
+    mark = str(os.getpid())
+    result = demo("--seconds", "1", "--out", str(tmp_path), mark=mark)
+    logs = "".join(path.read_text() for path in tmp_path.glob("logs/*.log"))
     assert result.returncode == 0, result.stderr + logs
     assert "Traceback" not in result.stderr + logs
     assert running(mark) == []
-    return out
+    names = {"video.mp4", "strip.png", "latency_and_speed.png", "summary.json", "logs"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    _check_summary(json.loads((tmp_path / "summary.json").read_text()))
+    _check_video(tmp_path / "video.mp4")
 
 
 @pytest.mark.ros
 @pytest.mark.sim
-def test_a_short_episode(compared):
-    names = {"video.mp4", "strip.png", "latency_and_speed.png", "summary.json"}
-    for arm in ("dense", "pruned"):
-        assert {path.name for path in (compared / arm).iterdir()} == {*names, "logs"}
-    _check_summary(json.loads((compared / "pruned" / "summary.json").read_text()))
-    _check_video(compared / "pruned" / "video.mp4")
-
-
-@pytest.mark.ros
-@pytest.mark.sim
-def test_dense_and_pruned_from_the_same_state(compared):
-    both = json.loads((compared / "summary.json").read_text())
-    assert both["dense"]["pruning"] == "off" and both["dense"]["mode_share"] == {"off": 1.0}
-    assert both["pruned"]["pruning"] == "paper" and both["pruned"]["speedup_vs_dense"]["frames"] > 0
-    assert both["pruned"] == json.loads((compared / "pruned" / "summary.json").read_text())
-    with av.open(str(compared / "video.mp4")) as one, av.open(str(compared / "pruned" / "video.mp4")) as other:
-        first, second = (next(video.decode(video=0)).to_ndarray(format="rgb24") for video in (one, other))
-    assert first.shape == (second.shape[0], 2 * second.shape[1], 3)
-    # Both start alike: the views on the left and on the right are the same up to noise of rendering and encoding.
-    half = first.shape[1] // 2
-    assert np.abs(first[70:350, 16:296].astype(int) - first[70:350, half + 16 : half + 296]).mean() < 8
-
-
-@pytest.mark.ros
-@pytest.mark.sim
-def test_one_run_writes_its_report(monkeypatch, tmp_path):
-    """What --compare does not run; the episode is made up."""
+def test_dense_and_pruned_from_the_same_state(monkeypatch, tmp_path):
+    """What --compare adds to one run, whose episodes are made up here."""
     from specprune_ros.demo import demo as module
 
-    policy = Policy.from_checkpoint(TINY, pruning="paper")
+    policies = {"paper": Policy.from_checkpoint(TINY, pruning="paper")}
+    policies["off"] = policies["paper"].sibling("off")
     view = np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)
     seen = [Observation({"a": view, "b": view}, np.zeros(8), "go", 0.1 * i, 0.1 * np.ones(6)) for i in range(3)]
-    episode = Episode("go", seen, [policy.act(seen[0])], [0.05], real_time_factors=[1.0])
-    monkeypatch.setattr(module, "_record", lambda options: episode)
+    recorded = []
+
+    def record(options):
+        options.out.mkdir()  # for the logs
+        recorded.append(options)
+        return Episode("go", seen, [policies[options.pruning].act(seen[0])], [0.05], real_time_factors=[1.0])
+
+    monkeypatch.setattr(module, "_record", record)
     monkeypatch.setattr("signal.signal", lambda *_: None)  # this process belongs to pytest
-    monkeypatch.setattr(sys, "argv", ["demo", "--checkpoint", str(TINY), "--out", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["demo", "--compare", "--checkpoint", str(TINY), "--out", str(tmp_path)])
     assert module.main() == 0
-    assert {"video.mp4", "strip.png", "summary.json"} <= {path.name for path in tmp_path.iterdir()}
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert (summary["frames"], summary["pruning"], summary["speedup_vs_dense"]["frames"]) == (3, "paper", 1)
+    dense, pruned = recorded
+    assert (dense.pruning, pruned.pruning) == ("off", "paper")
+    assert replace(dense, pruning="paper", out=pruned.out) == pruned  # the same state, and all else
+    parameters = [module._policy_parameters(options) for options in recorded]
+    assert parameters[0]["pruning.enabled"] is False and parameters[1]["pruning.preset"] == "paper"
+    for options in recorded:
+        files = {"video.mp4", "strip.png", "latency_and_speed.png", "summary.json"}
+        assert {path.name for path in options.out.iterdir()} == files
+    both = json.loads((tmp_path / "summary.json").read_text())
+    assert list(both) == ["dense", "pruned"]
+    assert both["dense"]["pruning"] == "off" and both["dense"]["mode_share"] == {"off": 1.0}
+    assert both["dense"]["speedup_vs_dense"] is None
+    assert both["pruned"]["pruning"] == "paper" and both["pruned"]["speedup_vs_dense"]["frames"] == 1
+    assert both["pruned"] == json.loads((tmp_path / "pruned" / "summary.json").read_text())
+    with av.open(str(tmp_path / "video.mp4")) as one, av.open(str(tmp_path / "pruned" / "video.mp4")) as other:
+        first, second = (next(video.decode(video=0)).to_ndarray(format="rgb24") for video in (one, other))
+    assert first.shape == (second.shape[0], 2 * second.shape[1], 3)
+    # The same view on the left and on the right, up to the noise of encoding.
+    half = first.shape[1] // 2
+    assert np.abs(first[70:350, 16:296].astype(int) - first[70:350, half + 16 : half + 296]).mean() < 8
 
 
 def _check_summary(summary):

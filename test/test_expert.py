@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The scripted expert, its noise, and where its episodes start."""
 
+import functools
 import itertools
 import pickle
 from dataclasses import replace
@@ -24,7 +25,7 @@ from training.placements import (
 )
 from training.scene import Scene
 
-SIZE = 128  # px of the collected pictures; half of what is usual
+SIZE = 128  # px of the pictures; half of what is usual
 
 
 def run_here(function, jobs, workers, done):
@@ -61,7 +62,7 @@ def test_episodes_that_are_for_evaluation_are_kept_apart(tmp_path):
 
 @pytest.fixture(scope="module")
 def env():
-    env = LiberoEnv("libero_spatial", 0, image_size=64, shadows=False, anti_aliasing=False)
+    env = LiberoEnv("libero_spatial", 0, image_size=SIZE, shadows=False, anti_aliasing=False)
     yield env
     env.close()
 
@@ -82,7 +83,6 @@ def test_the_expert_places_the_bowl_in_spite_of_noise(env, wide):
 
 @pytest.mark.sim
 def test_the_side_of_the_grasp_can_be_told(env):
-    env.reset(0)
     hands = []
     for side in (1, -1):
         env.reset(0)
@@ -119,13 +119,12 @@ def test_other_tasks_are_refused(env, monkeypatch):
 
 
 @pytest.mark.sim
-def test_collecting_goes_on_where_it_stopped_and_labels_what_it_shows(tmp_path, monkeypatch):
+def test_collecting_goes_on_where_it_stopped_and_labels_what_it_shows(env, tmp_path, monkeypatch):
     monkeypatch.setattr(collect, "run_jobs", run_here)
-    monkeypatch.setattr(recording, "IMAGE_SIZE", SIZE)
+    monkeypatch.setattr(recording, "_environment", lambda *scene: {("libero_spatial", 0, False): env}[scene])
+    monkeypatch.setattr(env, "image", functools.cache(env.image))  # only the first pictures are looked at
     command = [str(tmp_path), "--tasks", "0", "--no-shadows", "--episodes", "1"]
     collect.main(command)
-    recording._environment("libero_spatial", 0, False).close()
-    recording._environment.cache_clear()
     (path,) = episode_paths(tmp_path)
     written = path.stat().st_mtime_ns
     collect.main(command)

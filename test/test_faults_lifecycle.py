@@ -12,7 +12,8 @@ pytest.importorskip("rclpy")
 from fault_bench import AT_ONCE
 from faults import GOES_ON, OFF, fault
 from faulty_policy import SLOW
-from policy_client import CHECKPOINT, INSTRUCTION
+from policy_client import INSTRUCTION
+from release_checkpoint import light_checkpoint
 
 pytestmark = pytest.mark.ros
 
@@ -43,7 +44,7 @@ def node(bench):
     """The bench; active again afterwards, whatever the test did."""
     yield bench
     bench.good()
-    assert bench.set(model__checkpoint=str(CHECKPOINT), instruction=INSTRUCTION) == ""
+    assert bench.set(model__checkpoint=str(light_checkpoint()), instruction=INSTRUCTION) == ""
     if bench.state() == "unconfigured":
         assert bench.transition("configure")
     if bench.state() == "inactive":
@@ -168,11 +169,11 @@ def test_checkpoint_changed_between_cleanup_and_configure(node, tmp_path):
     node.assert_held(onset, allowed=AT_ONCE)
     assert node.set(model__checkpoint=str(folder)) == ""
     for row, change in CHANGED:
-        shutil.copytree(CHECKPOINT, folder, dirs_exist_ok=True)
+        shutil.copytree(light_checkpoint(), folder, dirs_exist_ok=True)
         change(folder)
         assert not node.transition("configure") and node.state() == "unconfigured", row
         node.says(row)
-    shutil.copytree(CHECKPOINT, folder, dirs_exist_ok=True)
+    shutil.copytree(light_checkpoint(), folder, dirs_exist_ok=True)
     assert_starts_again(node)
 
 
@@ -183,7 +184,7 @@ OVERWRITTEN = fault(
 
 def test_checkpoint_overwritten_while_active(node, tmp_path):
     folder = tmp_path / "checkpoint"
-    shutil.copytree(CHECKPOINT, folder)
+    shutil.copytree(light_checkpoint(), folder)
     assert node.set(model__checkpoint=str(folder)) == ""
     assert node.transition("deactivate") and node.transition("cleanup")
     assert_starts_again(node)

@@ -5,22 +5,20 @@ The weights travel from transformers into a checkpoint in the release format and
 names, its fused matrices and its folded LayerScale are checked too.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from release_checkpoint import Sizes, decoder_weights, projector_weights, write_checkpoint
 from torch import Tensor
-from transformers import (
-    Dinov2WithRegistersConfig,
-    Dinov2WithRegistersModel,
-    LlamaConfig,
-    LlamaModel,
-    SiglipVisionConfig,
-    SiglipVisionModel,
-)
 
 from specprune_ros.openvla.checkpoint import Checkpoint, load
+
+if TYPE_CHECKING:  # importing them takes longer than the tests, in every worker that collects this file
+    from transformers import Dinov2WithRegistersModel, LlamaModel, SiglipVisionModel
 
 SMALL = Sizes()
 WIDER = Sizes(
@@ -38,6 +36,8 @@ WIDER = Sizes(
 
 
 def dinov2(sizes: Sizes) -> Dinov2WithRegistersModel:
+    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
     config = Dinov2WithRegistersConfig(
         hidden_size=sizes.widths[0],
         num_hidden_layers=sizes.depths[0],
@@ -51,6 +51,8 @@ def dinov2(sizes: Sizes) -> Dinov2WithRegistersModel:
 
 
 def siglip(sizes: Sizes) -> SiglipVisionModel:
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
     config = SiglipVisionConfig(
         hidden_size=sizes.widths[1],
         num_hidden_layers=sizes.depths[1],
@@ -64,6 +66,8 @@ def siglip(sizes: Sizes) -> SiglipVisionModel:
 
 
 def llama(sizes: Sizes) -> LlamaModel:
+    from transformers import LlamaConfig, LlamaModel
+
     config = LlamaConfig(
         vocab_size=462,
         hidden_size=sizes.hidden,

@@ -86,7 +86,7 @@ class LiberoEnv:
         self._robot = self.robosuite.robots[0]
         self.before_physics: Callable[[], None] | None = None  # called before each physics step, until the next reset
         self._hook_physics()
-        self._set_quality(shadows, anti_aliasing)
+        _open_renderer(self._sim, image_size, shadows, anti_aliasing)
         self.reset()
 
     def reset(self, init_state: int = 0) -> None:
@@ -216,24 +216,13 @@ class LiberoEnv:
         controller.update_initial_joints(self.joint_positions)
         controller.reset_goal()
 
-    def _set_quality(self, shadows: bool, anti_aliasing: bool) -> None:
-        import mujoco
-
-        context = self._sim._render_context_offscreen
-        context.scn.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = shadows
-        context.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = shadows
-        if not anti_aliasing:
-            self._sim.model.vis.quality.offsamples = 0
-        # Makes the frame buffer anew with these samples, large enough for the images and not larger.
-        context.update_offscreen_size(self.image_size, self.image_size)
-
     def _body_quaternion(self, body: str) -> np.ndarray:
         w, x, y, z = self._sim.data.get_body_xquat(body)
         return np.array([x, y, z, w])
 
 
 def _make_robosuite(scene_file: Path) -> Any:
-    """The robosuite environment of a LIBERO scene, which renders only when asked."""
+    """The robosuite environment of a LIBERO scene, without a renderer: see `_open_renderer`."""
     # Software rendering works everywhere; where there is an NVIDIA driver, EGL is far faster.
     os.environ.setdefault("MUJOCO_GL", "egl" if Path("/dev/nvidiactl").exists() else "osmesa")
     os.environ.setdefault("PYOPENGL_PLATFORM", os.environ["MUJOCO_GL"])
@@ -247,8 +236,31 @@ def _make_robosuite(scene_file: Path) -> Any:
             "libgl1, or set MUJOCO_GL and PYOPENGL_PLATFORM to egl or osmesa"
         ) from error
     try:
-        environment = ControlEnv(bddl_file_name=str(scene_file), use_camera_obs=False, ignore_done=True).env
-    except Exception as error:  # anything: missing meshes, no display for this OpenGL, a broken scene file
+        environment = ControlEnv(
+            bddl_file_name=str(scene_file), use_camera_obs=False, has_offscreen_renderer=False, ignore_done=True
+        ).env
+    except Exception as error:  # anything: missing meshes, a broken scene file
         raise SimulatorError(f"scene {scene_file.name} does not start with MUJOCO_GL={backend}: {error}") from error
     environment.visualize(dict.fromkeys(environment._visualizations, False))  # no coloured markers in the images
     return environment
+
+
+def _open_renderer(sim: Any, image_size: int, shadows: bool, anti_aliasing: bool) -> None:
+    """Give robosuite's simulation a renderer for its `render`.
+
+    Its own one has a fixed size and quality, and has to be made anew for another: seconds for all textures and meshes.
+    """
+    import mujoco
+    from robosuite.utils.binding_utils import MjRenderContextOffscreen
+
+    visual = sim.model.vis
+    visual.global_.offwidth = visual.global_.offheight = image_size  # of the frame buffer
+    if not anti_aliasing:
+        visual.quality.offsamples = 0
+    try:
+        context = MjRenderContextOffscreen(sim, device_id=-1)  # which `sim` keeps
+    except Exception as error:  # anything, such as no display for this OpenGL
+        raise SimulatorError(f"cannot render with MUJOCO_GL={os.environ['MUJOCO_GL']}: {error}") from error
+    context.vopt.geomgroup[0], context.vopt.geomgroup[1] = 0, 1  # what is to be seen, without what collides
+    context.scn.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = shadows
+    context.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = shadows

@@ -36,8 +36,8 @@ class EagerModel:
         heads = self.config.decoder.num_heads
         attention, outputs = [], []
         for q_head, k_head, v_head in zip(*(np.split(m, heads) for m in (q_matrix, k_matrix, v_matrix)), strict=True):
-            q = np.stack([self._rotated(token @ q_head.T, at) for token, at in zip(normed, positions, strict=True)])
-            k = np.stack([self._rotated(token @ k_head.T, at) for token, at in zip(normed, positions, strict=True)])
+            q = self._rotated(normed @ q_head.T, positions)
+            k = self._rotated(normed @ k_head.T, positions)
             weights = np.exp(q @ k.T / np.sqrt(q.shape[1]))
             weights /= weights.sum(axis=1, keepdims=True)
             attention.append(weights)
@@ -71,14 +71,13 @@ class EagerModel:
             x = x + np.maximum(self._linear(name + "linear", self._layer_norm(name + "norm", x)), 0)
         return self._linear("action_head.fc2", self._layer_norm("action_head.norm2", x))
 
-    def _rotated(self, vector: Array, position: int) -> Array:
+    def _rotated(self, x: Array, positions: list[int]) -> Array:
         """Rotary embedding: element i turns with element i + half of the head by position * theta ** (-i / half)."""
-        half = len(vector) // 2
-        first, second = vector[:half], vector[half:]
-        angle = position * self.config.decoder.rope_theta ** (-np.arange(half) / half)
-        return np.concatenate(
-            [first * np.cos(angle) - second * np.sin(angle), second * np.cos(angle) + first * np.sin(angle)]
-        )
+        first, second = np.split(x, 2, axis=1)
+        half = first.shape[1]
+        angle = np.outer(positions, self.config.decoder.rope_theta ** (-np.arange(half) / half))
+        turned = first * np.cos(angle) - second * np.sin(angle), second * np.cos(angle) + first * np.sin(angle)
+        return np.concatenate(turned, axis=1)
 
     def _linear(self, name: str, x: Array) -> Array:
         return x @ self._weights[name + ".weight"].T + self._weights[name + ".bias"]

@@ -65,7 +65,7 @@ def patch_scores(attention: NDArray, instruction_rows: list[int], patch_columns:
     heads = attention.shape[0]
     scores = []
     for column in patch_columns:
-        total = sum(attention[head, row, column] for head in range(heads) for row in instruction_rows)
+        total = float(attention[:, instruction_rows, column].sum())
         scores.append(total / (heads * len(instruction_rows)))
     return scores
 
@@ -131,12 +131,11 @@ def likelier(
     for patch, (dx, dy) in enumerate(displacement):
         errors = []
         for right, down in ((round(dx * cell), round(dy * cell)), (0, 0)):
-            error = 0
-            for y in range(patch // grid * cell, (patch // grid + 1) * cell):
-                for x in range(patch % grid * cell, (patch % grid + 1) * cell):
-                    old = then[min(max(y + down, 0), last), min(max(x + right, 0), last)]
-                    error += abs(int(now[y, x]) - int(old))
-            errors.append(error)
+            rows = np.arange(patch // grid * cell, (patch // grid + 1) * cell)
+            columns = np.arange(patch % grid * cell, (patch % grid + 1) * cell)
+            new = now[rows][:, columns].astype(int)
+            old = then[np.clip(rows + down, 0, last)][:, np.clip(columns + right, 0, last)].astype(int)
+            errors.append(np.abs(new - old).sum())
         chosen.append((dx, dy) if errors[0] < errors[1] else (0.0, 0.0))
     return chosen
 
