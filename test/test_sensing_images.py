@@ -138,6 +138,40 @@ def test_compressed_colours_follow_the_format(format, data):
         assert np.abs(frame[point].astype(int) - SCENE[point]).max() <= 6, f"{frame[point]} for {SCENE[point]}"
 
 
+@pytest.mark.parametrize("order", ["rggb", "bggr", "gbrg", "grbg"])
+def test_a_mosaic_that_was_compressed_as_it_is_has_its_colours(order):
+    data = cv2.imencode(".png", bayer(order))[1]
+    frame = to_rgb(compressed(data, f"bayer_{order}8; png compressed "), "/cam")
+    for point in POINTS.values():
+        assert np.abs(frame[point].astype(int) - SCENE[point]).max() <= 4
+
+
+def with_thumbnail(pixels):
+    """A JPEG that holds another one, whole, before its own picture."""
+    data = jpeg(pixels)
+    small = b"Exif\0\0" + jpeg(pixels[::2, ::2])
+    return data[:2] + b"\xff\xe1" + (len(small) + 2).to_bytes(2, "big") + small + data[2:]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.999])
+@pytest.mark.parametrize(
+    "data",
+    [
+        jpeg(SCENE),
+        jpeg(SCENE, progressive=True),
+        with_thumbnail(SCENE),
+        jpeg(SCENE)[:2] + b"\xff\xff" + jpeg(SCENE)[2:],
+    ],
+    ids=["baseline", "progressive", "exif", "filled"],
+)
+def test_half_a_jpeg_is_no_picture(monkeypatch, data, share):
+    assert to_rgb(compressed(data + b"\0" * 100, "jpeg"), "/cam").shape == SCENE.shape  # some drivers fill a buffer
+    # As the OpenCV of Ubuntu 24.04 does, which takes what is there.
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: SCENE)
+    with pytest.raises(ObservationError, match=r"/cam .* is cut short; check the camera"):
+        to_rgb(compressed(data[: int(len(data) * share)], "jpeg"), "/cam")
+
+
 def test_exif_does_not_turn_the_picture():
     exif = Pillow.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees

@@ -65,6 +65,7 @@ ENCODINGS = {
     "nv21": Encoding(1, _by(cv2.COLOR_YUV2RGB_NV21), even=True, planes=True),
 }
 UNORDERED = re.compile(r"8UC[1-4]?")
+JPEG, MARKER, START_OF_SCAN, END_OF_IMAGE = b"\xff\xd8", b"\xff", b"\xff\xda", b"\xff\xd9"
 OTHER_DEPTH = re.compile(r"mono16|(rgb|bgr)a?16|bayer_\w{4}16|8SC[1-4]?|(16|32|64)[USF]C[1-4]?")
 
 
@@ -139,8 +140,11 @@ def _encoding(name: str, topic: str) -> Encoding:
 def _decompressed(message: Any, topic: str) -> Pixels:
     said = f"compressed image on {topic} (format {message.format[:40]!r})"
     source, _, coded = message.format.partition(";")
-    if OTHER_DEPTH.fullmatch(source.strip()):
+    source = source.strip()
+    if OTHER_DEPTH.fullmatch(source):
         raise ObservationError(f"{said} is not a colour picture of 8 bits; publish rgb8 or bgr8 as jpeg or png")
+    if _cut_short(bytes(message.data)):
+        raise ObservationError(f"{said} is cut short; check the camera, its cable and its driver")
     try:
         # Unchanged: with its own depth, and as it lies on the sensor, whatever its EXIF data say.
         frame = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -151,9 +155,26 @@ def _decompressed(message: Any, topic: str) -> Pixels:
     if frame.dtype != np.uint8:
         raise ObservationError(f"{said} has {frame.dtype.itemsize * 8} bits; publish rgb8 or bgr8 as jpeg or png")
     if frame.ndim == 2 or frame.shape[2] == 1:
-        return _converted(frame, cv2.COLOR_GRAY2RGB)
+        # The mosaic of a sensor is compressed as it is.
+        return ENCODINGS[source if source.startswith("bayer_") and source in ENCODINGS else "mono8"].to_rgb(
+            np.asarray(frame, np.uint8)
+        )
     # compressed_image_transport's rule: "rgb8; jpeg compressed rgb8" was written without bringing it to OpenCV's order.
     bgr = not coded or "compressed bgr" in coded
     if frame.shape[2] == 4:
         return _converted(frame, cv2.COLOR_BGRA2RGB if bgr else cv2.COLOR_RGBA2RGB)
     return _converted(frame, cv2.COLOR_BGR2RGB) if bgr else np.asarray(frame, np.uint8)
+
+
+def _cut_short(data: bytes) -> bool:
+    """Whether it is a JPEG without its end, of which the OpenCV of Ubuntu 24.04 fills the rest with anything.
+
+    The end is looked for after the header: a thumbnail in there has one of its own.
+    """
+    if not data.startswith(JPEG):
+        return False
+    at = len(JPEG)
+    while data[at : at + 1] == MARKER and data[at : at + 2] != START_OF_SCAN:
+        filled = data[at + 1 : at + 2] == MARKER
+        at += 1 if filled else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return data.find(END_OF_IMAGE, at) < 0
