@@ -67,6 +67,15 @@ def rename(message: JointState):
     message.name = ["panda_joint1", "left", "right"]
 
 
+def twice(message: JointState):
+    message.name = [*message.name, message.name[1]]
+    message.position = [*message.position, message.position[1] + 0.01]
+
+
+def velocities(message: JointState):
+    message.velocity, message.position = [0.0] * len(message.name), []
+
+
 def transform(change):
     return lambda bench: setattr(bench, "change_transform", change)
 
@@ -167,7 +176,9 @@ HELD = [
     ),
     (fault(JOINTS, "infinite position", HOLDS, "inference", "is inf"), positions(0.0, math.inf, 0.0)),
     (fault(JOINTS, "a joint is missing", HOLDS, "inference", "panda_finger_joint1 on /joint_states"), joints(rename)),
-    (fault(JOINTS, "fewer positions than names", HOLDS, "inference", "away from what it is used"), positions(0.0)),
+    (fault(JOINTS, "fewer positions than names", HOLDS, "inference", "3 names but 1 positions"), positions(0.0)),
+    (fault(JOINTS, "velocities without positions", HOLDS, "inference", "and no positions"), joints(velocities)),
+    (fault(JOINTS, "a joint twice in one message", HOLDS, "inference", "is twice in one message"), joints(twice)),
     (fault(JOINTS, "driver dies", HOLDS, "inference", "panda_finger_joint1 on /joint_states is"), dead("joints")),
     (fault(TF, "publisher dies", HOLDS, "inference", "older than the images"), dead("TF")),
     (fault(TF, "publisher without stamps dies", HOLDS, "inference", "older than the images"), dead_without_stamps),
@@ -246,7 +257,7 @@ TOLERATED = [
         fault(IMAGES, "grey pictures for a colour policy", GOES_ON, "inputs", "has no colours"),
         lambda bench: bench.change_image.update(primary=grey, wrist=grey),
     ),
-    (fault(JOINTS, "a joint comes more seldom than the images", GOES_ON, "inputs", "complete"), seldom),
+    (fault(JOINTS, "a joint comes more seldom than the images", GOES_ON, "inputs", "publish it faster"), seldom),
     (fault(TF, "gap shorter than inputs.max_skew and chunk", GOES_ON, "inputs", "complete"), short_gap),
 ]
 

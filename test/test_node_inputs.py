@@ -19,7 +19,7 @@ from specprune_ros.sensing.config import InputsConfig
 from specprune_ros.sensing.end_effector import EndEffector, StampedPose
 from specprune_ros.sensing.history import History
 from specprune_ros.sensing.images import to_rgb, transformed
-from specprune_ros.sensing.joints import JointInput
+from specprune_ros.sensing.joints import JointInput, JointMotion
 from specprune_ros.sensing.proprio import axis_angle, end_effector_proprio
 
 pytestmark = pytest.mark.ros
@@ -184,6 +184,40 @@ def test_joint_problems_are_named():
     assert "2.000 s away from what it is used with" in problem(3 * SECOND)
     joints.add(joint_state("ab", (1.0, 2.0)), SECOND + 2, 0.0)
     assert joints.positions(("a", "b"), SECOND + 2, 100, 0.0).tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["proprio", "controlled"])
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (
+            joint_state("aba", (1.0, 2.0, 1.5)),
+            "joint a is twice in one message on /joint_states, at different positions",
+        ),
+        (joint_state("ab", (1.0,)), "/joint_states has 2 names but 1 positions"),
+        (joint_state("", (1.0, 2.0)), "/joint_states has 0 names but 2 positions"),
+        (JointState(name=["a", "b"], velocity=[0.1, 0.2]), "/joint_states has velocities or efforts and no positions"),
+    ],
+    ids=["a name twice", "short", "nameless", "velocities"],
+)
+def test_what_is_wrong_with_the_messages_is_told_before_and_after_good_ones(message, said, moved):
+    joints = JointInput(("a", "b"), "/joint_states")
+    if moved:
+        joints.set_motions({name: JointMotion(1.0) for name in "ab"})
+    joints.add(message, SECOND, 0.0)
+    with pytest.raises(ObservationError, match=said):
+        joints.positions(("a", "b"), SECOND, SECOND // 10, 0.0)
+    joints.add(joint_state("ab", (1.0, 2.0)), SECOND, 0.0)
+    joints.add(message, 2 * SECOND, 1.0)
+    assert joints.positions(("a", "b"), SECOND, SECOND // 10, 1.0).tolist() == [1.0, 2.0]
+    with pytest.raises(ObservationError, match=f"joint a on /joint_states is -1.000 s away .*; {said}"):
+        joints.positions(("a", "b"), 2 * SECOND, SECOND // 10, 1.0)
+
+
+def test_a_name_twice_at_one_position_or_of_no_concern_is_no_problem():
+    joints = JointInput(("a", "b"), "/joint_states")
+    joints.add(joint_state("abaxx", (1.0, 2.0, 1.0, 3.0, 4.0)), SECOND, 0.0)
+    assert joints.positions(("a", "b"), SECOND, 0, 0.0).tolist() == [1.0, 2.0]
 
 
 def test_axis_angle_takes_the_turn_that_the_checkpoint_saw():

@@ -13,11 +13,13 @@ from geometry_msgs.msg import TransformStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy, qos_profile_sensor_data
+from sensor_msgs.msg import CompressedImage
 from tf2_msgs.msg import TFMessage
+from trajectory_msgs.msg import JointTrajectory
 
 from specprune_ros.errors import ConfigError, ObservationError
 from specprune_ros.nodes.inputs import Inputs
-from specprune_ros.nodes.subscribing import LATCHED, VOLATILE
+from specprune_ros.nodes.subscribing import LATCHED, VOLATILE, type_name
 from specprune_ros.nodes.tf_input import open_transforms
 from specprune_ros.sensing.config import InputsConfig
 
@@ -72,6 +74,38 @@ def test_unknown_overrides_are_named(open_inputs, override):
         ConfigError, match=r"qos_overrides\./policy/image_wrist\.subscription: .*reliable or best_effort"
     ):
         open_inputs("-p", f"qos_overrides./policy/image_wrist.subscription.{override}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "topic", "said"),
+    [
+        (
+            CompressedImage,
+            "/policy/image_primary",
+            "this node reads sensor_msgs/msg/Image; set inputs.image_transport to c",
+        ),
+        (JointTrajectory, "/joint_states", "this node reads sensor_msgs/msg/JointState; remap it to another topic"),
+    ],
+)
+def test_a_publisher_of_another_type_is_named(kind, topic, said):
+    contexts = [rclpy.Context(), rclpy.Context()]  # as two processes
+    for context in contexts:
+        context.init()
+    driver, node = (Node(name, context=context) for name, context in zip(("driver", "policy"), contexts, strict=True))
+    inputs = Inputs(node, CONFIG, None, (), None, lambda: None)
+    try:
+        driver.create_publisher(kind, topic, 10)
+        deadline, found = time.monotonic() + 30, ""
+        while "/driver" not in found and time.monotonic() < deadline:
+            found = inputs.assembler.silence(topic)
+            time.sleep(0.02)
+        assert f"/driver publishes {type_name(kind)} on {topic}, and {said}" in found
+    finally:
+        inputs.destroy()
+        driver.destroy_node()
+        node.destroy_node()
+        for context in contexts:
+            context.shutdown()
 
 
 @pytest.mark.parametrize("early", [True, False], ids=["latched, before the node", "volatile, after it"])

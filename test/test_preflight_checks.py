@@ -7,13 +7,14 @@ import pytest
 pytest.importorskip("rclpy")
 
 import rclpy
-from geometry_msgs.msg import TwistStamped
+from geometry_msgs.msg import Twist, TwistStamped
 from rclpy.action import ActionServer
 from session_bench import STEP, FakePolicy, SessionBench
 from specprune_ros.action import RunPolicy
 
 from specprune_ros.nodes import preflight
 from specprune_ros.nodes.preflight import FAIL, PASS, WARN, checks
+from specprune_ros.nodes.subscribing import LATCHED
 
 pytestmark = pytest.mark.ros
 FINGERS = {"inputs.proprio": "joints", "inputs.joint_names": ["finger"]}
@@ -126,7 +127,36 @@ def test_nobody_listens(open_bench):
         if subscription.topic_name.endswith("/twist"):
             bench.node.destroy_subscription(subscription)
     bench.until(lambda: not bench.session.receivers().count)
-    assert verdict(bench, "twist")[0] == FAIL
+    found, said = verdict(bench, "twist")
+    assert found == FAIL and "start the arm's controller" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "qos", "said"),
+    [
+        (Twist, 10, "/servo_node subscribes to geometry_msgs/msg/Twist, and this node publishes geometry_msgs/m"),
+        (
+            TwistStamped,
+            LATCHED,
+            "/servo_node subscribes with a quality of service that does not fit: volatile publisher",
+        ),
+    ],
+    ids=["type", "durability"],
+)
+def test_a_controller_that_cannot_hear_is_named(open_bench, kind, qos, said):
+    bench = open_bench()
+    for subscription in list(bench.node.subscriptions):
+        if subscription.topic_name == bench.session.receivers().topic:
+            bench.node.destroy_subscription(subscription)
+    other = rclpy.Context()  # as another process
+    other.init()
+    servo = rclpy.create_node("servo_node", context=other)
+    try:
+        servo.create_subscription(kind, bench.session.receivers().topic, print, qos)
+        bench.until(lambda: not bench.session.receivers().count and said in verdict(bench, "twist")[1])
+    finally:
+        servo.destroy_node()
+        other.shutdown()
 
 
 def test_no_instruction(open_bench):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which stamp an observation has, and what becomes of transforms without one; without ROS."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -80,17 +81,27 @@ def test_joints_that_end_are_named_after_max_age():
         sensors.assemble(START + 800 * MILLISECOND)
 
 
-def test_the_slow_joint_is_named_with_what_to_set():
+@pytest.mark.parametrize(
+    ("period_ms", "controlled", "advice"),
+    [
+        (200, (), "comes at 5.0 Hz, .*; publish it faster, or set inputs.own_limits .joint_states.max_skew=0.12]"),
+        (1000, (), "comes at 1.0 Hz, .*inputs.own_limits .joint_states.max_skew=0.60, joint_states.max_age=1.20]"),
+        (1000, ("arm",), "comes at 1.0 Hz, .*; publish it faster$"),  # the arm's own joints must not get that old
+        (90, (), None),
+    ],
+)
+def test_the_slow_joint_is_named_with_what_to_set(period_ms, controlled, advice):
     clock = [0.0]
-    config = InputsConfig(cameras=("primary",), proprio="joints", joint_names=("finger",), max_skew=0.05)
+    config = InputsConfig(cameras=("primary",), proprio="joints", joint_names=("finger",), max_skew=0.05, max_age=0.5)
     sensors = ObservationAssembler(
-        config, {"primary": "/cam"}, "/joint_states", None, (), np.zeros(3), arrival=lambda: clock[0]
+        config, {"primary": "/cam"}, "/joint_states", None, controlled, np.zeros(3), arrival=lambda: clock[0]
     )
     for k in range(20):
-        clock[0] = k * 0.2
-        sensors.add_joints(joints(START + k * 200 * MILLISECOND), START)
-    assert "joint finger comes at 5.0 Hz" in sensors.slow_joints()
-    assert "joint_states.max_skew=0.12" in sensors.slow_joints()
+        clock[0] = k * period_ms / 1000
+        sensors.add_joints(joints(START + k * period_ms * MILLISECOND), START)
+    assert re.search(advice, sensors.slow_joints()) if advice else sensors.slow_joints() == ""
+    clock[0] += 2.1 * period_ms / 1000  # it has stopped, which no setting helps
+    assert sensors.slow_joints() == ""
 
 
 def test_a_publisher_of_another_quality_of_service_is_named():

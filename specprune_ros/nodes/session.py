@@ -39,7 +39,7 @@ from specprune_ros.nodes.reporting.inference_record import InferenceRecord
 from specprune_ros.nodes.reporting.latency import pauses
 from specprune_ros.nodes.reporting.session_status import Receivers, SessionStatus
 from specprune_ros.nodes.reporting.status_text import StatusText, inference_text
-from specprune_ros.nodes.subscribing import LATCHED
+from specprune_ros.nodes.subscribing import LATCHED, deaf
 from specprune_ros.nodes.takeover_input import TakeoverInput
 from specprune_ros.nodes.tf_input import open_transforms
 from specprune_ros.nodes.worker import InferenceWorker
@@ -309,7 +309,7 @@ class Session:
     def receivers(self) -> Receivers:
         """Who listens to what moves the arm."""
         publisher = self._motion.publisher or self._publisher.chunks
-        return Receivers(publisher.topic_name, publisher.get_subscription_count())
+        return Receivers(publisher.topic_name, publisher.get_subscription_count(), lambda: deaf(self._node, publisher))
 
     def statuses(self) -> list[Status]:
         """For /diagnostics, on the executor's thread."""

@@ -8,6 +8,7 @@ from typing import Any
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.exceptions import ParameterException
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
@@ -53,11 +54,39 @@ class TopicPeers:
         for subscription in self._subscriptions:
             if subscription.topic_name != topic:
                 continue
+            own = type_name(subscription.msg_type)
             for info in self._node.get_publishers_info_by_topic(topic):
+                if info.topic_type != own:
+                    return f"{_full_name(info)} publishes {info.topic_type} on {topic}, {_other_type(own, info)}"
                 compatible, _ = qos_check_compatible(info.qos_profile, subscription.qos_profile)
                 if compatible == QoSCompatibility.ERROR:
                     return f"{_full_name(info)} publishes on {topic}, {_incompatible(info.qos_profile, subscription)}"
         return ""
+
+
+def deaf(node: Node, publisher: Publisher) -> str:
+    """Who subscribes to a publisher's topic and cannot hear it, and why; "" for nobody."""
+    own = type_name(publisher.msg_type)
+    for info in node.get_subscriptions_info_by_topic(publisher.topic_name):
+        if info.topic_type != own:
+            return f"{_full_name(info)} subscribes to {info.topic_type}, and this node publishes {own}"
+        compatible, reason = qos_check_compatible(publisher.qos_profile, info.qos_profile)
+        if compatible == QoSCompatibility.ERROR:
+            what = reason.removeprefix("ERROR: ").rstrip(";").lower()
+            return f"{_full_name(info)} subscribes with a quality of service that does not fit: {what}"
+    return ""
+
+
+def type_name(kind: type) -> str:
+    """As ROS has it: sensor_msgs/msg/Image."""
+    return f"{kind.__module__.partition('.')[0]}/msg/{kind.__name__}"
+
+
+def _other_type(own: str, info: TopicEndpointInfo) -> str:
+    transports = {"sensor_msgs/msg/Image": "raw", "sensor_msgs/msg/CompressedImage": "compressed"}
+    if own in transports and info.topic_type in transports:
+        return f"and this node reads {own}; set inputs.image_transport to {transports[info.topic_type]}"
+    return f"and this node reads {own}; remap it to another topic"
 
 
 def _full_name(info: TopicEndpointInfo) -> str:

@@ -324,10 +324,13 @@ class ObservationAssembler:
         skew = self.config.max_skew_of(JOINT_STATES)
         if rate == 0.0 or rate >= 1 / (2 * skew):
             return ""
-        return (
-            f"joint {name} comes at {rate:.1f} Hz, so that images between are passed over and chunks come later; "
-            f"publish it faster, or set inputs.own_limits [joint_states.max_skew={1 / (2 * rate) * 1.2:.2f}]"
-        )
+        advice = "publish it faster"
+        if not self._controlled_joints:  # those must not get that old
+            limits = [f"joint_states.max_skew={1 / (2 * rate) * 1.2:.2f}"]
+            limits += [f"joint_states.max_age={1.2 / rate:.2f}"] * (1.2 / rate > self.config.max_age_of(JOINT_STATES))
+            advice += f", or set inputs.own_limits [{', '.join(limits)}]"
+        effect = "images between are passed over and chunks come later"
+        return f"joint {name} comes at {rate:.1f} Hz, so that {effect}; {advice}"
 
     def dropped(self) -> int:
         """Images that came twice or out of order."""

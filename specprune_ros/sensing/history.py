@@ -72,3 +72,10 @@ class History(Generic[Sample]):
         if len(self._arrivals) < 2:
             return 0.0
         return (len(self._arrivals) - 1) / max(now - self._arrivals[0], 1e-9)
+
+    def stopped(self, now: float) -> bool:
+        """Whether nothing has arrived for twice as long as usual. `now`: as `arrival`."""
+        if len(self._arrivals) < 2:
+            return True
+        usual = (self._arrivals[-1] - self._arrivals[0]) / (len(self._arrivals) - 1)
+        return now - self._arrivals[-1] > 2 * usual

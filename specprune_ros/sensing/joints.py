@@ -19,6 +19,7 @@ LENGTH = 256  # samples per joint: a quarter of a second at 1 kHz
 SPEED_MARGIN = 1.2  # an arm may overshoot the speed that it is asked for
 NOISE = 0.01  # rad or m, of an encoder
 WINDOW = NANOSECONDS // 10  # over which a velocity is measured
+CHECK = "check its publisher and the clocks"
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,15 @@ class JointInput:
         `stamp`: nanoseconds. `arrival`: seconds of a steady clock.
         """
         if not len(message.position):
-            return  # allowed by the message definition: velocities or efforts alone
+            # Allowed by the message definition, and by a robot that has its positions from another publisher.
+            self._problem = self._problem or f"{self.topic} has velocities or efforts and no positions"
+            return
         if len(message.name) != len(message.position):
             self._problem = f"{self.topic} has {len(message.name)} names but {len(message.position)} positions"
+            return
+        twice = _contradicted(message.name, message.position)
+        if twice in self._positions:
+            self._problem = f"joint {twice} is twice in one message on {self.topic}, at different positions"
             return
         self._problem = ""
         if len(self._seen) < 1000:
@@ -102,7 +109,7 @@ class JointInput:
                 apart = (sample[0] - stamp) / NANOSECONDS
                 raise ObservationError(
                     f"joint {name} on {self.topic} is {apart:+.3f} s away from what it is used with "
-                    f"(inputs.max_skew {max_skew / NANOSECONDS:g} s); check its publisher and the clocks"
+                    f"(inputs.max_skew {max_skew / NANOSECONDS:g} s); {self._problem or CHECK}"
                 )
             if not math.isfinite(sample[1]):
                 raise ObservationError(f"joint {name} on {self.topic} is {sample[1]}; check the robot driver")
@@ -165,8 +172,10 @@ class JointInput:
         return min((history.rate(now) for history in self._positions.values()), default=0.0)
 
     def slowest(self, names: Sequence[str], now: float) -> tuple[str, float]:
-        """The joint of `names` that comes most seldom, and how often, Hz. `now`: as `arrival`."""
-        return min(((name, self._positions[name].rate(now)) for name in names), key=lambda found: found[1])
+        """The joint of `names` that comes most seldom, and how often, Hz; 0: it has stopped. `now`: as `arrival`."""
+        name = min(names, key=lambda name: self._positions[name].rate(now))
+        history = self._positions[name]
+        return name, 0.0 if history.stopped(now) else history.rate(now)
 
     def clear(self) -> None:
         for history in self._positions.values():
@@ -175,3 +184,11 @@ class JointInput:
             track.clear()
         self._seen.clear()
         self._problem = ""
+
+
+def _contradicted(names: Sequence[str], positions: Sequence[float]) -> str | None:
+    """A joint that a message has twice, at different positions."""
+    if len(set(names)) == len(names):
+        return None
+    last = dict(zip(names, positions, strict=True))
+    return next((name for name, position in zip(names, positions, strict=True) if last[name] != position), None)

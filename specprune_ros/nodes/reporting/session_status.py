@@ -23,6 +23,12 @@ class Receivers:
 
     topic: str
     count: int
+    deaf: Callable[[], str] = lambda: ""  # who subscribes and cannot hear it
+
+    def silence(self) -> str:
+        """Why nobody listens, and what to do."""
+        remedy = "start the arm's controller, or remap the topic to its own"
+        return f"nobody listens to {self.topic}; {self.deaf() or remedy}"
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ class SessionStatus:
                 WARN,
             )
         if not message:
-            message, level = self._sensors.oddity(), WARN
+            message, level = self._sensors.oddity() or self._sensors.slow_joints(), WARN
         if self._transforms is not None:
             values["transforms refused"] = self._transforms.refused
             values["last refused transform"] = self._transforms.last_refusal
@@ -154,10 +160,6 @@ class SessionStatus:
             return Told("motion is off; call ~/enable", OK)
         receivers = self._receivers()
         if not receivers.count:
-            return Told(
-                f"holding, nobody listens to {receivers.topic}; start the arm's controller, or remap the topic to its "
-                "own",
-                ERROR,
-            )
+            return Told(f"holding, {receivers.silence()}", ERROR)
         detail = f": {result.detail}" if result.detail else ""
         return Told(f"holding, {result.reason}{detail}", WARN if result.reason in WAITING else ERROR)
