@@ -92,7 +92,8 @@ def _check_type(field: dataclasses.Field, name: str, value: Any, element: Any) -
         example = example[0]
     expected: type | tuple[type, ...] = (int, float) if isinstance(example, float) else type(example)
     if not isinstance(element, expected) or (isinstance(element, bool) and not isinstance(example, bool)):
-        raise ConfigError(f"{name} = {shown(value)} has the wrong type; allowed: {allowed(field)}")
+        quoted = "; quote it" if isinstance(example, str) and field.metadata["choices"] else ""
+        raise ConfigError(f"{name} = {shown(value)} has the wrong type; allowed: {allowed(field)}{quoted}")
     if isinstance(element, float) and not math.isfinite(element):
         raise ConfigError(f"{name} = {shown(value)} is not finite; allowed: {allowed(field)}")
 

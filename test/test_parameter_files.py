@@ -60,6 +60,20 @@ def test_sections_of_other_nodes_are_refused(tmp_path, name):
     assert f"the file has {there}" in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["specprune_policy", "/left/specprune_polcy", "/right/specprune_policy", "specprune"])
+def test_what_is_for_all_nodes_does_not_excuse_a_section_that_misses_this_one(tmp_path, name):
+    everybody = "/**:\n  ros__parameters:\n    use_sim_time: true\n"
+    file = write(tmp_path, everybody + section(name))
+    with pytest.raises(ConfigError) as error:
+        instruction(tmp_path)
+    there = name if name.startswith("/") else f"/{name}"
+    assert f"{file}: {there} would have no effect on {NODE}" in str(error.value)
+    both = write(tmp_path, everybody + section(name) + section("/left/specprune_policy"))  # one file for several arms
+    check_files(["--ros-args", "--params-file", both], NODE)
+    other = write(tmp_path, everybody + section("/left/servo_node"))
+    check_files(["--ros-args", "--params-file", other], NODE)
+
+
 def test_a_file_without_any_section_is_refused(tmp_path):
     # rcl itself refuses most of these
     with pytest.raises(ConfigError, match="has no ros__parameters"):
@@ -100,6 +114,11 @@ def in_node(arguments):
         ("limits.workspace_min", "['a', 'b', 'c']", "limits.workspace_min = ['a', 'b', 'c'] has the wrong type"),
         ("controller.rate", "'fifty'", "controller.rate = 'fifty' has the wrong type; allowed: "),
         ("dry_run", "1", "dry_run = 1 has the wrong type; allowed: true or false"),
+        (
+            "model.center_crop",
+            "on",
+            "model.center_crop = true has the wrong type; allowed: one of checkpoint, on, off; quote it",
+        ),
     ],
 )
 def test_wrong_types_are_told_in_the_files_own_terms(name, value, words):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parameter files that were given to a node and mean another one: ROS ignores them in silence."""
 
+import difflib
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,9 +22,12 @@ def check_files(arguments: Sequence[str], node: str) -> None:
         except (OSError, yaml.YAMLError):
             continue  # ROS has refused it already
         sections = list(_sections(content))
+        there = f"the file has {', '.join(sections)}" if sections else f"the file has no {PARAMETERS}"
         if not any(_matches(section, node) for section in sections):
-            there = f"the file has {', '.join(sections)}" if sections else f"the file has no {PARAMETERS}"
             raise ConfigError(f"{file}: no section for {node}, so nothing in it would have an effect; {there}")
+        meant = [section for section in sections if _resembles(section, node)]
+        if meant and not any(_matches(section, node) for section in meant):
+            raise ConfigError(f"{file}: {meant[0]} would have no effect on {node}, only what is for all nodes; {there}")
 
 
 def _files(arguments: Sequence[str]) -> Iterator[str]:
@@ -44,6 +48,11 @@ def _sections(content: Any, prefix: str = "") -> Iterator[str]:
             yield prefix or "/"
         else:
             yield from _sections(value, f"{prefix}/{str(name).strip('/')}")
+
+
+def _resembles(section: str, node: str) -> bool:
+    """Whether a section is for a node of about this name, in whatever namespace."""
+    return bool(difflib.get_close_matches(section.rpartition("/")[2], [node.rpartition("/")[2]], 1))
 
 
 def _matches(section: str, node: str) -> bool:
