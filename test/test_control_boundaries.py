@@ -224,8 +224,11 @@ def test_nearly_a_turn_is_a_joint_that_nobody_called_continuous(sign):
     limiter, turn = JointLimiter(LimitsConfig(joint_min=(-9.0,), joint_max=(9.0,)), PERIOD), 2 * math.pi
     for gap, doubtful in ((turn - NEARLY_A_TURN - 0.01, False), (turn - NEARLY_A_TURN + 0.01, True)):
         assert (limiter.doubt(np.array([0.0, sign * gap]), np.zeros(2)) is not None) == doubtful
-    for gap, doubtful in ((turn + NEARLY_A_TURN - 0.01, True), (turn + NEARLY_A_TURN + 0.01, False)):
-        assert (limiter.doubt(np.array([sign * gap, 0.0]), np.zeros(2)) is not None) == doubtful
+    for gap, far in (
+        (turn + NEARLY_A_TURN - 0.01, "nearly a full turn"),
+        (turn + NEARLY_A_TURN + 0.01, "more than a t"),
+    ):
+        assert far in limiter.doubt(np.array([sign * gap, 0.0]), np.zeros(2)).reason
     assert limiter.doubt(np.array([0.0, sign * turn]), np.zeros(2)).joint == 1
     limiter.continuous = np.array([False, True])
     assert limiter.doubt(np.array([0.0, sign * turn]), np.zeros(2)) is None

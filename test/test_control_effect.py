@@ -76,16 +76,29 @@ def test_motion_too_small_to_judge():
 def test_a_pause_starts_the_comparison_over():
     world = World(0.0)
     assert world.run(FORWARD, 1.9) is None
-    world.now += 0.6
+    world.now += 3.1
     assert world.run(FORWARD, 6.0) == pytest.approx(2.0)
     world = World(0.0)
     assert world.run(FORWARD, 1.9) is None
-    world.now += 0.4  # too short
+    world.now += 2.9  # too short
     assert world.run(FORWARD, 6.0) < 1.0
     world = World(0.0)
     assert world.run(FORWARD, 1.9) is None
     world.now -= 1.0  # the clock was set back
     assert world.run(FORWARD, 6.0) == pytest.approx(2.0)
+
+
+def test_an_arm_that_waits_for_every_chunk_is_told_as_well():
+    world, moved = World(0.0), 0.0
+    while not world.effect.problem:
+        world.run(FORWARD, 0.8)
+        world.now += 1.5
+        moved += 0.8
+        assert moved < 3.0
+    obeys = World(1.0)
+    for _ in range(8):
+        assert obeys.run(FORWARD, 0.8) is None
+        obeys.now += 1.5
 
 
 def test_the_problem_ends_when_the_arm_obeys_or_somebody_says_so():

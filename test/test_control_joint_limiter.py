@@ -37,6 +37,14 @@ def test_acceleration_by_hand():
     assert "joint_acceleration" in values[0].hit
 
 
+def test_joints_that_are_measured_in_degrees_do_not_move():
+    limiter = JointLimiter(LimitsConfig(), PERIOD)
+    doubt = limiter.doubt(np.array([0.1, 1.5]), np.array([5.0, 86.0]))
+    assert doubt.joint == 1 and "more than a turn away" in doubt.reason and "radians" in doubt.reason
+    limiter.continuous = np.array([False, True])  # such a joint may count its turns
+    assert limiter.doubt(np.array([0.1, 1.5]), np.array([0.2, 86.0])) is None
+
+
 def test_starts_from_the_measured_joints_and_again_after_a_reset():
     limiter = JointLimiter(LimitsConfig(), PERIOD)
     limiter.apply(np.array([1.0, 1.0]), np.array([0.9, 0.5]))

@@ -123,11 +123,12 @@ class JointLimiter:
                 )
                 return JointDoubt(joint, reason)
         gap = np.where(self.continuous, 0.0, np.abs(target - measured))
-        joint = int(np.argmin(np.abs(gap - FULL_TURN)))
-        if abs(gap[joint] - FULL_TURN) < NEARLY_A_TURN:
+        joint = int(np.argmax(gap))
+        if gap[joint] > FULL_TURN - NEARLY_A_TURN:
+            far = "nearly a full turn" if gap[joint] < FULL_TURN + NEARLY_A_TURN else "more than a turn"
             reason = (
-                f"is measured at {measured[joint]:.3f} rad and the policy asks for {target[joint]:.3f}, nearly a full "
-                "turn away; if it turns without end, name it in controller.continuous_joints"
+                f"is measured at {measured[joint]:.3f} rad and the policy asks for {target[joint]:.3f}, {far} away; "
+                "if it turns without end, name it in controller.continuous_joints; its driver has to report radians"
             )
             return JointDoubt(joint, reason)
         return None
