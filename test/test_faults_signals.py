@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 import rclpy
+from ament_index_python.packages import get_package_prefix
 from fault_bench import WAITS, WATCHDOG, Bench, start_faulty_policy
 from faults import fault
 from faulty_policy import FROZEN, SLOW, SLOW_SECONDS
@@ -132,6 +133,18 @@ def test_signal_during_the_imports(code, command):
         assert process.poll() is None
         time.sleep(0.01)
     assert end(process, signal.SIGINT) == (code, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("name", "code"), [("policy", 0), ("libero_sim", 0), ("preflight", 130)])
+def test_signal_while_python_starts(name, code, number):
+    """Nothing of ours has run yet: the executable's first line keeps the signal for it."""
+    path = Path(get_package_prefix("specprune_ros"), "lib", "specprune_ros", name)
+    process = subprocess.Popen([path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Python is there, and has not opened the executable: the script is in its arguments only.
+    while Path(f"/proc/{process.pid}/exe").resolve() != Path(sys.executable).resolve():
+        assert process.poll() is None
+    assert end(process, number) == (code, "")
 
 
 def test_nothing_large_is_imported_before_signals_are_heeded():

@@ -395,3 +395,32 @@ def test_the_process_ends_with_the_episode(success, elapsed, ends, code):
     )
     LiberoSim._end_episode_when_due(simulator, success)
     assert (bool(stopped), simulator.exit_code, said) == (ends, code, [success] * ends)
+
+
+# In the middle of a reset, whose scene takes a minute to load.
+LOADING = """
+import sys, time
+from specprune_ros.nodes import libero_sim
+class Loading:
+    exit_code = 0
+    def run(self):
+        print("loads", flush=True)
+        time.sleep(600)
+    def stop(self):
+        pass
+libero_sim.LiberoSim = Loading
+sys.exit(libero_sim.main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_reset_does_not_keep_it_when_it_is_told_to_end(number):
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOADING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    try:
+        assert process.stdout.readline() == "loads\n"
+        process.send_signal(number)
+        assert process.communicate(timeout=START)[1] == "" and process.returncode == 0
+    finally:
+        process.kill()

@@ -31,7 +31,7 @@ def run(script, **environment):
 def test_hang_with_the_global_lock_held_ends_the_process():
     ended = run("Heartbeat(0.3).beat(); frozen(60)")
     assert ended.returncode == 1
-    assert "Timeout" in ended.stderr and 'File "<string>"' in ended.stderr
+    assert "Timeout (0:00:00.300000)" in ended.stderr and 'File "<string>"' in ended.stderr
 
 
 def test_beats_suspension_and_no_limit_keep_it_alive():

@@ -301,8 +301,13 @@ def main() -> int:
     except UserError as error:
         print(f"libero_sim: {error}", file=sys.stderr)
         return 2
+
+    def stop(*_: object) -> None:
+        node.stop()
+        end_within(LEAVING, node.exit_code)  # a new scene, or a step on a busy machine, takes longer
+
     for number in SIGNALS:
-        signal.signal(number, lambda *_: node.stop())
+        signal.signal(number, stop)
     node.run()
     end_within(LEAVING, node.exit_code)
     node.destroy_node()

@@ -15,9 +15,13 @@ INTERRUPTED = 130  # exit code of a command that gives a verdict, when it gave n
 
 
 def leave_at_once(code: int = 0) -> None:
-    """A signal ends the process silently, with `code`. For the time in which nothing has to be stopped, as imports."""
+    """A signal ends the process silently, with `code`. For the time in which nothing has to be stopped, as imports.
+
+    So does one that came before: executables are started with signals blocked (scripts/executable.in).
+    """
     for number in SIGNALS:
         signal.signal(number, lambda *_: os._exit(code))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 class _Event(ctypes.Structure):
