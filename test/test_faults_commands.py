@@ -10,6 +10,7 @@ pytest.importorskip("rclpy")
 import rclpy
 from fault_bench import AT_ONCE
 from faults import GOES_ON, HOLDS, OFF, fault
+from geometry_msgs.msg import Twist
 from policy_client import INSTRUCTION
 from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.parameter import Parameter
@@ -39,6 +40,14 @@ INVALID_STORM = fault(
     COMMANDS, "100 invalid parameter changes per second", GOES_ON, "inference", "running", "all are refused"
 )
 CONTROLLER = fault(NODES, "the arm's controller goes away", HOLDS, "motion", "nobody listens to")
+DEAF_CONTROLLER = fault(
+    NODES,
+    "the arm's controller takes another message type",
+    HOLDS,
+    "motion",
+    "subscribes to geometry_msgs/msg/Twist, and this node publishes geometry_msgs/msg/TwistStamped",
+    "with a controller that takes it",
+)
 NAMESAKE = fault(
     NODES,
     "a second policy node with the same name",
@@ -131,6 +140,15 @@ def test_controller_goes_away(bench):
     bench.stop_controller()
     bench.says(CONTROLLER)
     bench.wait_for_problem("motion", "holding")
+    context = rclpy.Context()
+    context.init()
+    try:
+        servo = rclpy.create_node("servo_node", context=context)
+        servo.create_subscription(Twist, "/specprune_policy/twist", lambda message: None, 10)
+        bench.says(DEAF_CONTROLLER)
+        servo.destroy_node()
+    finally:
+        context.shutdown()
     first, since = len(bench.sent), time.time()
     bench.start_controller()
     moving = bench.wait(lambda: [sent for sent in bench.sent[first:] if sent.moves], "motion with the new controller")
