@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import yaml
 
 from specprune_ros.policy import Observation, Policy
 from specprune_ros.viewing.episode import Episode
@@ -95,6 +96,22 @@ def test_dense_and_pruned_from_the_same_state(monkeypatch, tmp_path):
     # The same view on the left and on the right, up to the noise of encoding.
     half = first.shape[1] // 2
     assert np.abs(first[70:350, 16:296].astype(int) - first[70:350, half + 16 : half + 296]).mean() < 8
+
+
+@pytest.mark.ros
+@pytest.mark.sim
+def test_a_recording_brings_its_parameters_along(tmp_path):
+    from specprune_ros.demo.demo import describe
+    from specprune_ros.recording.bag_writer import BagWriter
+    from specprune_ros.recording.custom_data import DIGEST, PARAMETERS, REMAPPINGS
+
+    with BagWriter(tmp_path / "bag") as writer:
+        describe(writer, {"model.checkpoint": TINY, "pruning.preset": "fast"}, {"~/image_primary": "/camera"})
+    information = yaml.safe_load((tmp_path / "bag" / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    brought = information["custom_data"]
+    parameters = yaml.safe_load(brought[PARAMETERS])["/**"]["ros__parameters"]
+    assert parameters["pruning.preset"] == "fast" and parameters["inputs"]["cameras"] == ["primary", "wrist"]
+    assert json.loads(brought[REMAPPINGS]) == ["~/image_primary:=/camera"] and brought[DIGEST]
 
 
 def _check_summary(summary):
