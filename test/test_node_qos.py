@@ -13,7 +13,8 @@ from geometry_msgs.msg import TransformStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy, qos_profile_sensor_data
-from sensor_msgs.msg import CompressedImage
+from rclpy.time import Time
+from sensor_msgs.msg import CompressedImage, JointState
 from tf2_msgs.msg import TFMessage
 from trajectory_msgs.msg import JointTrajectory
 
@@ -106,6 +107,47 @@ def test_a_publisher_of_another_type_is_named(kind, topic, said):
         node.destroy_node()
         for context in contexts:
             context.shutdown()
+
+
+def test_one_turn_of_the_executor_takes_all_that_waits():
+    """A busy machine has fewer turns than messages: the queue would stay full, and its newest message old for ever."""
+    context = rclpy.Context()
+    context.init()
+    driver, node = Node("driver", context=context), Node("policy", context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    inputs, transforms = Inputs(node, CONFIG, None, (), None, lambda: None), open_transforms(node)
+    joints, tf = driver.create_publisher(JointState, "/joint_states", 50), driver.create_publisher(TFMessage, "/tf", 50)
+    try:
+        while not (joints.get_subscription_count() and tf.get_subscription_count()):
+            time.sleep(0.02)
+        first = driver.get_clock().now().nanoseconds
+        for k in range(40):
+            message = JointState(name=["a"], position=[0.01 * k])
+            message.header.stamp = Time(nanoseconds=first + k * 1_000_000).to_msg()
+            joints.publish(message)
+            transform = TransformStamped(child_frame_id="hand")
+            transform.header.frame_id, transform.header.stamp = "base", message.header.stamp
+            transform.transform.rotation.w = 1.0
+            tf.publish(TFMessage(transforms=[transform]))
+        assert joints.wait_for_all_acked() and tf.wait_for_all_acked()
+        last = first + 39 * 1_000_000
+        for heard in (
+            lambda: inputs.assembler.newest_stamps()["joint_states"],
+            lambda: transforms.lookup("base", "hand", None).stamp,
+        ):
+            deadline, found = time.monotonic() + 60, None
+            while found is None and time.monotonic() < deadline:
+                executor.spin_once(timeout_sec=0.05)
+                with contextlib.suppress(ObservationError):
+                    found = heard()
+            assert found is not None and abs(found - last) < 1000  # seconds are floats in the buffer
+    finally:
+        transforms.destroy()
+        inputs.destroy()
+        driver.destroy_node()
+        node.destroy_node()
+        context.shutdown()
 
 
 @pytest.mark.parametrize("early", [True, False], ids=["latched, before the node", "volatile, after it"])

@@ -13,7 +13,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 
-from specprune_ros.nodes.subscribing import TopicPeers, subscribe
+from specprune_ros.nodes.subscribing import TopicPeers, backlog, subscribe
 from specprune_ros.sensing.assembler import ObservationAssembler
 from specprune_ros.sensing.camera_check import info_topic
 from specprune_ros.sensing.config import InputsConfig, image_input
@@ -97,7 +97,8 @@ class Inputs:
             self._on_image()
 
     def _add_joints(self, message: JointState) -> None:
-        self.assembler.add_joints(message, self._now())
+        for one in (message, *backlog(self._subscriptions[-1])):
+            self.assembler.add_joints(one, self._now())
 
     def destroy(self) -> None:
         for subscription in self._subscriptions:

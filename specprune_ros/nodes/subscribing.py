@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Subscriptions whose quality of service the user can override, by `qos_overrides.<topic>.subscription.*`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from typing import Any
 
@@ -37,6 +37,20 @@ def subscribe(node: Node, kind: type, topic: str, callback: Callable[[Any], None
             f"qos_overrides.{node.resolve_topic_name(topic)}.subscription: {error}; history is keep_last or keep_all, "
             "depth a number, reliability reliable or best_effort"
         ) from error
+
+
+def backlog(subscription: Subscription) -> Iterator[Any]:
+    """The messages that wait behind the one that a callback was just given, oldest first. On the executor's thread.
+
+    The executor hands out one message of a topic per turn. Where they come faster, as on a busy machine or from a
+    driver at 1 kHz, the queue would stay full, and the newest one a queue's length old for ever.
+    """
+    for _ in range(subscription.qos_profile.depth):
+        with subscription.handle:
+            taken = subscription.handle.take_message(subscription.msg_type, False)
+        if taken is None:
+            return
+        yield taken[0]
 
 
 class TopicPeers:

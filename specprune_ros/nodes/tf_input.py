@@ -13,7 +13,7 @@ from tf2_msgs.msg import TFMessage
 
 from specprune_ros.errors import ObservationError
 from specprune_ros.nodes.stamps import to_stamp
-from specprune_ros.nodes.subscribing import SILENT
+from specprune_ros.nodes.subscribing import SILENT, backlog
 from specprune_ros.pose import Pose
 from specprune_ros.sensing.end_effector import StampedPose, Transforms
 from specprune_ros.sensing.stamps import from_stamp, stamp_or_arrival
@@ -50,7 +50,9 @@ class TransformSubscriptions:
         ]
 
     def _on_tf(self, static: bool, message: TFMessage) -> None:
-        self._add(message, static, self._node.get_clock().now().nanoseconds)
+        waiting = () if static else backlog(self._subscriptions[0])
+        for one in (message, *waiting):
+            self._add(one, static, self._node.get_clock().now().nanoseconds)
 
     def destroy(self) -> None:
         for subscription in self._subscriptions:
