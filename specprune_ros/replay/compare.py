@@ -45,6 +45,7 @@ FACTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("inferred on", ("inferred_on",)),
     ("checkpoint", ("checkpoint_digest",)),
     ("unnorm_key", ("unnorm_key",)),
+    ("number format", ("number_format",)),
     ("device", ("machine", "device")),
     ("processor", ("machine", "processor")),
     ("torch threads", ("machine", "torch_threads")),
@@ -230,7 +231,7 @@ def _plot(one: dict[str, Any], other: dict[str, Any], arms: list[str]) -> str:
     left.set_xlabel("ms, p50 to p99")
     left.legend()
     for axes in (left, right):
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.04 * axes.get_xlim()[1])
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]

@@ -132,6 +132,7 @@ class Results:
             "checkpoint": node.model.checkpoint,
             "checkpoint_digest": digest(Path(node.model.checkpoint)),
             "unnorm_key": arms.dense.unnorm_key,
+            "number_format": f"dtype {node.model.dtype}, precision {arms.dense.precision}",
             "machine": machine(str(arms.dense.device)),
         }
 

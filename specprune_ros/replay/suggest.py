@@ -110,7 +110,7 @@ class Search:
         if min(len(self.searched), len(self.held_out)) < FEW:
             raise UserError(
                 f"{len(self.searched)} observations to search on and {len(self.held_out)} to judge are too few; "
-                f"allowed: at least {FEW} each"
+                f"allowed: at least {FEW} each; give longer or more recordings, or leave --every and --rate out"
             )
 
     def config(self, values: dict[str, Any]) -> PruningConfig:
@@ -249,17 +249,35 @@ def _finished(study: "optuna.Study") -> list[Any]:
 
 def _figure(finished: Sequence[Any], best: Sequence[Any], result: dict[str, Any]) -> go.Figure:
     figure = go.Figure()
-    for name, trials in (("trials", finished), ("Pareto front", sorted(best, key=lambda trial: trial.values[1]))):
+    front = sorted(best, key=lambda trial: trial.values[1])
+    for name, trials, look in (
+        ("trials", finished, {"mode": "markers", "marker": {"color": "#9aa3b0", "size": 7}}),
+        ("Pareto front", front, {"mode": "lines+markers", "line": {"color": "#3d7edb"}, "marker": {"size": 8}}),
+    ):
         x, y = ([trial.values[index] for trial in trials] for index in (1, 0))
-        text = [json.dumps(trial.params) for trial in trials]
-        mode = "markers" if name == "trials" else "lines+markers"
-        figure.add_trace(go.Scatter(x=x, y=y, text=text, mode=mode, name=name))
+        text = ["<br>".join(f"{name}: {value}" for name, value in trial.params.items()) for trial in trials]
+        figure.add_trace(go.Scatter(x=x, y=y, text=text, name=name, **look))
     if result["suggested"] is not None:
-        for name in ("searched", "held_out"):
+        for name, title, color in (("searched", "suggested", "#b5303a"), ("held_out", "the same, held out", "#2f9e6e")):
             x, y = [result[name]["flop_share"]], [result[name]["error"]]
-            title = "suggested" if name == "searched" else "suggested, held out"
-            figure.add_trace(go.Scatter(x=x, y=y, mode="markers", name=title, marker={"size": 13}))
+            marker = {"size": 15, "color": color, "symbol": "diamond"}
+            figure.add_trace(go.Scatter(x=x, y=y, mode="markers", name=title, marker=marker))
     figure.add_hline(1.0, line_dash="dash", annotation_text="dense's own noise")
-    figure.update_xaxes(title_text="operations, share of dense's")
+    figure.update_xaxes(title_text="operations, share of dense's", tickformat=".0%")
     figure.update_yaxes(title_text="difference from dense, p95, in noise floors", rangemode="tozero")
-    return figure.update_layout(title=sentence(result), template="plotly_white")
+    return figure.update_layout(template="plotly_white", title=_title(result), title_font_size=14, margin_t=110)
+
+
+def _title(result: dict[str, Any]) -> str:
+    """What is suggested and how it did, above the plot."""
+    if result["suggested"] is None:
+        return f"{len(result['trials'])} trials: {sentence(result)}"
+    chosen = [
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in result["suggested"].items()
+    ]
+    half = len(chosen) // 2
+    return (
+        f"{len(result['trials'])} trials; suggested: {', '.join(chosen[:half])},<br>{', '.join(chosen[half:])};<br>"
+        f"{sentence(result)}"
+    )

@@ -16,7 +16,7 @@ from specprune_ros.replay.differences import Differences
 from specprune_ros.replay.finding import Finding
 from specprune_ros.replay.measurements import EXPECTED, FLOOR, Measurements, column, mean
 
-FORMAT = 2  # of report.json
+FORMAT = 3  # of report.json
 SAFE = 2 * EXPECTED  # share of inferences above the floor up to which an arm counts as within the noise
 FEW = 20  # inferences below which no verdict is given
 WORST = 10
