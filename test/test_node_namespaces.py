@@ -8,7 +8,8 @@ import pytest
 pytest.importorskip("rclpy")
 
 import rclpy
-from policy_client import CHECKPOINT, INSTRUCTION, START_PATIENCE, PolicyClient, start_policy, stop
+from policy_client import INSTRUCTION, START_PATIENCE, PolicyClient, start_policy, stop
+from release_checkpoint import light_checkpoint
 from std_msgs.msg import String
 
 pytestmark = pytest.mark.ros
@@ -32,7 +33,7 @@ class Arm(PolicyClient):
 def arms():
     context = rclpy.Context()
     context.init()
-    own = {"model.checkpoint": CHECKPOINT, "autostart": True, "pruning.enabled": False, "inputs.max_age": 2.0}
+    own = {"model.checkpoint": light_checkpoint(), "autostart": True, "pruning.enabled": False, "inputs.max_age": 2.0}
     processes = [start_policy(namespace, **own) for namespace in ARMS]
     try:
         clients = [Arm(context, process, namespace) for process, namespace in zip(processes, ARMS, strict=True)]

@@ -16,6 +16,7 @@ from client_bench import ClientBench
 from geometry_msgs.msg import Twist
 from policy_client import INSTRUCTION, ROOT, START_PATIENCE, PolicyClient, start_policy, stop
 from rclpy.action import ActionClient
+from release_checkpoint import light_checkpoint
 from session_bench import SECOND
 from specprune_ros.action import RunPolicy
 from std_msgs.msg import Bool
@@ -391,12 +392,12 @@ def take_over_and_give_back(client):
 
 
 def test_over_dds_with_the_model():
-    """A node in a process of its own with the tiny checkpoint: goal, feedback, cancel."""
+    """A node in a process of its own with a real model: goal, feedback, cancel."""
     context = rclpy.Context()
     rclpy.init(context=context)
     process = start_policy(
         autostart=True,
-        **{"model.checkpoint": "test/data/tiny_oft", "controller.output": "twist", "instruction": None},
+        **{"model.checkpoint": light_checkpoint(), "controller.output": "twist", "instruction": None},
         # Whatever else the machine does.
         **{"inputs.max_age": 5.0, "execution.max_observation_age": 5.0, "controller.step_duration": 0.5},
         **{"run.longest_hold": 600.0},

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_training_train import SCHEDULE, SIZES
+from test_training_train import SCHEDULE, SIZES, no_plots  # noqa: F401  the last is a fixture
 from training_data import write_data
 
 from specprune_ros.errors import UserError
@@ -120,6 +120,7 @@ def test_a_batch_smaller_than_the_group_is_refused(tmp_path):
         Trainer(tmp_path, tmp_path, settings, "cpu", group=ProcessGroup(0, 3))
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_two_processes_take_the_steps_of_one(tmp_path):
     data = write_data(tmp_path / "data")
     one, two = tmp_path / "one", tmp_path / "two"

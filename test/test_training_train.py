@@ -7,6 +7,7 @@ import torch
 from training_data import write_data
 
 from specprune_ros.errors import UserError
+from training.loss_log import LossLog
 from training.settings import read_settings
 from training.train import SETTINGS, Trainer, main
 
@@ -31,6 +32,12 @@ def trainer(data, out, start=None, **changes):
     return Trainer(data, out, read_settings(SETTINGS, SIZES | SCHEDULE | changes), "cpu", start)
 
 
+@pytest.fixture
+def no_plots(monkeypatch):
+    """A picture of the losses costs more than the steps of a short run; `test_all_losses_fall` looks at one."""
+    monkeypatch.setattr(LossLog, "plot", lambda *_: None)
+
+
 def test_all_losses_fall(data, tmp_path):
     run = trainer(data, tmp_path, localization_steps=40, cloning_steps=60, validate_every=10, save_every=1000)
     run.train()
@@ -44,7 +51,7 @@ def test_all_losses_fall(data, tmp_path):
     assert (tmp_path / "checkpoint" / "action_head--100_checkpoint.pt").exists()
 
 
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(data, tmp_path):
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(data, tmp_path, no_plots):
     options = {"localization_steps": 3, "cloning_steps": 5, "validate_every": 2}
     whole = trainer(data, tmp_path / "whole", save_every=100, **options)
     whole.train()
@@ -58,7 +65,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(data, tmp_path):
     assert rows == [[row["step"], row["samples_l1"]] for row in whole.log.rows()]
 
 
-def test_validation_is_on_held_out_episodes(data, tmp_path):
+def test_validation_is_on_held_out_episodes(data, tmp_path, no_plots):
     run = trainer(data, tmp_path, held_out_share=0.5, localization_steps=0, cloning_steps=2)
     run.train()
     assert float(run.log.rows()[-1]["held_out_l1"]) > 0
@@ -78,7 +85,7 @@ def test_the_command_line_names_mistakes(data, tmp_path):
         main([str(data), str(tmp_path), "--set", "batch_size=0"])
 
 
-def test_a_finer_run_starts_from_a_coarse_one_and_is_prepared_for_pruning(data, tmp_path):
+def test_a_finer_run_starts_from_a_coarse_one_and_is_prepared_for_pruning(data, tmp_path, no_plots):
     coarse = trainer(data, tmp_path / "coarse", localization_steps=5, cloning_steps=5)
     coarse.train()
     options = {"patch_size": 7, "num_layers": 4, "localization_steps": 0, "cloning_steps": 40, "validate_every": 20}
