@@ -239,9 +239,9 @@ def _modes(report: dict[str, Any]) -> str:
     rows = []
     for name, arm in report["arms"].items():
         shares = [_text(arm["mode_share"].get(mode), "{:.0%}") for mode in modes]
-        reasons = [f"{reason.replace('_', ' ')} {count} times" for reason, count in arm["reasons"].items()]
+        reasons = [f"{reason.replace('_', ' ')} ({count})" for reason, count in arm["reasons"].items()]
         rows.append([name, *shares, ", ".join(reasons)])
-    return _html_table(("arm", *modes, "mode: reason"), rows)
+    return _html_table(("arm", *modes, "mode: reason (how often)"), rows)
 
 
 def _audit(audit: dict[str, Any]) -> str:
