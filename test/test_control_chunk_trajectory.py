@@ -104,6 +104,57 @@ def test_one_trajectory_for_a_chunk_that_ends_at_rest_at_its_last_target():
     within(loop)
 
 
+@pytest.mark.parametrize("trajectory", ["chunk", "point"])
+def test_a_motion_tells_how_far_the_arm_is_from_the_plan_and_an_arm_that_obeys_is_not_blamed(trajectory):
+    loop = Loop(config=ControllerConfig(**{**vars(CONFIG), "trajectory": trajectory}))
+    loop.chunk(np.stack([0.2 * STEP * np.arange(60), -0.3 * STEP * np.arange(60)], axis=1))
+    for k in range(145):
+        where = loop.joints
+        motion = loop.tick()
+        assert isinstance(motion, Motion) and motion.deviation == 0.0
+        gap = np.abs(motion.command.action - where)
+        assert motion.deviation_angle == pytest.approx(gap.max(), abs=1e-12)
+        assert loop.arm.effect == "" and (k < 30 or not motion.limits_hit)  # it starts from rest
+        loop.joints = motion.joints.copy()
+        loop.now += PERIOD
+
+
+@pytest.mark.parametrize("trajectory", ["chunk", "point"])
+def test_an_arm_that_does_not_obey_is_told(trajectory):
+    config = ControllerConfig(**{**vars(CONFIG), "trajectory": trajectory, "max_lead_angle": 3.0})
+    loop = Loop(config=config)
+    loop.chunk(np.stack([0.2 * STEP * np.arange(60), np.zeros(60)], axis=1))
+    for _ in range(145):
+        loop.tick()
+        loop.now += PERIOD
+    assert loop.arm.effect.startswith("joint a was commanded 0.40 rad in 2 s and measured 0.00")
+
+
+def test_it_passes_the_last_targets_ever_more_slowly():
+    """The pace begins to fall half of the braking time before the last target, and ends half of it after."""
+    loop = Loop()
+    loop.chunk(line(0.4, 20))  # 0.95 s; braking from the largest speed takes 1/8 s
+    loop.run(1.2)
+    told = np.array(loop.path)[:, 0] / 0.4  # seconds of the plan
+    begin, end, brake = 0.95 - 0.0625, 0.95 + 0.0625, 0.125
+    for seconds in (0.8, begin, 0.92, 0.95, 0.98):
+        expected = seconds - max(seconds - begin, 0.0) ** 2 / (2 * brake)
+        assert told[round(seconds / 0.002)] == pytest.approx(expected, abs=0.004), seconds
+    assert told[round(end / 0.002) + 20 :] == pytest.approx(0.95, abs=0.004)
+
+
+def test_what_is_sent_with_a_new_chunk_begins_with_so_much_of_the_old_one_as_is_on_its_way():
+    loop = Loop()
+    loop.chunk(line(0.4, 20))
+    loop.run(0.3)
+    running = loop.arm._trajectory
+    now = loop.now + PERIOD / 2
+    part, first = running.part(now, LEAD), running.index(now)
+    assert part.start == pytest.approx(running.start + first * PERIOD)
+    assert part.knots == running.knots[first : first + 2 + round(LEAD / PERIOD)]
+    assert now + LEAD <= part.end < now + LEAD + 2 * PERIOD
+
+
 def test_it_is_on_time():
     """Where the plan is at every time, once it has caught up with the standing start."""
     loop = Loop()

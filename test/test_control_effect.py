@@ -88,6 +88,17 @@ def test_a_pause_starts_the_comparison_over():
     assert world.run(FORWARD, 6.0) == pytest.approx(2.0)
 
 
+def test_a_simulated_clock_that_stands_still_for_a_period_changes_nothing():
+    world, problems = World(0.0), []
+    for _ in range(60):
+        for _ in range(2):  # a clock of 10 Hz and a control loop of 20
+            world.step(FORWARD)
+            world.now -= PERIOD
+            problems.append(bool(world.effect.problem))
+        world.now += 2 * PERIOD
+    assert any(problems)
+
+
 def test_an_arm_that_waits_for_every_chunk_is_told_as_well():
     world, moved = World(0.0), 0.0
     while not world.effect.problem:

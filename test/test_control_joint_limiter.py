@@ -53,6 +53,18 @@ def test_starts_from_the_measured_joints_and_again_after_a_reset():
     np.testing.assert_allclose(limiter.apply(np.array([1.0, 1.0]), np.array([1.0, 1.0])).value, [1.0, 1.0])
 
 
+def test_after_braking_nothing_of_the_old_target_is_made_up_for():
+    limiter = JointLimiter(LimitsConfig(), PERIOD)
+    for _ in range(20):
+        limiter.apply(np.array([1.0, -1.0]), REST)
+    while limiter.velocity.any():
+        limiter.brake(REST)
+    here = limiter.target.positions
+    assert (np.abs(here) < 0.9).all()
+    np.testing.assert_array_equal(limiter.target.wanted, here)
+    np.testing.assert_allclose(limiter.apply(here, REST).value, here, atol=1e-12)
+
+
 def test_reaches_a_distant_target_without_overshoot_and_stays():
     limiter = JointLimiter(LimitsConfig(), PERIOD)
     target = np.array([0.7, -0.3])

@@ -81,6 +81,16 @@ def test_rest_needs_an_open_gripper():
     assert clock.tick(pose=pose(0.1), openings=OPEN).outcome == Outcome.SUCCEEDED
 
 
+def test_rest_that_nobody_measures_does_not_count():
+    clock = Clock(run_of(until_rest=0.5))
+    clock.tick(pose=pose(), openings=OPEN)
+    clock.tick(pose=pose(0.1), openings=OPEN)
+    assert clock.ticks(100, openings=OPEN)[0] is None
+    assert clock.ticks(5, pose=pose(0.1), openings=OPEN)[0] is None
+    ending, count = clock.ticks(100, joints=np.zeros(2), openings=OPEN)  # nothing before to compare them with
+    assert ending.outcome == Outcome.SUCCEEDED and count == 11
+
+
 def test_slow_motion_is_no_rest():
     clock = Clock(run_of(until_rest=0.5))
     for step in range(200):  # 2 cm/s
