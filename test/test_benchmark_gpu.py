@@ -40,9 +40,9 @@ def measured(tmp_path_factory) -> Path:
     return out
 
 
-# As `python benchmarks/NAME --help` does, less the import of torch for each.
+# As `python benchmarks/NAME --help` does, less the import of torch and others for each.
 HELP = """
-import os, runpy, sys, torch
+import os, runpy, sys, safetensors.torch, tokenizers, torch, tqdm, yaml
 for name in sys.argv[1:]:
     if not os.fork():
         sys.argv, sys.path[0] = [name, "--help"], os.path.abspath("benchmarks")
