@@ -31,6 +31,14 @@ def bench(monkeypatch):
     bench.close()
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    """From the start, and not by a change while it runs."""
+    bench = SessionBench(monkeypatch, **{"inputs.max_age": 0.2, "replan.when": "continuous"})
+    yield bench
+    bench.close()
+
+
 def stamp_of(header):
     return header.stamp.sec * SECOND + header.stamp.nanosec
 
@@ -247,6 +255,16 @@ def test_a_silent_camera_stops_the_arm_within_its_age(bench):
     assert moved[:3] == [True, True, True] and not any(moved[4:])
     assert results[-1].reason == HoldReason.STALE_INPUT and "image" in results[-1].detail
     assert bench.status("motion").level == ERROR
+
+
+def test_an_inference_that_fails_stops_the_arm_within_the_same_time(impatient):
+    start_moving(impatient)
+    impatient.policy.error = RuntimeError("broken")
+    impatient.infer()
+    results = [impatient.tick() for _ in range(6)]  # the images go on
+    moved = [isinstance(result, Motion) for result in results]
+    assert moved[:3] == [True, True, True] and not any(moved[4:])
+    assert results[-1].reason == HoldReason.STALE_INPUT and "working inference" in results[-1].detail
 
 
 def test_a_finished_chunk_is_a_pause(bench):

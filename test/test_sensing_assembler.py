@@ -104,6 +104,15 @@ def test_the_slow_joint_is_named_with_what_to_set(period_ms, controlled, advice)
     assert sensors.slow_joints() == ""
 
 
+def test_an_arm_is_where_it_was_measured_for_max_age_and_no_longer():
+    config = InputsConfig(cameras=("primary",), proprio="none", max_age=0.5)
+    sensors = ObservationAssembler(config, {"primary": "/cam"}, "/joint_states", None, ("finger",), np.zeros(3))
+    sensors.add_joints(joints(START), START)
+    assert sensors.measured_joints(START + 500 * MILLISECOND).tolist() == [0.02]
+    with pytest.raises(ObservationError, match=r"joint finger on /joint_states is -0\.501 s away"):
+        sensors.measured_joints(START + 501 * MILLISECOND)
+
+
 def test_a_publisher_of_another_quality_of_service_is_named():
     class Mismatch(UnknownPeers):
         def mismatch(self, topic):
