@@ -60,7 +60,7 @@ def test_a_tf_gap(tmp_path):
     assert "older than the images" in found["refused"]
 
 
-def test_a_recording_of_a_looped_playback(tmp_path):
+def test_a_recording_of_a_looped_playback(tmp_path, capsys):
     """The stamps start over, the recorder's clock goes on."""
     maker, again = BagMaker(IMAGES // 2), BagMaker(IMAGES // 2)
     length = IMAGES // 2 * PERIOD
@@ -68,6 +68,7 @@ def test_a_recording_of_a_looped_playback(tmp_path):
     told = findings(maker.write(tmp_path / "bag"), tmp_path)["stamps_back"]
     assert "/image_wrist, /joint_states, /tf jump back by 1.4" in told and "at 1.5 s" in told
     assert told.endswith("--duration 1.5")
+    assert f"replay: error: {told}" in capsys.readouterr().err.splitlines()
 
 
 def test_swapped_cameras(tmp_path):

@@ -31,6 +31,7 @@ from specprune_ros.replay.summary import FORMAT, exceeded, machine, number, summ
 
 FILES = ("report.html", "report.json", "chunks.mcap", "junit.xml")
 SPANS = 5  # times that a person was in charge, named in the report
+SETUP = "setup"  # kind of the findings about parameters and checkpoint
 EXCEEDED, INTERRUPTED = 3, 130  # exit codes
 
 
@@ -81,6 +82,9 @@ class Results:
         finally:
             spool.close()
             chunks.abort()
+        for finding in report["findings"]:
+            if finding["kind"] != SETUP:  # said before the replay began
+                say(f"{finding['level']}: {finding['text']}")
         for sentence in filter(None, report["verdict"]):
             say(sentence)
         return self._code(report, outcome)
@@ -96,7 +100,7 @@ class Results:
         options, node, arms = self._options, self._node, self._arms
         comparison = summarize(found)
         findings = replay.audit.findings(self._bag.malformed)
-        findings += [Finding("setup", "warning", warning) for warning in self._warnings]
+        findings += [Finding(SETUP, "warning", warning) for warning in self._warnings]
         findings += _about(outcome)
         said = verdict(comparison, findings)
         checks = exceeded(comparison, options.max_error, options.max_flips, options.max_latency)
