@@ -55,7 +55,7 @@ def run_episode(
     executor = ChunkExecutor(policy.action_dim, PERIOD)
     executor.enable()
     inference = Inference(policy, executor, arm)
-    motion = TwistEstimator()
+    motion = TwistEstimator(window=0.15, max_age=0.2)
     places, pauses = [], 0
     for step in range(MAX_STEPS):
         now = step * PERIOD

@@ -147,7 +147,7 @@ class Step:
 
 def _steps(episode: Episode, policy: Policy, cameras: Cameras | None) -> Iterator[Step]:
     """Every observation of a recording that begins a chunk, with the velocity that its poses show."""
-    stride, motion = policy.chunk_length, TwistEstimator()
+    stride, motion = policy.chunk_length, TwistEstimator(window=0.15, max_age=0.2)
     gripper = episode.points[:, :, episode.facts["points"].index("gripper")]
     for step, proprio in enumerate(episode.proprio.astype(np.float64)):
         hand = Pose(proprio[:3], Rotation.from_rotvec(proprio[3:6]).as_quat())

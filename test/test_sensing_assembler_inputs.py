@@ -210,6 +210,16 @@ def test_an_image_waits_for_a_pose_that_comes_more_seldom(end_effector):
         inputs.sensors.assemble(START + 901 * MS)
 
 
+def test_an_older_pair_is_taken_only_when_every_camera_has_one(end_effector):
+    for other, taken in ((LAST - 300 * MS, True), (None, False)):
+        inputs = Inputs(end_effector, proprio="none", max_skew=0.5)
+        inputs.sensors.config = inputs.config
+        inputs.see(a=LAST - 300 * MS, b=other)
+        inputs.see(a=LAST + 900 * MS, b=LAST + 900 * MS)
+        until = inputs.sensors._covered(LAST + 900 * MS, LAST, LAST + 50 * MS)
+        assert (until == LAST - 300 * MS) == taken, other
+
+
 def test_cameras_are_located_when_they_are_asked_for(end_effector):
     inputs = Inputs(end_effector)
     inputs.see(START + 200 * MS, START + 200 * MS)
@@ -340,6 +350,40 @@ def test_the_slowest_joint_counts():
     assert made.newest_stamp() == START + 10 and made.newest_stamp(("a",)) == START + 10
     made.add(joints(START + 99, a=0.0), START + 99, 1.2)
     assert made.newest_stamp() == START + 10 and made.newest_stamp(("a",)) == START + 99
+
+
+def test_joint_velocities_are_the_slope_over_the_last_tenth_of_a_second():
+    made = JointInput(("a", "b"), "/joint_states")
+    made.set_motions({"a": JointMotion(9.0), "b": JointMotion(9.0, continuous=True)})
+    assert made.velocities(("a", "b")).tolist() == [0.0, 0.0]
+    for k in range(21):  # at 100 Hz; a goes faster and faster, b wraps at pi
+        seconds = 0.01 * k
+        wrapped = (3.0 + 2.0 * seconds + np.pi) % (2 * np.pi) - np.pi
+        stamp = START + k * 10 * MS
+        made.add(joints(stamp, a=seconds**2, b=wrapped), stamp, seconds)
+    # The slope of a parabola over a window is that of its middle, 0.15 s.
+    assert made.velocities(("a", "b")) == pytest.approx([0.3, 2.0], abs=0.011)
+    made.add(joints(START + 210 * MS, a=float("nan")), START + 210 * MS, 0.21)
+    assert made.velocities(("a",)).tolist() == [0.0]
+
+
+def test_an_assembler_tells_the_velocities_of_the_joints_that_are_controlled():
+    inputs = Inputs(controlled=("a", "b"), proprio="none")
+    for k in range(11):
+        inputs.sensors.add_joints(joints(START + k * 10 * MS, b=0.1 * k, a=-0.2 * k), START)
+    assert inputs.sensors.measured_joint_velocities() == pytest.approx([-20.0, 10.0])
+    nothing = Inputs(proprio="none")
+    assert nothing.sensors.measured_joint_velocities().shape == (0,) and nothing.sensors.slow_joints() == ""
+
+
+def test_after_a_jump_of_the_clock_a_joint_has_to_settle_again():
+    made = joint_input(a=1.0)
+    for k in range(11):
+        made.add(joints(START + k * 100 * MS, a=0.0), START, 0.1 * k)
+    made.clear()
+    made.add(joints(START, a=3.0), START, 1.1)  # no jump of the joint: nothing is remembered
+    with pytest.raises(ObservationError, match="joint a on /joint_states is listened to for a second"):
+        made.settled_positions(("a",), START, SECOND, 1.1)
 
 
 def test_settled_joints_have_been_heard_for_a_second():

@@ -150,6 +150,8 @@ def test_between_two_links():
         assert found.position[0] == pytest.approx(x) and found.rotation.as_rotvec()[2] == pytest.approx(angle)
     cache.insert(2.0, link(9.0, 0.0))  # again
     assert cache.at(2.0).pose.position[0] == 9.0 and cache.at(1.5).pose.position[0] == pytest.approx(4.5)
+    assert cache.at(3.0).pose.position[0] == pytest.approx(4.5)  # in its place, not beside it
+    assert cache.at(4.0).pose.position[0] == 0.0
     cache.insert(6.0, link(5.0, 0.0, "other"))
     assert (cache.at(5.0).parent, cache.at(6.0).parent) == ("base", "other")
 
@@ -188,7 +190,7 @@ def test_how_many_poses_of_what_time_make_a_velocity():
     assert moving([0.0, 0.15, 0.29]).twist(0.29) is None  # three tenths of the window are needed
     late = moving([0.0, 0.25, 0.5])
     assert late.twist(0.75) is not None and late.twist(math.nextafter(0.75, 1)) is None
-    assert TwistEstimator().twist(0.0) is None
+    assert TwistEstimator(0.15, 0.2).twist(0.0) is None
 
 
 def test_the_window_is_centred_where_newer_poses_are_known():
@@ -242,6 +244,10 @@ def test_own_limits_of_one_input_are_nobody_elses():
     assert (config.max_skew_of("image_a"), config.max_skew_of("image_b")) == (0.3, 0.1)
     assert config.max_age_of("image_a") == 0.5
     assert InputsConfig(cameras=("a", "b"), camera_transforms=("none", "flip_vertical")).transform_of("a") == "none"
+
+
+def test_half_a_turn_nearest_to_nothing_is_the_shorter_ways_own():
+    assert axis_angle(np.array([1.0, 0, 0, 0]), np.zeros(3)).tolist() == [math.pi, 0, 0]
 
 
 def test_a_rotation_without_an_axis():

@@ -16,7 +16,7 @@ def pose(time, linear=(0.0, 0.0, 0.0), angular=(0.0, 0.0, 0.0)):
 
 
 def fed(times, **twist):
-    estimator = TwistEstimator()
+    estimator = TwistEstimator(0.15, 0.2)
     for time in times:
         estimator.add(time, *pose(time, **twist))
     return estimator
@@ -44,7 +44,7 @@ def test_constant_twist_is_exact_in_the_base_frame(times, linear, angular):
 
 def test_a_tool_on_a_circle():
     """0.3 m from the axis at 0.5 rad/s: 0.15 m/s along the tangent."""
-    estimator = TwistEstimator(window=0.1)
+    estimator = TwistEstimator(0.1, 0.2)
     for time in REGULAR:
         turn = Rotation.from_rotvec([0, 0, 0.5 * time])
         estimator.add(time, turn.apply([0.3, 0.0, 0.2]), (turn * START).as_quat())
@@ -56,7 +56,7 @@ def test_a_tool_on_a_circle():
 def test_noise_is_filtered():
     """1 mm of noise at 50 Hz makes 70 mm/s between neighbours; over the window below a quarter of that."""
     random = np.random.default_rng(0)
-    errors, estimator = [], TwistEstimator()
+    errors, estimator = [], TwistEstimator(0.15, 0.2)
     for time in np.arange(0.0, 4.0, 0.02):
         position, quaternion = pose(time, linear=(0.1, 0, 0))
         estimator.add(time, position + random.normal(scale=0.001, size=3), quaternion)
@@ -66,7 +66,7 @@ def test_noise_is_filtered():
 
 
 def test_quaternion_sign_does_not_matter():
-    estimator = TwistEstimator()
+    estimator = TwistEstimator(0.15, 0.2)
     for k, time in enumerate(REGULAR):
         position, quaternion = pose(time, angular=(0.0, 1.0, 0.0))
         estimator.add(time, position, quaternion * (-1) ** k)
@@ -74,7 +74,7 @@ def test_quaternion_sign_does_not_matter():
 
 
 def test_unknown_without_enough_recent_poses():
-    estimator = TwistEstimator(window=0.15, max_age=0.2)
+    estimator = TwistEstimator(0.15, 0.2)
     assert estimator.twist(0.0) is None
     for time in (0.0, 0.01, 0.02):
         estimator.add(time, *pose(time))
@@ -134,7 +134,7 @@ def test_starts_afresh_when_the_clock_jumps_back():
 def test_any_constant_twist_at_any_stamps(linear, angular, seed):
     random = np.random.default_rng(seed)
     times = 1_763_000_000 + np.cumsum(random.uniform(0.002, 0.03, 60))
-    estimator = TwistEstimator()
+    estimator = TwistEstimator(0.15, 0.2)
     for time in times:
         estimator.add(time, *pose(time - times[0], linear, angular))
     np.testing.assert_allclose(estimator.twist(times[-1]), [*linear, *angular], atol=1e-4)

@@ -22,7 +22,7 @@ class TwistEstimator:
     window's middle pose, which is exact for a constant angular velocity.
     """
 
-    def __init__(self, window: float = 0.15, max_age: float = 0.2) -> None:
+    def __init__(self, window: float, max_age: float) -> None:
         """`window`: seconds of poses that are fitted. `max_age`: the twist is unknown without a pose that recent."""
         self.window = window
         self.max_age = max_age
