@@ -74,7 +74,7 @@ def choose_precision(precision: str, config: ModelConfig, device: torch.device) 
     if not slow:
         return Choice(precision)
     if faster:
-        return Choice(precision, f"{NO_VNNI}: precision int8 runs with 7-bit weights and gains little speed")
+        return Choice(precision, f"{NO_VNNI}: precision int8 runs with 7-bit weights and gains less speed")
     problem = f"{NO_VNNI}, and float32 is faster for this model: precision int8 runs as native"
     warnings.warn(problem, stacklevel=2)
     return Choice(NATIVE, problem)

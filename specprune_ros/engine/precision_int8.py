@@ -80,7 +80,7 @@ def products_saturate() -> bool:
     saturate = bool((_product(x, 0, packed, torch.ones(channels), zeros) != 255 * INT8_LIMIT * inner).any())
     if saturate:
         warnings.warn(
-            f"{NO_VNNI}: precision int8 runs with 7-bit weights and gains little speed",
+            f"{NO_VNNI}: precision int8 runs with 7-bit weights and gains less speed",
             stacklevel=2,
         )
     return saturate
