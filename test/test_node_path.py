@@ -49,6 +49,7 @@ def test_line_and_steps_from_where_the_arm_was(bench, published):
     bench.work()
     ((line, steps),) = [message.markers for message in published]
     assert (line.type, steps.type) == (Marker.LINE_STRIP, Marker.SPHERE_LIST)
+    assert line.pose.orientation.w == steps.pose.orientation.w == 1.0  # RViz refuses a quaternion of zeros
     assert line.header.frame_id == steps.header.frame_id == "base"
     assert line.header.stamp.sec * SECOND + line.header.stamp.nanosec == seen
     expected = 0.3 + 0.5 * 0.05 * np.arange(9)
