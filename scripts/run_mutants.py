@@ -41,11 +41,11 @@ class Room:
     tests: tuple[str, ...]
 
 
-SESSION = ("test_node_session*.py",)
+SESSION = ("test_node_session*.py", "test_node_takeover.py")
 ARM = ("test_joint_arm_faults.py",)
 ROOMS = {
     "pruning": Room(("pruning",), ("test_pruning_*.py", "test_method_oracle.py")),
-    "control": Room(("control",), ("test_control_*.py", *ARM)),
+    "control": Room(("control",), ("test_control_*.py", "test_pose.py", *ARM, *SESSION)),
     "sensing": Room(
         ("sensing",),
         (
@@ -60,8 +60,9 @@ ROOMS = {
         ),
         (
             *SESSION,
-            *("test_node_worker.py", "test_preflight_checks.py", "test_node_inputs*.py"),
-            *("test_node_commands.py", "test_node_gripper_goals.py", "test_node_inference_record.py"),
+            *("test_node_worker.py", "test_preflight_checks.py", "test_preflight_arms.py", "test_node_inputs*.py"),
+            *("test_node_commands.py", "test_node_gripper_goals.py", "test_node_path.py"),
+            *("test_node_inference_record.py", "test_node_run_policy.py"),
         ),
     ),
 }
