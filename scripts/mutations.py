@@ -30,6 +30,8 @@ TEXTS = {"fstring", "raise_stmt", "assert_stmt"}
 CALLS = ("parameter(", "dataclass(", "TypeVar(", "cv2.putText(")
 FUNCTIONS = {"__repr__", "__str__", "main"}
 LOG = "get_logger()"
+PROCESS = "if __name__ =="  # only in a process of its own
+STARS = {"parameters", "dictorsetmaker"}  # where * and ** are no operators
 
 
 class RemoveStatement(Operator):
@@ -125,11 +127,17 @@ def _is_noise(node: NodeOrLeaf, operator: str) -> bool:
     """Whether it stands in an annotation, a text, a log call, or is the value of a constant of the module."""
     if operator == "RemoveStatement" and LOG in node.get_code():
         return True
+    if operator.startswith("ReplaceBinary") and node.parent is not None and node.parent.type in STARS:
+        return True
+    if node.get_code().lstrip().startswith(PROCESS):
+        return True
     child, parent = node, node.parent
     inside = False  # a function
     while parent is not None:
         annotation = parent.type == "annassign" and child is parent.children[1]
         if annotation or parent.type == "tfpdef" or parent.type in TEXTS:
+            return True
+        if parent.type == "if_stmt" and parent.get_code().lstrip().startswith(PROCESS):
             return True
         if parent.type == "funcdef":
             inside = True

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """When goals are sent to a gripper's action server: its answers and the time are what the test says."""
 
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ pytest.importorskip("rclpy")
 pytest.importorskip("control_msgs")
 
 from specprune_ros.control.action_space import ControllerConfig
+from specprune_ros.errors import ConfigError
 from specprune_ros.nodes.outputs.gripper import PATIENCE, PAUSE, GripperMessages, open_gripper
 
 pytestmark = pytest.mark.ros
@@ -135,3 +137,14 @@ def test_names_and_kinds_of_outputs():
     named = ControllerConfig(gripper_dimensions=(5, 6), gripper_joint_names=("left", "right"))
     assert list(GripperMessages(node, named)._command(np.zeros(2), None).name) == ["left", "right"]
     assert open_gripper(node, ControllerConfig(**JOINTS, gripper_dimensions=())) is None
+
+
+def test_the_first_goal_waits_for_nothing(world):
+    world.now = 0.0  # a machine that has just started
+    assert world.move(OPEN, later=0.0) == 1
+
+
+def test_goals_need_control_msgs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "control_msgs.action", None)
+    with pytest.raises(ConfigError, match=r"controller\.gripper_output action needs control_msgs; run: sudo apt-get"):
+        open_gripper(SimpleNamespace(), ControllerConfig(gripper_output="action"))

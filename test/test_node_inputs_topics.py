@@ -32,7 +32,7 @@ def open_inputs():
         before, woken = len(list(node.subscriptions)), []
         inputs = Inputs(
             node,
-            InputsConfig(cameras=("a",), **config),
+            InputsConfig(**{"cameras": ("a",), **config}),
             None,
             joints,
             np.zeros(3),
@@ -105,3 +105,24 @@ def test_compressed_images_are_decoded_on_arrival_and_those_before_a_jump_droppe
     threads = [decoder._thread for decoder in inputs._decoders.values()]
     inputs.destroy()
     assert threads and not any(thread.is_alive() for thread in threads)
+
+
+def test_every_camera_has_its_topic(open_inputs):
+    inputs, _, woken, _ = open_inputs("~/image_a:=/cam/a", "~/image_b:=/cam/b", cameras=("a", "b"))
+    assert inputs.assembler.topics == {"a": "/cam/a", "b": "/cam/b"}
+    image = Image(height=16, width=16, encoding="rgb8", step=48, data=bytes(768))
+    image.header.stamp = to_stamp(3 * SECOND)
+    inputs._add_image("b", image)
+    assert len(woken) == 1 and inputs.assembler.newest_stamps() == {"image_a": None, "image_b": 3 * SECOND}
+
+
+def test_joint_states_that_wait_are_taken_in_one_turn(open_inputs, monkeypatch):
+    inputs, _, _, _ = open_inputs(joints=("j",))
+    waiting = [JointState(name=["j"], position=[0.1 * step]) for step in range(3)]
+    for step, message in enumerate(waiting):
+        message.header.stamp = to_stamp((3 + step) * SECOND)
+    asked = []
+    monkeypatch.setattr("specprune_ros.nodes.inputs.backlog", lambda one: asked.append(one) or waiting[1:])
+    inputs._add_joints(waiting[0])
+    assert [one.topic_name for one in asked] == ["/left/joint_states"]
+    assert inputs.assembler.newest_stamps()["joint_states"] == 5 * SECOND

@@ -59,6 +59,7 @@ def test_line_and_steps_from_where_the_arm_was(bench, published):
     assert len(steps.colors) == len(steps.points) == 8
     assert hexadecimal(line.color) == hexadecimal(steps.colors[3]) == MODE_COLORS["coarse"]
     assert hexadecimal(steps.colors[4]) == path_output.CLOSED
+    assert line.scale.x == path_output.LINE and {steps.scale.x, steps.scale.y, steps.scale.z} == {path_output.STEP}
     assert line.ns != steps.ns or line.id != steps.id  # or one replaces the other
 
 

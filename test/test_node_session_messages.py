@@ -204,7 +204,9 @@ def test_the_inference_status(bench):
     assert (status.values["instruction"], status.values["warm-up coarse ms"]) == ("go", pytest.approx(40.0))
     bench.policy.graph_problem = "graphs are off: slower"
     assert (bench.status("inference").message, bench.status("inference").level) == ("graphs are off: slower", WARN)
-    bench.policy.graph_problem = ""
+    bench.policy.graph_problem, bench.policy.precision_problem = "", "bfloat16 is slow here"
+    assert (bench.status("inference").message, bench.status("inference").level) == ("bfloat16 is slow here", WARN)
+    bench.policy.precision_problem = ""
     bench.node.trigger_deactivate()
     assert (bench.status("inference").message, bench.status("inference").level) == ("stopped", OK)
 
@@ -214,6 +216,8 @@ def test_the_inputs_status(bench):
     status = bench.status("inputs")
     assert (status.message, status.level) == ("complete", OK) and "clock jumps" not in status.values
     assert status.values["TF"] == "known" and status.values["transforms refused"] == 0
+    assert status.values["last refused transform"] == ""
+    assert status.values["TF Hz (at most controller.rate)"] == pytest.approx(20, rel=0.2)
     assert status.values["images dropped (twice or out of order)"] == 0
     rates = [value for name, value in status.values.items() if name.endswith(" Hz")]
     assert len(rates) == 2  # of the two cameras
@@ -295,7 +299,9 @@ def test_without_a_receiver_the_arm_holds(bench):
 
 
 def test_answers_of_enable(bench, open_bench):
-    assert bench.enable().message == "motion is on" and bench.enable(False).message == "motion is off"
+    assert bench.enable().message == "motion is on"
+    off = bench.enable(False)
+    assert off.success and off.message == "motion is off"
     bench.set(dry_run=True)
     assert bench.enable().message == "motion is on (dry run: nothing moves)"
     bench.session._worker.problem = "no image"
@@ -539,3 +545,45 @@ def test_nothing_runs_before_activate_and_after_deactivate(bench):
     bench.node.trigger_deactivate()
     assert bench.session._timer.is_canceled() and not bench.session._worker.active
     assert not bench.session._arm.executor.enabled
+
+
+# Several arms, oddities, and what is not known
+
+
+def test_arms_that_share_a_model_tell_how_long_they_wait(bench):
+    assert "arms on this model" not in bench.status("inference").values
+    waits = bench.session._worker.waits
+    for seconds in (0.1, 0.2, 0.3):
+        waits.add(seconds)
+    bench.session._worker.turns.add(object())
+    values = bench.status("inference").values
+    assert (values["arms on this model"], values["wait for a turn p50 ms"]) == (2, pytest.approx(200))
+    assert values["wait for a turn p99 ms"] == pytest.approx(298)
+
+
+@pytest.mark.parametrize("found", ["oddity", "slow_joints"])
+def test_odd_inputs_are_a_warning(bench, monkeypatch, found):
+    bench.infer()
+    monkeypatch.setattr(bench.session.sensors, found, lambda: "a picture stands still")
+    status = bench.status("inputs")
+    assert (status.message, status.level) == ("a picture stands still", WARN)
+
+
+def test_ages_of_the_inputs(bench):
+    bench.infer()
+    bench.advance(0.25)
+    values = bench.status("inputs").values
+    ages = {name.rpartition("/")[2]: value for name, value in values.items() if name.endswith("age ms")}
+    assert ages["image_primary age ms"] == pytest.approx(250) and ages["image_primary max age ms"] == 500
+
+
+def test_a_pose_that_is_not_known(bench):
+    bench.session._transforms.clear()
+    assert bench.status("inputs").values["TF"] == "unknown"
+
+
+def test_without_frames_nothing_is_told_of_tf(open_bench):
+    bench = open_bench(**{"controller.output": "action_chunk", "inputs.base_frame": "", "inputs.ee_frame": ""})
+    bench.infer()
+    assert not any("TF" in name for name in bench.status("inputs").values)
+    assert bench.messages("action_chunk")[0].header.frame_id == ""

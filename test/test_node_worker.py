@@ -3,6 +3,7 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -225,3 +226,74 @@ def test_a_problem_of_the_chunks_use_is_told(still):
     still.worker._on_chunk = refuse
     still.worker.step()
     assert still.worker.problem == "not a number" and still.worker.errors == 0
+
+
+class RecordedTurns:
+    """Turns that come when the test says so."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        return lambda worker, *given: self.calls.append((name, *given))
+
+
+@pytest.fixture
+def recorded(bench):
+    """A worker, what it asks of its turns, and a clock at 100 s."""
+    turns = RecordedTurns()
+    bench.policy.finish.set()
+    worker = InferenceWorker(
+        bench.policy,
+        bench.frames,
+        turns,
+        chunk_seconds=0.4,
+        instruction=lambda: bench.instruction,
+        now=lambda: 1_250_000_000,
+        due=lambda: bench.due,
+        on_chunk=lambda sensed, chunk: bench.chunks.append(chunk),
+        on_error=bench.errors.append,
+    )
+    return worker, turns.calls
+
+
+def test_what_wakes_the_thread(recorded, bench):
+    worker, calls = recorded
+    assert calls == [("add",)] and not worker.active
+    worker.step()
+    assert not bench.policy.calls  # before it is started
+    for action in (worker.start, worker.reset, lambda: worker.set_pruning("off"), worker.wake):
+        calls.clear()
+        action()
+        assert calls == [("wake",)]
+    calls.clear()
+    bench.policy.error = RuntimeError("broken")
+    worker.step()
+    assert calls == [("wake",), ("quiet",)]  # it does not spin on what fails
+    calls.clear()
+    worker.close(0.5)
+    assert calls == [("remove", 0.5)] and not worker.active
+
+
+def test_a_chunk_is_urgent_from_its_observation_on(recorded, bench, monkeypatch):
+    monkeypatch.setattr("specprune_ros.nodes.worker.time", SimpleNamespace(monotonic=lambda: 100.0))
+    worker, _ = recorded
+    assert worker.urgency() == (False, 0.0)
+    worker.start()
+    bench.due = False
+    worker.step()
+    assert worker.urgency() == (True, 0.0)  # frames that are remembered have no end
+    bench.due = True
+    worker.step()
+    assert worker.urgency() == (False, pytest.approx(100.0 + 0.4 - 0.25))
+
+
+def test_how_long_inferences_waited(recorded, bench):
+    worker, _ = recorded
+    worker.start()
+    worker.step(0.5)
+    worker.step(0.7)  # nothing new
+    bench.frames.stamp += 1_000_000_000
+    bench.due = False
+    worker.step(0.9)  # only remembered
+    assert worker.waits.count == 1 and worker.waits.maximum == 0.5

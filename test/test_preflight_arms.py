@@ -12,6 +12,7 @@ pytest.importorskip("rclpy")
 import rclpy
 from session_bench import CARTESIAN, FakePolicy
 
+from specprune_ros.errors import ConfigError
 from specprune_ros.nodes import preflight
 from specprune_ros.nodes.node_process import NodeProcess
 from specprune_ros.processes.heartbeat import Heartbeat
@@ -67,3 +68,14 @@ def test_a_table_for_each_arm(own_process, monkeypatch, tmp_path, capsys):
     for table in tables:
         (latency,) = [line for line in table.splitlines() if line.split()[1:2] == ["latency"]]
         assert latency.startswith("warn") and "coarse 100 ms, for 2 arms in turn; a chunk lasts 400 ms" in latency
+
+
+def test_an_arm_that_cannot_be_configured_ends_it(own_process, monkeypatch, capsys):
+    def load(*_):
+        raise ConfigError("no checkpoint there")
+
+    monkeypatch.setattr("specprune_ros.nodes.model.load_policy", load)
+    monkeypatch.setattr(sys, "argv", ["preflight"])
+    with pytest.raises(SystemExit) as ended:
+        preflight.main()
+    assert ended.value.code == 2 and "observation" not in capsys.readouterr().out

@@ -15,6 +15,7 @@ from specprune_ros.action import RunPolicy
 from specprune_ros.nodes import preflight
 from specprune_ros.nodes.preflight import FAIL, PASS, WARN, checks
 from specprune_ros.nodes.subscribing import LATCHED
+from specprune_ros.sensing.end_effector import MeasuredTwist
 
 pytestmark = pytest.mark.ros
 FINGERS = {"inputs.proprio": "joints", "inputs.joint_names": ["finger"]}
@@ -81,7 +82,7 @@ def test_proprio_outside_the_training_data(open_bench):
     policy = FakePolicy()
     policy.proprio_dim, policy.proprio_range = 1, (np.zeros(1), np.ones(1))
     bench = open_bench(policy, **FINGERS)
-    for position, expected in ((0.5, PASS), (1.5, WARN), (-0.5, WARN)):
+    for position, expected in ((0.5, PASS), (1.5, WARN), (-0.5, WARN), (0.0, PASS), (1.0, PASS)):
         bench.session.sensors.clear()
         bench.advance(STEP)
         bench.see()
@@ -165,7 +166,7 @@ def test_no_instruction(open_bench):
 
 def test_little_memory(open_bench, monkeypatch):
     bench = open_bench()
-    for free, expected in ((511.0, WARN), (513.0, PASS)):
+    for free, expected in ((511.0, WARN), (512.0, PASS)):
         monkeypatch.setattr(preflight, "free_memory_mb", lambda device, free=free: {"free MiB": free})
         assert verdict(bench, "memory")[0] == expected
 
@@ -262,7 +263,7 @@ def test_shared_memory_or_small_buffers_are_told(open_bench, monkeypatch):
 def test_listening_looks_at_every_new_set_of_images(open_bench, monkeypatch):
     bench = open_bench()
     monkeypatch.setattr(preflight, "LISTENING", 0.3)
-    seen = []
+    seen, added = [], []
     assemble = bench.session.sensors.assemble
 
     def count(now, newer_than=None):
@@ -275,7 +276,7 @@ def test_listening_looks_at_every_new_set_of_images(open_bench, monkeypatch):
 
     class Spin:
         def add_node(self, node):
-            assert node is of_bench
+            added.append(node)
 
         def spin_once(self, timeout_sec):
             assert 0 < timeout_sec <= 0.2
@@ -287,6 +288,7 @@ def test_listening_looks_at_every_new_set_of_images(open_bench, monkeypatch):
     interruption = type("Never", (), {"requested": False})()
     bench.until(lambda: preflight.listen([of_bench], interruption) or len(seen) > 3)
     assert seen[0] is None and seen[2] is not None and len(set(seen)) > 1
+    assert set(added) == {of_bench}
     interruption.requested, count_before = True, len(seen)
     preflight.listen([of_bench], interruption)
     assert len(seen) == count_before
@@ -314,3 +316,18 @@ def test_another_server_of_the_tasks(open_bench):
     bench.until(lambda: verdict(bench, "/run_policy")[0] == FAIL)
     server.destroy()
     other.destroy_node()
+
+
+def test_rates_at_which_a_camera_is_slow_or_silent(open_bench, monkeypatch):
+    bench = open_bench()
+    monkeypatch.setattr(bench.session.sensors, "rates", lambda: {"/a": 5.0, "/b": 4.9, "/c": 0.0, "/d": 0.5})
+    monkeypatch.setattr(bench.session.sensors, "silence", lambda topic: f"nobody publishes {topic}")
+    found = {row.name: (row.verdict, row.detail) for row in checks(bench.session, bench.node)}
+    assert [found[topic][0] for topic in ("/a", "/b", "/c", "/d")] == [PASS, WARN, FAIL, WARN]
+    assert found["/c"][1] == "nobody publishes /c"
+
+
+def test_tf_that_is_too_slow_for_a_velocity(open_bench, monkeypatch):
+    bench = open_bench()
+    monkeypatch.setattr(bench.session.end_effector, "twist", lambda *_: MeasuredTwist(None))
+    assert verdict(bench, "velocity") == (WARN, "TF is too slow; 20 Hz or more are needed")

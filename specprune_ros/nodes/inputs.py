@@ -59,7 +59,8 @@ class Inputs:
                 node.create_subscription(CameraInfo, info_topic(topic), store, qos_profile_sensor_data)
             )
         if self.assembler.needs_joints:
-            self._subscriptions.append(subscribe(node, JointState, "joint_states", self._add_joints, JOINT_STATES_QOS))
+            self._joints = subscribe(node, JointState, "joint_states", self._add_joints, JOINT_STATES_QOS)
+            self._subscriptions.append(self._joints)
 
     def _subscribe_camera(self, camera: str, config: InputsConfig) -> str:
         """Returns the topic."""
@@ -69,8 +70,9 @@ class Inputs:
         if compressed:
             topic = self._compressed_topic(topic)
         store = partial(self._add_image, camera)
-        self._subscriptions.append(subscribe(self._node, kind, topic, store, qos_profile_sensor_data))
-        return self._subscriptions[-1].topic_name
+        subscription = subscribe(self._node, kind, topic, store, qos_profile_sensor_data)
+        self._subscriptions.append(subscription)
+        return subscription.topic_name
 
     def _compressed_topic(self, base: str) -> str:
         """The name to subscribe to: a remapping of the base topic, as image_transport's, holds for it too."""
@@ -97,7 +99,7 @@ class Inputs:
             self._on_image()
 
     def _add_joints(self, message: JointState) -> None:
-        for one in (message, *backlog(self._subscriptions[-1])):
+        for one in (message, *backlog(self._joints)):
             self.assembler.add_joints(one, self._now())
 
     def destroy(self) -> None:

@@ -48,12 +48,14 @@ class MotionLoop:
         end_effector: EndEffector | None,
         takeover: Takeover,
         *,
+        dry_run: bool,
         watch_tf: bool,
         mode: Callable[[], str],
         on_stop: Callable[[], None],
         on_due: Callable[[], None],
     ) -> None:
-        """`watch_tf`: whether the arm holds without TF. `mode`: the pruning mode that the measured motion asks for.
+        """`dry_run`: see `set_dry_run`. `watch_tf`: whether the arm holds without TF. `mode`: the pruning mode that the
+        measured motion asks for.
 
         `on_stop`: a running plan was broken off. `on_due`: the next inference should start.
         """
@@ -62,10 +64,9 @@ class MotionLoop:
         self.takeover = takeover
         self._mode, self._on_stop, self._on_due = mode, on_stop, on_due
         self._watch_tf = watch_tf
-        self._config: ControllerConfig = arm.space.config
         self._commands = open_commands(node, arm)
         self._gripper = open_gripper(node, self._config) if self._commands is not None else None
-        self.dry_run = False
+        self.dry_run = dry_run
         self._yields = False  # nothing is sent: a person is in charge, or has let go and no motion followed yet
         self.result: Motion | Hold = Hold(HoldReason.DISABLED)
         self.measured = Measured()  # at the last tick
@@ -82,12 +83,15 @@ class MotionLoop:
 
     def configure(self, controller: ControllerConfig) -> None:
         """Use the live fields of a changed configuration."""
-        self._config = controller
         self.arm.configure(controller)
         if self._commands is not None:
             self._commands.configure(controller)
         if self._gripper is not None:
             self._gripper.config = controller
+
+    @property
+    def _config(self) -> ControllerConfig:
+        return self.arm.space.config
 
     @property
     def sends_chunks(self) -> bool:
@@ -271,8 +275,8 @@ class MotionLoop:
             self.holds[hold.reason] += 1
         if first and hold.reason not in NATURAL_HOLDS:
             self._on_stop()
-        commanded = self._commands is not None and not self.dry_run and not self._yields
-        if self._commands is not None and commanded and (first or self.enabled):
+        sends = not self.dry_run and not self._yields and (first or self.enabled)
+        if self._commands is not None and sends:
             self._commands.hold(pose, self._header(now), first)
         self._yields = self.arm.executor.taken or (self._yields and self.enabled)
         if self.dry_run:

@@ -33,11 +33,12 @@ from specprune_ros.nodes.model import SharedModel, free_memory_mb, memory_mb
 from specprune_ros.nodes.node_process import NodeProcess, transport_problems
 from specprune_ros.nodes.parameters.arms import ArmArguments, read_arms
 from specprune_ros.nodes.parameters.groups import NodeConfig
-from specprune_ros.nodes.policy_node import SUCCESS, PolicyNode
+from specprune_ros.nodes.policy_node import PolicyNode
 from specprune_ros.nodes.reporting.latency import pauses
 from specprune_ros.nodes.session import Session
 from specprune_ros.pruning.config import PruningConfig
 from specprune_ros.sensing.config import TF, InputsConfig
+from specprune_ros.sensing.stamps import NANOSECONDS
 
 LISTENING = 5.0  # seconds; discovery can take 1.5
 SLOWEST_CAMERA = 5.0  # Hz
@@ -157,7 +158,7 @@ def _velocity(session: Session, node: PolicyNode) -> Check:
         return Check("velocity", WARN, "no inputs.base_frame and ee_frame: the pruning stays in fine mode")
     config = session.sensors.config
     now = node.get_clock().now().nanoseconds
-    measured = session.end_effector.twist(now, round(config.max_age_of(TF) * 1e9))
+    measured = session.end_effector.twist(now, int(config.max_age_of(TF) * NANOSECONDS))
     if measured.twist is None:
         return Check("velocity", WARN, measured.problem or "TF is too slow; 20 Hz or more are needed")
     return Check("velocity", PASS, f"{config.base_frame} -> {config.ee_frame} is known")
@@ -270,7 +271,8 @@ def open_nodes(process: NodeProcess, arms: list[ArmArguments]) -> list[PolicyNod
     nodes = [process.start(lambda: PolicyNode(model, cli_args=arguments[0]))]
     nodes += [PolicyNode(model, cli_args=own) for own in arguments[1:]]
     for node in nodes:
-        if node.trigger_configure() != SUCCESS or node.session is None:
+        node.trigger_configure()
+        if node.session is None:
             process.end(2)
     return nodes
 

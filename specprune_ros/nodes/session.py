@@ -120,10 +120,8 @@ class Session:
         self.end_effector = None
         if self._transforms is not None:
             self.end_effector = EndEffector(self._transforms, inputs.base_frame, inputs.ee_frame)
-        middle = np.zeros(3)
-        if inputs.proprio == "end_effector":
-            low, high = self.policy.proprio_range
-            middle = ((low + high) / 2)[AXIS_ANGLE]
+        low, high = self.policy.proprio_range
+        middle = ((low + high) / 2)[AXIS_ANGLE]  # means something with proprio end_effector alone
         self._inputs = Inputs(
             node, inputs, self.end_effector, self._controller.joint_names, middle, lambda: self._worker.wake()
         )
@@ -144,6 +142,7 @@ class Session:
             self.sensors,
             self.end_effector,
             self._takeover,
+            dry_run=parameters.running(NodeConfig).dry_run,
             watch_tf=self._watch_tf,
             mode=self._wanted_mode,
             on_stop=lambda: self._publisher.publish_stop(self._motion.in_charge),
@@ -152,7 +151,6 @@ class Session:
         self._urdf_joints: frozenset[str] = frozenset()
         self._set_motions()
         self._description = node.create_subscription(String, "robot_description", self._on_description, LATCHED)
-        self._motion.dry_run = parameters.running(NodeConfig).dry_run
         self._worker = InferenceWorker(
             self.policy,
             self.sensors,
@@ -225,7 +223,6 @@ class Session:
         self._record.clear()
         self._motion.clear_counts()
         self._publisher.restart()
-        self._last_now = self._now()
         self._timer.reset()
         self._worker.start()
 
@@ -450,7 +447,7 @@ class Session:
         if self._mode_controller is None or replan.when == "continuous" or self.end_effector is None:
             return ""
         measured = self.end_effector.twist(self._now(), self._pose_skew())
-        return self._mode_controller.decide(Speed.of(measured.twist), 0.0).mode
+        return self._mode_controller.granularity(Speed.of(measured.twist)).mode
 
     def _pose_skew(self) -> int:
         """By how much a pose may be older than what it is used with, nanoseconds."""

@@ -52,7 +52,7 @@ class InferenceWorker:
         self._lock = threading.Lock()
         self.active = False
         self._deadline = 0.0  # see `urgency`
-        self._generation = 0  # a result of an older generation is dropped
+        self._generation = object()  # a result of another generation is dropped
         self._reset = False
         self._pruning: Any = None  # to be set before the next inference
         self._last_inferred: int | None = None  # stamps, nanoseconds
@@ -71,14 +71,14 @@ class InferenceWorker:
         """Stop inferring. Returns at once; the result of a running inference is dropped."""
         with self._lock:
             self.active = False
-            self._generation += 1
+            self._generation = object()
         self.problem = ""
 
     def reset(self) -> None:
         """Forget all history before the next inference, and drop the result of a running one."""
         with self._lock:
             self._reset = True
-            self._generation += 1
+            self._generation = object()
         self.turns.wake(self)
 
     def set_pruning(self, pruning: Any) -> None:
@@ -116,7 +116,7 @@ class InferenceWorker:
             self._on_error(error)
             self.turns.quiet(self)  # and does not spin on it
 
-    def _prepare(self) -> int:
+    def _prepare(self) -> object:
         """Apply what was asked for since the last inference; returns the generation that starts now."""
         with self._lock:
             generation, reset, pruning = self._generation, self._reset, self._pruning
@@ -128,7 +128,7 @@ class InferenceWorker:
             self._last_inferred = self._last_seen = None
         return generation
 
-    def _infer(self, generation: int) -> bool:
+    def _infer(self, generation: object) -> bool:
         """Whether there was an inference."""
         instruction = self._instruction()
         if not instruction:
@@ -147,7 +147,7 @@ class InferenceWorker:
                 Observation(sensed.views, sensed.proprio, instruction, stamp, sensed.twist, sensed.cameras)
             )
             with self._lock:
-                if generation == self._generation:
+                if generation is self._generation:
                     self._on_chunk(sensed, chunk)
         else:
             self._policy.observe(sensed.views, stamp, sensed.cameras)

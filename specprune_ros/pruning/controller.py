@@ -65,7 +65,7 @@ class ActionAwareController:
 
     def decide(self, motion: Speed | None, dynamic_share: float) -> Decision:
         """Mode of the next inference. `dynamic_share`: largest share of dynamic patches in any view."""
-        granularity = self._granularity(motion)
+        granularity = self.granularity(motion)
         config = self._config
         self._since_dense += 1
         if not self._has_history:
@@ -80,7 +80,8 @@ class ActionAwareController:
         self._since_dense = 0
         return Decision(Mode.DENSE, dense_reason)
 
-    def _granularity(self, motion: Speed | None) -> Decision:
+    def granularity(self, motion: Speed | None) -> Decision:
+        """Coarse or fine, by the motion alone."""
         config = self._config
         if not config.controller:
             return Decision(Mode.COARSE, Reason.CONTROLLER_OFF)

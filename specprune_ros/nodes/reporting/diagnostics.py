@@ -10,6 +10,7 @@ from rclpy.qos import QoSProfile
 
 PERIOD = 0.1  # seconds; how soon a change is told
 HEARTBEAT = 10  # periods; how often everything is told anyway
+QOS = QoSProfile(depth=10)
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -30,9 +31,9 @@ class Diagnostics:
     def __init__(self, node: Node, collect) -> None:
         """`collect`: () -> list[Status], called on the executor's thread."""
         self._node, self._collect = node, collect
-        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", QOS)
         self._levels: list[tuple[str, bytes]] = []
-        self._periods = 0
+        self._periods = HEARTBEAT  # the first time everything is told
         self._timer = node.create_timer(PERIOD, self.update, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def update(self) -> None:

@@ -119,11 +119,11 @@ class SessionStatus:
             )
         if not message:
             message, level = self._sensors.oddity() or self._sensors.slow_joints(), WARN
-        if self._transforms is not None:
+        if self._transforms is not None and self._end_effector is not None:
             values["transforms refused"] = self._transforms.refused
             values["last refused transform"] = self._transforms.last_refusal
-            values["TF"] = "known" if self._end_effector and self._end_effector.newest() else "unknown"
-            values["TF Hz (at most controller.rate)"] = self._end_effector.rate() if self._end_effector else 0.0
+            values["TF"] = "known" if self._end_effector.newest() else "unknown"
+            values["TF Hz (at most controller.rate)"] = self._end_effector.rate()
         return Status("inputs", message or "complete", level if message and active else OK, values)
 
     def _motion_status(self) -> Status:
