@@ -72,6 +72,11 @@ def close(actual: Tensor, expected: Tensor) -> None:
     assert error < 3e-4, f"relative error {error:.2e}"
 
 
+def test_seven_bits_are_eight_halved_and_rounded():
+    every = torch.arange(-128, 128).to(torch.int8)
+    assert precision_int8.halved(every).equal((every.double() / 2).round().to(torch.int8))
+
+
 @torch.inference_mode()
 def test_the_extremes_do_not_saturate(weight_bits: int):
     linear = nn.Linear(512, 64, bias=False)
