@@ -291,7 +291,9 @@ def test_without_a_receiver_the_arm_holds(bench):
     assert isinstance(held, Hold) and held.detail.startswith("receiver of the commands")
     status = bench.status("motion")
     assert status.level == ERROR and "nobody listens to /bench" in status.message
+    assert bench.session.run_tick(bench.now).receiver == bench.session.receivers().topic
     bench.set(dry_run=True)  # which needs none
+    assert bench.session.run_tick(bench.now).receiver == ""
     start_moving(bench)
 
 
@@ -587,3 +589,11 @@ def test_without_frames_nothing_is_told_of_tf(open_bench):
     bench.infer()
     assert not any("TF" in name for name in bench.status("inputs").values)
     assert bench.messages("action_chunk")[0].header.frame_id == ""
+
+
+def test_chunks_that_others_execute_are_not_called_limited(open_bench):
+    bench = open_bench(**{"controller.output": "action_chunk", "limits.max_speed": 0.1})  # of the 0.5 m/s asked for
+    start_moving(bench)
+    status = bench.status("motion")
+    assert (status.message, status.level) == ("moving", OK)
+    assert not any(name.startswith("limit") for name in status.values)

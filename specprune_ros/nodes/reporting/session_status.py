@@ -147,7 +147,8 @@ class SessionStatus:
         result = self._motion.result
         if not isinstance(result, Hold):
             dry = " (dry run)" if self._motion.dry_run else ""
-            hit = f"; limited by {', '.join(result.limits_hit)}" if result.limits_hit else ""
+            hits = result.limits_hit if self._motion.publisher is not None else ()  # else by nobody here
+            hit = f"; limited by {', '.join(hits)}" if hits else ""
             troubles = "".join(
                 f"; {trouble}" for trouble in (self._motion.gripper_problem, self._motion.effect_problem) if trouble
             )
