@@ -107,6 +107,16 @@ def test_unknown_and_unconnected_frames():
             buffer.lookup("base", "rover", stamp)
 
 
+def test_a_frame_with_two_parents_is_named():
+    buffer = robot()
+    for step in range(4):  # two publishers take turns
+        buffer.set_transform("base" if step % 2 else "mars", "camera", 10.0 + step, [0, 0, 0], NO_TURN)
+    buffer.set_transform("mars", "camera", 14.0, [0, 0, 0], NO_TURN)
+    for stamp in (None, 14.0):
+        with pytest.raises(TransformError, match="camera has two parents, mars and base, so that"):
+            buffer.lookup("base", "camera", stamp)
+
+
 def test_loops_are_refused_and_can_be_mended():
     buffer = TransformBuffer()
     buffer.set_transform("a", "b", 1.0, [0, 0, 0], NO_TURN)

@@ -7,6 +7,7 @@ linear and spherical-linear interpolation, no extrapolation.
 
 import functools
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,7 +103,7 @@ class TransformBuffer:
         """Stamp of the oldest of the newest links between the two; None when all are static. Of one frame, its own."""
         source_chain, _ = self._chain(source, None)
         target_chain, _ = self._chain(target, None)
-        between = [target] if target == source else _between_frames(target_chain, source_chain, target, source)
+        between = [target] if target == source else self._between(target_chain, source_chain, target, source)
         stamps = [
             self._caches[frame].newest for frame in between if frame in self._caches and not self._caches[frame].static
         ]
@@ -116,12 +117,32 @@ class TransformBuffer:
             gap = source_gap or target_gap
             if gap is not None:
                 raise TransformError(f"{target} <- {source}: {gap}")
-            raise TransformError(f"{target} and {source} are not connected; two parts of the TF tree have no link")
+            raise self._disconnected(target, source, (*source_chain, *target_chain))
         source_in_common = _compose(source_chain, common)
         if common == target:
             return source_in_common
         target_in_common = _compose(target_chain, common).inverse()
         return target_in_common if common == source else target_in_common @ source_in_common
+
+    def _between(
+        self, target_chain: dict[str, Pose], source_chain: dict[str, Pose], target: str, source: str
+    ) -> list[str]:
+        """The frames whose links to their parents connect the two; raises TransformError when nothing does."""
+        common = next((frame for frame in source_chain if frame in target_chain), None)
+        if common is None:
+            raise self._disconnected(target, source, (*source_chain, *target_chain))
+        return [frame for chain in (source_chain, target_chain) for frame in list(chain)[: list(chain).index(common)]]
+
+    def _disconnected(self, target: str, source: str, frames: Iterable[str]) -> TransformError:
+        """Why nothing connects the two; `frames`: all that are above them."""
+        for frame in frames:
+            parents = self._caches[frame].parents if frame in self._caches else []
+            if len(parents) > 1:
+                return TransformError(
+                    f"{frame} has two parents, {parents[0]} and {parents[1]}, so that {target} and {source} are not "
+                    "connected; leave one of its publishers"
+                )
+        return TransformError(f"{target} and {source} are not connected; two parts of the TF tree have no link")
 
     def _chain(self, frame: str, stamp: float | None) -> tuple[dict[str, Pose], str | None]:
         """Every frame from `frame` up, with the pose of the frame below in it, and what ended the chain early.
@@ -151,16 +172,6 @@ def _compose(chain: dict[str, Pose], last: str) -> Pose:
     frames = list(chain)
     poses = [chain[frame] for frame in frames[1 : frames.index(last) + 1]]
     return functools.reduce(lambda below, pose: pose @ below, poses) if poses else IDENTITY
-
-
-def _between_frames(
-    target_chain: dict[str, Pose], source_chain: dict[str, Pose], target: str, source: str
-) -> list[str]:
-    """The frames whose links to their parents connect the two; raises TransformError when nothing does."""
-    common = next((frame for frame in source_chain if frame in target_chain), None)
-    if common is None:
-        raise TransformError(f"{target} and {source} are not connected; two parts of the TF tree have no link")
-    return [frame for chain in (source_chain, target_chain) for frame in list(chain)[: list(chain).index(common)]]
 
 
 def _check(parent: str, child: str, stamp: float, position: Floats, quaternion: Floats) -> None:

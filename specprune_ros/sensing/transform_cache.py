@@ -37,6 +37,11 @@ class TransformCache:
         """Stamp of the newest link, seconds; None without any."""
         return self._stamps[-1] if self._stamps else None
 
+    @property
+    def parents(self) -> list[str]:
+        """Of all links that are kept, the oldest first; one of them, unless publishers disagree."""
+        return list(dict.fromkeys(link.parent for link in self._links))
+
     def insert(self, stamp: float, link: Link) -> bool:
         """False when the link is older than what the cache still keeps. A repeated stamp replaces its link."""
         if self.static:
