@@ -9,6 +9,7 @@ from browser import Browser
 from replay_bags import BagMaker, parameter_file
 
 from specprune_ros.control.action_space import ControllerConfig
+from specprune_ros.replay import page_builder
 from specprune_ros.replay.differences import ChunkSpace
 from specprune_ros.replay.options import parse
 from specprune_ros.replay.recorded_gripper import RecordedGripper
@@ -45,6 +46,16 @@ def test_the_recorded_gripper_of_joints_is_read_as_an_action():
     gripper = RecordedGripper("joints", (np.zeros(7), np.ones(7)), joints)
     assert gripper.openings(np.array([0.1] * 6 + [0.7])) == pytest.approx([0.7])
     assert np.isnan(RecordedGripper("none", (np.zeros(0), np.zeros(0)), joints).openings(np.zeros(0))).all()
+
+
+def test_limits_that_are_exceeded_are_findings():
+    limits = [
+        {"arm": "paper", "limit": "max-latency", "exceeded": "88 ms at p99, allowed 50"},
+        {"arm": "paper", "limit": "max-flips", "exceeded": ""},
+    ]
+    (finding,) = page_builder._exceeded({"limits": limits})
+    assert finding == {"level": "error", "text": "--max-latency is exceeded by paper: 88 ms at p99, allowed 50"}
+    assert page_builder._finding(finding).startswith('<p class="finding error">--max-latency is exceeded by paper')
 
 
 def test_the_page_needs_nothing_but_itself(page):

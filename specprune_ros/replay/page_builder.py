@@ -86,7 +86,7 @@ def write_page(
         facts=_facts(report),
         style=files.joinpath("page.css").read_text(),
         plotly=get_plotlyjs(),
-        findings="".join(_finding(finding) for finding in report["findings"]),
+        findings="".join(_finding(finding) for finding in [*_exceeded(report), *report["findings"]]),
         verdict="".join(f"<p>{html.escape(sentence)}</p>" for sentence in report["verdict"] if sentence),
         table=_table(report),
         sections="".join([*sections, _audit(report["audit"])]),
@@ -179,6 +179,15 @@ def _rounded(position: NDArray[np.float64]) -> list[float]:
 
 def _section(name: str, title: str, note: str, below: str) -> str:
     return f'<section><h2>{title}</h2><p class="note">{note}</p><div id="{name}" class="plot"></div>{below}</section>'
+
+
+def _exceeded(report: dict[str, Any]) -> list[dict[str, str]]:
+    """Findings about the limits that were given."""
+    return [
+        {"level": "error", "text": f"--{limit['limit']} is exceeded by {limit['arm']}: {limit['exceeded']}"}
+        for limit in report["limits"]
+        if limit["exceeded"]
+    ]
 
 
 def _finding(finding: dict[str, str]) -> str:
