@@ -20,7 +20,7 @@ import machine
 import torch
 from arms import arm
 from closed_loop import MAX_STEPS, run_episode
-from significance import paired_p_value, wilson
+from significance import paired_rates
 from tqdm import tqdm
 
 from specprune_ros.errors import UserError
@@ -46,14 +46,7 @@ def main(arguments: list[str]) -> None:
         episodes.append({"init_state": state, "direct": direct.success, "direct_steps": direct.steps, **nodes})
     env.close()
     direct, nodes = ([bool(episode[name]) for episode in episodes] for name in ("direct", "nodes"))
-    summary = {
-        "episodes": len(episodes),
-        "direct": sum(direct),
-        "direct_interval": wilson(sum(direct), len(direct)),
-        "nodes": sum(nodes),
-        "nodes_interval": wilson(sum(nodes), len(nodes)),
-        "p_of_a_difference": paired_p_value(nodes, direct),
-    }
+    summary = {"episodes": len(episodes), **paired_rates(direct=direct, nodes=nodes)}
     run = machine.describe(torch.device("cpu"))
     given.json.write_text(json.dumps({"run": run, "summary": summary, "episodes": episodes}, indent=1))
     print(json.dumps(summary, indent=1))

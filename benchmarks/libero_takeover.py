@@ -24,7 +24,7 @@ import torch
 from rcl_interfaces.srv import SetParameters
 from rclpy.client import Client
 from rclpy.parameter import Parameter
-from significance import paired_p_value, wilson
+from significance import paired_rates
 from std_srvs.srv import Trigger
 from tqdm import tqdm
 
@@ -109,14 +109,7 @@ def main() -> int:
 def write(episodes: list[dict[str, Any]], path: Path) -> dict[str, Any]:
     """What there is so far; returns the summary."""
     alone, pushed = ([each["solved"] for each in episodes if bool(each["push"]) == push] for push in (False, True))
-    summary = {
-        "states": len(alone),
-        "without": sum(alone),
-        "without_interval": wilson(sum(alone), len(alone)),
-        "with_push": sum(pushed),
-        "with_push_interval": wilson(sum(pushed), len(pushed)),
-        "p_of_a_difference": paired_p_value(alone, pushed),
-    }
+    summary = {"states": len(alone), **paired_rates(without=alone, with_push=pushed)}
     run = machine.describe(torch.device("cpu")) | {"command": " ".join(sys.argv)}
     path.write_text(json.dumps({"run": run, "summary": summary, "episodes": episodes}, indent=1) + "\n")
     return summary

@@ -29,6 +29,14 @@ def paired_p_value(first: Sequence[bool], second: Sequence[bool]) -> float:
     return float(binomtest(only_first, only_first + only_second).pvalue)
 
 
+def paired_rates(**ways: Sequence[bool]) -> dict[str, object]:
+    """Successes of two named ways from the same starts, with their intervals, as the benchmarks' JSON has them."""
+    rates: dict[str, object] = {}
+    for name, successes in ways.items():
+        rates |= {name: sum(successes), f"{name}_interval": wilson(sum(successes), len(successes))}
+    return rates | {"p_of_a_difference": paired_p_value(*ways.values())}
+
+
 def signed_rank_p_value(differences: Sequence[float]) -> float:
     """Wilcoxon's signed-rank test: how likely such differences of pairs are when neither side tends to be larger."""
     if not any(differences):

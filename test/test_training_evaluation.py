@@ -37,6 +37,13 @@ def test_the_paired_test_looks_at_the_pairs_that_differ():
     assert significance.paired_p_value([True] * 6 + [False], [False] * 6 + [False]) == pytest.approx(2 / 2**6)
 
 
+def test_rates_of_two_ways():
+    rates = significance.paired_rates(direct=[True, True, False], nodes=[True, False, False])
+    assert list(rates) == ["direct", "direct_interval", "nodes", "nodes_interval", "p_of_a_difference"]
+    assert (rates["direct"], rates["nodes"], rates["p_of_a_difference"]) == (2, 1, 1.0)
+    assert rates["nodes_interval"] == significance.wilson(1, 3)
+
+
 def test_signed_ranks_all_of_one_sign():
     # Of the 2^5 equally likely signs of five ranks two are as extreme as all alike.
     assert significance.signed_rank_p_value([1, 2, 3, 4, 5]) == pytest.approx(2 / 2**5)
