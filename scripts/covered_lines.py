@@ -26,10 +26,10 @@ class Coverage:
     lines: dict[str, dict[str, list[str]]]  # file -> line -> the tests that run it
     modules: list[str]  # that the tests import, beside the package's own
 
-    def tests_of(self, path: Path, body: range) -> list[str]:
-        """The tests that run a function, all of the file's for an empty `body`; quick ones first."""
+    def tests_of(self, path: Path, within: range) -> list[str]:
+        """The tests that run one of the lines `within`, all of the file's for an empty range; quick ones first."""
         lines = self.lines.get(str(path), {})
-        tests = {test for line, tests in lines.items() if not body or int(line) in body for test in tests}
+        tests = {test for line, tests in lines.items() if not within or int(line) in within for test in tests}
         return sorted(tests, key=lambda test: (self.seconds[test], test))
 
 

@@ -90,7 +90,7 @@ def run_and_exit(files: Sequence[str], plugins: Sequence[object], folder: str) -
     """In a forked process. `folder`: for temporary files."""
     os.environ["TMPDIR"] = tempfile.tempdir = folder
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # none is needed, and loading them takes as long as a test
-    options = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", "-k", "not over_dds"]  # those start processes
+    options = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider"]
     try:
         status = int(pytest.main([*options, *files], plugins=list(plugins)))
     except BaseException:

@@ -64,7 +64,7 @@ class Mutation:
 
     path: Path
     line: int
-    body: range  # lines of the function around it; empty for none
+    lines: range  # of the statement around it, of the function where it is no part of the body; empty for none
     operator: str
     occurrence: int
 
@@ -108,19 +108,25 @@ def mutations(path: Path) -> list[Mutation]:
     for name, operator in OPERATORS.items():
         places = [node for node in nodes for _ in operator.mutation_positions(node)]
         found += [
-            Mutation(path, node.start_pos[0], _body(node), name, occurrence)
+            Mutation(path, node.start_pos[0], _lines(node), name, occurrence)
             for occurrence, node in enumerate(places)
             if not _is_noise(node, name)
         ]
     return found
 
 
-def _body(node: NodeOrLeaf) -> range:
-    """See `Mutation.body`."""
+def _lines(node: NodeOrLeaf) -> range:
+    """See `Mutation.lines`."""
     function = search_ancestor(node, "funcdef")
     if function is None:
         return range(0)
-    return range(function.children[-1].get_first_leaf().end_pos[0], function.end_pos[0] + 1)
+    statement = node
+    while statement.parent is not None and statement.parent.type != "suite" and statement.parent is not function:
+        statement = statement.parent
+    if statement.parent is function:
+        return range(function.children[-1].get_first_leaf().end_pos[0], function.end_pos[0] + 1)
+    end = statement if statement.type == "simple_stmt" else node
+    return range(statement.start_pos[0], end.end_pos[0] + 1)
 
 
 def _is_noise(node: NodeOrLeaf, operator: str) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts small bugs into the code, one at a time, and runs the tests that run the changed function.
+"""Puts small bugs into the code, one at a time, and runs the tests that run the changed statement.
 
 A bug that no test notices is a survivor. Tests run in a copy of the tree as it was at the start, and a bug exists only
 in the memory of the process that runs them. What was found is kept in .venv/mutants as long as no code changes, so
@@ -62,7 +62,7 @@ ROOMS = {
             *SESSION,
             *("test_node_worker.py", "test_preflight_checks.py", "test_preflight_arms.py", "test_node_inputs*.py"),
             *("test_node_commands.py", "test_node_gripper_goals.py", "test_node_path.py"),
-            *("test_node_inference_record.py", "test_node_run_policy.py"),
+            "test_node_inference_record.py",
         ),
     ),
 }
@@ -144,7 +144,7 @@ class Trial:
             if str(mutation) in self._survived:
                 self._show(mutation)
                 continue
-            tests = self._coverage.tests_of(mutation.path, mutation.body)
+            tests = self._coverage.tests_of(mutation.path, mutation.lines)
             if not tests:
                 self._remember(mutation, True)
                 continue
@@ -178,7 +178,7 @@ class Trial:
 
     def _show(self, mutation: Mutation) -> None:
         if self._survived[str(mutation)]:
-            untested = "" if self._coverage.tests_of(mutation.path, mutation.body) else "  # no test runs this"
+            untested = "" if self._coverage.tests_of(mutation.path, mutation.lines) else "  # no test runs this"
             tqdm.write(f"{mutation}{untested}\n{mutation.diff()}")
 
     def score(self, chosen: list[Mutation]) -> str:
