@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from specprune_ros.engine.precision import pack, store_linears
+from specprune_ros.engine.precision_int8 import products_saturate
 from specprune_ros.openvla.checkpoint import load
 from specprune_ros.openvla.model import SequenceLayout
 from specprune_ros.openvla.preprocessing import CenterCrop, LanczosProducts, resize
@@ -139,6 +141,23 @@ def test_dense_pass_from_pixel_values_to_actions(loaded, golden, pixels, prompt)
     normalized = loaded.model(pixels, proprio, torch.tensor(prompt.token_ids), loaded.tokenizer.eos_id)
     assert_close(normalized, golden["normalized_actions"][0])
     assert_close(loaded.normalizer.unnormalize_actions(normalized), golden["actions"])
+
+
+# Largest and mean error of normalised actions; tiny random weights suffer more from rounding than trained ones.
+FEWER_BITS = {("int8", 8): (0.17, 0.055), ("int8", 7): (0.36, 0.13), ("int8_weights", 8): (0.13, 0.05)}
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8_weights"])
+def test_dense_pass_in_fewer_bits(golden, pixels, prompt, precision):
+    quantized = load(CHECKPOINT, prepare=lambda model: store_linears(model, precision, CPU))
+    pack(quantized.model)
+    proprio = torch.from_numpy(golden["proprio_normalized"])
+    with torch.inference_mode():
+        found = quantized.model(pixels, proprio, torch.tensor(prompt.token_ids), quantized.tokenizer.eos_id)
+    error = (found - torch.from_numpy(golden["normalized_actions"][0])).abs()
+    largest, mean = FEWER_BITS[precision, 7 if precision == "int8" and products_saturate() else 8]
+    assert 0 < error.mean() < mean, error.mean()
+    assert error.max() < largest, error.max()
 
 
 def test_unnormalized_actions(loaded, golden):
