@@ -2,12 +2,14 @@
 """Which test runs which line, and how long it takes: measured once, in a forked process."""
 
 import hashlib
+import importlib
 import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,15 @@ class Coverage:
     lines: dict[str, dict[str, list[str]]]  # file -> line -> the tests that run it
     modules: list[str]  # that the tests import, beside the package's own
 
+    def add(self, other: "Coverage") -> None:
+        """What is known of other tests."""
+        self.seconds.update(other.seconds)
+        for path, lines in other.lines.items():
+            mine = self.lines.setdefault(path, {})
+            for line, tests in lines.items():
+                mine.setdefault(line, []).extend(tests)
+        self.modules[:] = sorted({*self.modules, *other.modules})
+
     def tests_of(self, path: Path, within: range) -> list[str]:
         """The tests that run one of the lines `within`, all of the file's for an empty range; quick ones first."""
         lines = self.lines.get(str(path), {})
@@ -40,16 +51,32 @@ def digest(tests: Sequence[str]) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
-def measured(files: Sequence[str], store: Path) -> Coverage:
-    """From `store`, or measured and stored there. Ends the program when a test fails."""
-    if not store.exists():
-        process = os.fork()
-        if not process:
-            with tempfile.TemporaryDirectory() as folder:
-                run_and_exit(files, [Chosen(None), _Recorder(store)], folder)
-        if os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]):
-            sys.exit("the tests fail without any mutant")
-    return Coverage(**json.loads(store.read_text()))
+def measured(files: Sequence[str], folder: Path, ends: float) -> Coverage | None:
+    """From `folder`, or measured and stored there, file by file; None when it is `ends` (of time.monotonic) before.
+
+    Imports what the tests import, beside the package's own. Ends the program when a test fails.
+    """
+    known = Coverage({}, {}, [])
+    for file in files:
+        store = folder / f"{Path(file).stem}.json"
+        if not store.exists():
+            if time.monotonic() > ends:
+                return None
+            _measure(file, store)
+        known.add(Coverage(**json.loads(store.read_text())))
+        for module in known.modules:
+            with suppress(Exception):  # some can only be imported by the one that did
+                importlib.import_module(module)
+    return known
+
+
+def _measure(file: str, store: Path) -> None:
+    process = os.fork()
+    if not process:
+        with tempfile.TemporaryDirectory() as folder:
+            run_and_exit([file], [Chosen(None), _Recorder(store)], folder)
+    if os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]):
+        sys.exit(f"{file} fails without any mutant")
 
 
 class _Recorder:

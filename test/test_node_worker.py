@@ -297,3 +297,6 @@ def test_how_long_inferences_waited(recorded, bench):
     bench.due = False
     worker.step(0.9)  # only remembered
     assert worker.waits.count == 1 and worker.waits.maximum == 0.5
+    bench.due = True
+    worker.step()
+    assert worker.waits.percentiles()[0] == 0.25  # that one did not wait

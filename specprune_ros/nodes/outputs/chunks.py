@@ -37,7 +37,7 @@ class ChunkPublisher:
         self._sequence = 0
 
     def publish(
-        self, sensed: Sensed, chunk: ActionChunk, ready: int, in_charge: Callable[[], InCharge], *, usable: bool = True
+        self, sensed: Sensed, chunk: ActionChunk, ready: int, in_charge: Callable[[], InCharge], *, usable: bool
     ) -> ActionChunkMessage:
         """Publish an inference's results. `ready`: when they were, nanoseconds. `usable`: whether it may be executed.
 
