@@ -12,7 +12,8 @@ import yaml
 from torch import Tensor
 
 from specprune_ros.engine.forward_pass import ForwardPass
-from specprune_ros.engine.precision import NATIVE, check_precision
+from specprune_ros.engine.precision import check_precision
+from specprune_ros.engine.precision_names import NATIVE
 from specprune_ros.engine.pruning_run import PruningRun
 from specprune_ros.errors import ConfigError
 from specprune_ros.openvla.preprocessing import CROP_AREA

@@ -26,7 +26,8 @@ from specprune_ros.engine.device_scope import device_scope
 from specprune_ros.engine.device_time import device_seconds
 from specprune_ros.engine.engine import Engine
 from specprune_ros.engine.flops import decoder_flops, vision_flops
-from specprune_ros.engine.precision import NATIVE, PRECISIONS, check_precision, pack, store_linears
+from specprune_ros.engine.precision import check_precision, pack, store_linears
+from specprune_ros.engine.precision_names import NATIVE, PRECISIONS
 from specprune_ros.errors import ConfigError
 from specprune_ros.openvla.config import DecoderConfig, ModelConfig, TowerConfig
 from specprune_ros.openvla.model import OpenVLA, SequenceLayout

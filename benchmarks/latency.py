@@ -29,7 +29,8 @@ from specprune_ros.engine.calibration import calibrate
 from specprune_ros.engine.engine import Engine
 from specprune_ros.engine.flops import decoder_flops, vision_flops
 from specprune_ros.engine.packed_linear import pack_linears
-from specprune_ros.engine.precision import NATIVE, PRECISIONS, check_precision, choose_precision, pack, store_linears
+from specprune_ros.engine.precision import check_precision, choose_precision, pack, store_linears
+from specprune_ros.engine.precision_names import NATIVE, PRECISIONS
 from specprune_ros.engine.stage_clock import STAGES
 from specprune_ros.errors import UserError
 from specprune_ros.openvla.model import OpenVLA, SequenceLayout

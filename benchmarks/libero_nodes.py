@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
 def _through_nodes(given: argparse.Namespace, state: int) -> dict[str, bool | int | float]:
     """What `scripts/demo` says of one episode."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "specprune_ros.demo.demo", "--out", folder, "--checkpoint", given.checkpoint]
+        command = [sys.executable, "-m", "specprune_ros.demo", "--out", folder, "--checkpoint", given.checkpoint]
         command += ["--task", str(given.task), "--init-state", str(state), "--pruning", given.pruning]
         command += ["--no-shadows" if given.no_shadows else "--shadows", "--seconds", str(MAX_STEPS / CONTROL_RATE)]
         subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)

@@ -30,7 +30,8 @@ from tqdm import tqdm
 
 from specprune_ros.demo.demo import policy_arguments, run_episode, simulator_arguments
 from specprune_ros.demo.options import OUTPUTS, Options, parse
-from specprune_ros.demo.person import SERVICE, TOPIC, Person, Push
+from specprune_ros.demo.person import Person
+from specprune_ros.demo.push import SERVICE, TOPIC, Push
 from specprune_ros.demo.recorder import POLICY, SIMULATOR, Recorder
 from specprune_ros.processes.runner import Runner, children_of_a_run, command, listening
 from training.placements import EVALUATION_STATES

@@ -17,7 +17,8 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks run from a checkout, without PYTHONPATH
 
-from specprune_ros.engine.precision import LAYERS, NATIVE, pack, stored
+from specprune_ros.engine.precision import LAYERS, pack, stored
+from specprune_ros.engine.precision_names import NATIVE
 from specprune_ros.openvla.checkpoint import auto_dtype
 
 ROUNDS = 5

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from specprune_ros.engine.precision import NATIVE, PRECISIONS
+from specprune_ros.engine.precision_names import NATIVE, PRECISIONS
 from specprune_ros.openvla.family import ACTION_SPACES, NORMALIZATIONS
 from specprune_ros.parameters import parameter
 

@@ -33,7 +33,7 @@ def quantize() -> int:
 
 
 def replay() -> int:
-    return _run("specprune_ros.replay.replay", INTERRUPTED)
+    return _run("specprune_ros.replay.__main__", INTERRUPTED)
 
 
 def policy_arms() -> int:

@@ -16,7 +16,8 @@ from specprune_ros.checked_values import as_array, as_seconds
 from specprune_ros.engine.calibration import Calibration, calibrate
 from specprune_ros.engine.cuda_graph import Graphs
 from specprune_ros.engine.engine import Engine, Result
-from specprune_ros.engine.precision import NATIVE, Choice, check_precision, choose_precision, pack, store_linears
+from specprune_ros.engine.precision import Choice, check_precision, choose_precision, pack, store_linears
+from specprune_ros.engine.precision_names import NATIVE
 from specprune_ros.engine.threads import Threads
 from specprune_ros.errors import CheckpointError, ObservationError
 from specprune_ros.openvla import checkpoint as release

@@ -16,7 +16,8 @@ import torch
 from specprune_ros.checkpoint_config import CheckpointConfig
 from specprune_ros.checks import bytes_text
 from specprune_ros.doctor.robot import read_robot
-from specprune_ros.engine.precision import NATIVE, PRECISIONS, store_linears
+from specprune_ros.engine.precision import store_linears
+from specprune_ros.engine.precision_names import NATIVE, PRECISIONS
 from specprune_ros.errors import ConfigError, UserError
 from specprune_ros.openvla import checkpoint as release
 from specprune_ros.openvla.contents import Contents, read_contents

@@ -22,7 +22,7 @@ MARK = "SPECPRUNE_DEMO_TEST"
 
 
 def demo(*arguments, timeout=240, mark=""):
-    command = [sys.executable, "-m", "specprune_ros.demo.demo", *arguments]
+    command = [sys.executable, "-m", "specprune_ros.demo", *arguments]
     environment = {**os.environ, MARK: mark}
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=environment)
 
@@ -60,6 +60,7 @@ def test_a_short_episode(tmp_path):
 def test_dense_and_pruned_from_the_same_state(monkeypatch, tmp_path):
     """What --compare adds to one run, whose episodes are made up here."""
     from specprune_ros.demo import demo as module
+    from specprune_ros.demo.__main__ import main
 
     policies = {"paper": Policy.from_checkpoint(TINY, pruning="paper")}
     policies["off"] = policies["paper"].sibling("off")
@@ -75,7 +76,7 @@ def test_dense_and_pruned_from_the_same_state(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "_record", record)
     monkeypatch.setattr("signal.signal", lambda *_: None)  # this process belongs to pytest
     monkeypatch.setattr(sys, "argv", ["demo", "--compare", "--checkpoint", str(TINY), "--out", str(tmp_path)])
-    assert module.main() == 0
+    assert main() == 0
     dense, pruned = recorded
     assert (dense.pruning, pruned.pruning) == ("off", "paper")
     assert replace(dense, pruning="paper", out=pruned.out) == pruned  # the same state, and all else
@@ -159,7 +160,7 @@ def _check_video(path):
     ],
 )
 def test_bad_input_is_refused_in_one_line(arguments, said, monkeypatch, capsys, tmp_path):
-    from specprune_ros.demo.demo import main
+    from specprune_ros.demo.__main__ import main
 
     monkeypatch.setattr("signal.signal", lambda *_: None)  # this process belongs to pytest
     monkeypatch.setattr(sys, "argv", ["demo", "--out", str(tmp_path), *arguments])

@@ -15,7 +15,8 @@ from rclpy.time import Time
 from std_srvs.srv import SetBool
 from tf2_msgs.msg import TFMessage
 
-from specprune_ros.demo.person import DEVICE, DURATION, SERVICE, TOPIC, Person, Push
+from specprune_ros.demo.person import DEVICE, DURATION, Person
+from specprune_ros.demo.push import SERVICE, TOPIC, Push
 from specprune_ros.demo.recorder import POLICY, SIMULATOR
 
 pytestmark = pytest.mark.ros

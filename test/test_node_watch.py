@@ -50,11 +50,13 @@ def terminal():
     os.close(mine)
 
 
-def test_in_a_terminal_until_it_is_interrupted(bench, terminal):
+def test_in_a_terminal_until_it_is_interrupted(bench, terminal, tmp_path):
     screen, written = terminal
+    (tmp_path / "torch.py").write_text("raise AssertionError('seconds pass before this is imported')\n")
     command = [sys.executable, "-m", "specprune_ros.nodes.watch", "--ros-args"]
     command += ["-r", f"__ns:={bench.node.get_namespace()}"]
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "110", "LINES": "40"}
+    environment["PYTHONPATH"] = f"{tmp_path}:{environment.get('PYTHONPATH', '')}"
     process = subprocess.Popen(command, stdout=screen, stderr=subprocess.PIPE, env=environment, text=True)
     os.close(screen)
     try:

@@ -15,9 +15,10 @@ from rosbags.rosbag2 import CompressionMode, Reader, StoragePlugin, Writer
 
 from specprune_ros.errors import UserError
 from specprune_ros.recording.definitions import CHUNK, register_own
+from specprune_ros.replay.__main__ import main
 from specprune_ros.replay.arms import distinct_arms
 from specprune_ros.replay.options import parse
-from specprune_ros.replay.replay import main, run
+from specprune_ros.replay.replay import run
 from specprune_ros.replay.settings import settings
 
 SHORT = 6  # images

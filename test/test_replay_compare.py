@@ -10,9 +10,10 @@ import pytest
 from replay_bags import BagMaker, parameter_file
 
 from specprune_ros.errors import UserError
+from specprune_ros.replay.__main__ import main
 from specprune_ros.replay.compare import compare, comparison
 from specprune_ros.replay.options import parse
-from specprune_ros.replay.replay import main, run
+from specprune_ros.replay.replay import run
 
 
 @pytest.fixture(scope="module")

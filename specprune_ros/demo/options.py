@@ -2,15 +2,16 @@
 """The demo's command line, and what can be wrong with it before anything starts."""
 
 import argparse
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
-import torch
 import yaml
+from tqdm import tqdm
 
-from specprune_ros.demo.person import SERVICE, TOPIC, Push
+from specprune_ros.demo.push import SERVICE, TOPIC, Push
 from specprune_ros.errors import ConfigError
 from specprune_ros.openvla.family import family_config
 from specprune_ros.openvla.files import read_json
@@ -21,6 +22,7 @@ from specprune_ros.sensing.config import InputsConfig
 from specprune_ros.sensing.proprio import AXIS_ANGLE
 from specprune_ros.sim.libero_tasks import find_task
 
+PROGRAM = "scripts/demo"
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config" / "libero.yaml"
 SHIPPED = ROOT / "checkpoints" / "nano_libero"
@@ -64,11 +66,9 @@ def parse(arguments: list[str]) -> Options:
         raise ConfigError("--record writes the bag of one run; leave --compare out")
     if given.compare and given.pruning == "off":
         raise ConfigError("--compare needs a preset to compare with dense; leave --pruning off out")
-    device = given.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     find_task(given.suite, given.task).initial_state(given.init_state)
     key, near = _statistics(given.checkpoint, given.suite)
+    device = _own_device() if given.device == "auto" else given.device
     return Options(
         checkpoint=given.checkpoint,
         suite=given.suite,
@@ -90,14 +90,18 @@ def parse(arguments: list[str]) -> Options:
     )
 
 
+def say(text: str) -> None:
+    tqdm.write(f"{PROGRAM}: {text}", file=sys.stderr)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see scripts/demo --help")
+        raise ConfigError(f"{message}; see {PROGRAM} --help")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        "scripts/demo",
+        PROGRAM,
         description="Runs LIBERO behind ROS 2 topics in one process and the policy node in another, drives the arm "
         "with the published chunks for one episode, and leaves a video, two pictures and a summary.",
         epilog=f"The default checkpoint, {SHIPPED.relative_to(ROOT)}, is small and was trained on a few tasks; its "
@@ -167,6 +171,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--out", metavar="DIR", type=_path, default=ROOT / "out/demo", help="folder for the results (default out/demo)")
     return parser
+
+
+def _own_device() -> str:
+    import torch  # takes seconds, which --help and a wrong option need not wait for
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _path(text: str) -> Path:

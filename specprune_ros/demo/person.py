@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A scripted person beside the arm, who takes over in the middle of an episode, pushes it aside, and lets go."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from std_srvs.srv import SetBool
 from tf2_msgs.msg import TFMessage
 
 from specprune_ros.arrays import Floats
+from specprune_ros.demo.push import SERVICE, TOPIC, Push
 from specprune_ros.demo.recorder import POLICY, SIMULATOR
 from specprune_ros.nodes.libero_messages import WORLD
 from specprune_ros.processes.runner import RunFailed
@@ -23,16 +23,6 @@ DEVICE = "/teleop"  # the topic that `takeover.topic` names
 DURATION = 1.5  # seconds of simulated time that a push takes
 GAIN = 4.0  # 1/s, from the distance that is left to the velocity of the device
 FASTEST = 0.5  # m/s
-SERVICE, TOPIC = "service", "topic"
-
-
-@dataclass(frozen=True)
-class Push:
-    """What the person does."""
-
-    after: float  # seconds into the episode
-    offset: Floats  # (3,) m along the axes of the arm's base
-    by: str  # SERVICE or TOPIC: how the policy is told
 
 
 class Person(Node):

@@ -17,14 +17,13 @@ from torch import nn
 from specprune_ros.engine.packed_linear import pack_linears
 from specprune_ros.engine.precision_fp8 import Fp8Linear
 from specprune_ros.engine.precision_int8 import NO_VNNI, Int8Linear, beats_float32, products_saturate
+from specprune_ros.engine.precision_names import NATIVE, PRECISIONS
 from specprune_ros.engine.precision_weights import Int4WeightsLinear, Int8WeightsLinear
 from specprune_ros.errors import ConfigError
 from specprune_ros.openvla.config import ModelConfig
 from specprune_ros.openvla.model import OpenVLA
 from specprune_ros.openvla.stored_linear import StoredLinear
 
-NATIVE = "native"
-PRECISIONS = (NATIVE, "int8", "fp8", "int8_weights", "int4_weights")
 LAYERS: dict[str, type[StoredLinear]] = {
     "int8": Int8Linear,
     "fp8": Fp8Linear,

@@ -15,10 +15,9 @@ from specprune_ros.nodes.model import load_policy
 from specprune_ros.parameter_file import read_own_parameters
 from specprune_ros.policy import ActionChunk, Observation, Policy
 from specprune_ros.pruning.config import PRESETS, PruningConfig
+from specprune_ros.replay.arm_names import DEFAULT_ARMS, DENSE, NODE
 from specprune_ros.replay.settings import PRUNING, Settings, settings
 
-DENSE, NODE = "dense", "node"  # the reference; what the parameter file says
-DEFAULT_ARMS = (DENSE, NODE, *PRESETS)
 JPEG_QUALITY = 95  # compressed_image_transport's default
 
 

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 
 from specprune_ros.errors import ConfigError, UserError
 from specprune_ros.recording.bag_writer import no_space
-from specprune_ros.replay.arms import DENSE
+from specprune_ros.replay.arm_names import DENSE
+from specprune_ros.replay.options import COMPARE
 from specprune_ros.replay.summary import FORMAT, number
 
-COMPARE = "--compare"
 PAGE = "compare.html"
 COLORS = ("#3c4043", "#b5303a")
 STYLE = (

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from specprune_ros.replay.arms import DENSE
+from specprune_ros.replay.arm_names import DENSE
 from specprune_ros.replay.measurements import Measurements, column
 from specprune_ros.replay.summary import number
 from specprune_ros.viewing.mode_colors import MODE_COLORS

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specprune_ros.replay.arms import DENSE
+from specprune_ros.replay.arm_names import DENSE
 from specprune_ros.replay.differences import ChunkSpace, Difference, Differences
 from specprune_ros.replay.moment import Moment
 from specprune_ros.sensing.stamps import NANOSECONDS

@@ -2,16 +2,19 @@
 """The replay's command line, and what can be wrong with it before a bag is read."""
 
 import argparse
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from specprune_ros.errors import ConfigError
 from specprune_ros.parameter_file import parse_value
-from specprune_ros.replay.arms import DEFAULT_ARMS
+from specprune_ros.replay.arm_names import DEFAULT_ARMS
 from specprune_ros.replay.names import Names
 
 PROGRAM = "replay"
+COMPARE = "--compare"  # a command of its own, see compare.py
+BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
 MOST = 1e9  # of any number, seconds among them
 LIMITS = ("max-error", "max-flips", "max-latency")
 RANGES = dict.fromkeys(("rate", "start", "duration", "minutes", *LIMITS), MOST) | {"max-flips": 1.0}
@@ -97,6 +100,10 @@ def parse(arguments: list[str]) -> Options:
         max_latency=given.max_latency,
         quiet=given.quiet,
     )
+
+
+def say(text: str) -> None:
+    print(f"{PROGRAM}: {' '.join(text.split())}", file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from specprune_ros.openvla.preprocessing import CROP_AREA
 from specprune_ros.policy import ActionChunk, Policy
-from specprune_ros.replay.arms import DENSE
+from specprune_ros.replay.arm_names import DENSE
 from specprune_ros.replay.differences import Difference
 from specprune_ros.replay.figures import TIMED, Lines, colors, figures, thinned
 from specprune_ros.replay.measurements import Measurements

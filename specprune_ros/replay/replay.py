@@ -1,55 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ros2 run specprune_ros replay BAG`: a recording through the policy, dense and pruned, and a report about it."""
+"""A recording through the policy, dense and pruned, and a report about it."""
 
 import json
 import shutil
-import signal
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any, NoReturn
 
-from specprune_ros.errors import ConfigError, UserError
+from specprune_ros.errors import ConfigError
 from specprune_ros.openvla.digest import digest
 from specprune_ros.parameter_file import read_own_parameters, read_parameters
 from specprune_ros.recording.bag_writer import no_space
 from specprune_ros.recording.custom_data import DIGEST, PARAMETERS, REMAPPINGS
 from specprune_ros.replay import suggest
-from specprune_ros.replay.arms import DENSE, Arms, distinct_arms
+from specprune_ros.replay.arm_names import DENSE
+from specprune_ros.replay.arms import Arms, distinct_arms
 from specprune_ros.replay.bag import Bag
 from specprune_ros.replay.bag_repair import METADATA, BagError
-from specprune_ros.replay.compare import COMPARE, compare
 from specprune_ros.replay.differences import ChunkSpace
 from specprune_ros.replay.moment import Spool
 from specprune_ros.replay.names import Names
-from specprune_ros.replay.options import Options, parse
-from specprune_ros.replay.results import FILES, INTERRUPTED, Results, say
+from specprune_ros.replay.options import INTERRUPTED, Options, say
+from specprune_ros.replay.results import FILES, Results
 from specprune_ros.replay.run import Replay
 from specprune_ros.replay.schedule import Schedule
 from specprune_ros.replay.settings import Settings, settings
 from specprune_ros.replay.topics import find_topics
 from specprune_ros.sensing.stamps import NANOSECONDS, from_stamp
 
-BAD_INPUT = 2  # exit code
 PARTIAL = ".replay-"  # results that are not complete yet
-
-
-def main() -> int:
-    """Exit code: 0; 2 for a user's mistake, 3 when a limit is exceeded, 130 when interrupted."""
-    for wanted in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(wanted, _interrupt)
-    try:
-        if COMPARE in sys.argv[1:]:
-            compare([word for word in sys.argv[1:] if word != "--ros-args"])
-            return 0
-        options = parse(sys.argv[1:])
-        return run_search(options) if options.suggest else run(options)
-    except UserError as error:
-        say(str(error))
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        say("interrupted; nothing was written")
-        return INTERRUPTED
 
 
 def run(options: Options) -> int:
@@ -170,11 +148,3 @@ def _folder(out: Path, *bags: Path) -> tempfile.TemporaryDirectory:
         return tempfile.TemporaryDirectory(prefix=PARTIAL, dir=out)
     except OSError as error:
         raise no_space(error, out) from error
-
-
-def _interrupt(*_: Any) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    sys.exit(main())

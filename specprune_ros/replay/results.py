@@ -3,7 +3,6 @@
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from specprune_ros.replay.inference_json import moment_json
 from specprune_ros.replay.junit import write_junit
 from specprune_ros.replay.measurements import Measurements
 from specprune_ros.replay.moment import Moment, Spool
-from specprune_ros.replay.options import PROGRAM, Options
+from specprune_ros.replay.options import INTERRUPTED, Options, say
 from specprune_ros.replay.page_builder import write_page
 from specprune_ros.replay.run import Outcome, Replay
 from specprune_ros.replay.settings import Settings
@@ -32,7 +31,7 @@ from specprune_ros.replay.summary import FORMAT, exceeded, machine, number, summ
 FILES = ("report.html", "report.json", "chunks.mcap", "junit.xml")
 SPANS = 5  # times that a person was in charge, named in the report
 SETUP = "setup"  # kind of the findings about parameters and checkpoint
-EXCEEDED, INTERRUPTED = 3, 130  # exit codes
+EXCEEDED = 3  # exit code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +194,3 @@ def _write_json(path: Path, report: dict[str, Any], spool: Spool) -> None:
         for index, moment in enumerate(spool):
             file.write(("," if index else "") + "\n  " + json.dumps(moment_json(moment), allow_nan=False))
         file.write("\n ]\n}\n")
-
-
-def say(text: str) -> None:
-    print(f"{PROGRAM}: {' '.join(text.split())}", file=sys.stderr)

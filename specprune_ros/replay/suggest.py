@@ -24,7 +24,7 @@ from specprune_ros.openvla.digest import digest
 from specprune_ros.parameter_file import SECTION
 from specprune_ros.policy import Observation, Policy
 from specprune_ros.pruning.config import PRESETS, PruningConfig
-from specprune_ros.replay.arms import DENSE
+from specprune_ros.replay.arm_names import DENSE
 from specprune_ros.replay.differences import ChunkSpace
 from specprune_ros.replay.measurements import Measurements
 from specprune_ros.replay.moment import Moment

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from specprune_ros.pruning.config import PRESETS
-from specprune_ros.replay.arms import DENSE, NODE
+from specprune_ros.replay.arm_names import DENSE, NODE
 from specprune_ros.replay.differences import Differences
 from specprune_ros.replay.finding import Finding
 from specprune_ros.replay.measurements import EXPECTED, FLOOR, Measurements, column, mean
