@@ -53,8 +53,12 @@ def declare(node: Node, group: str, config_class: type[Config], defaults: Config
     check(config, group)
     for field in fields:
         name, type_ = full_name(group, field), types[field.name]
-        node.declare_parameter(name, type_, _descriptor(field, type_), ignore_override=True)
-        node.set_parameters([Parameter(name, type_, _to_ros(getattr(config, field.name)))])
+        value, descriptor = _as(type_, _to_ros(getattr(config, field.name))), _descriptor(field, type_)
+        if type_ in _ARRAYS.values():  # an empty one does not say its type
+            node.declare_parameter(name, type_, descriptor, ignore_override=True)
+            node.set_parameters([Parameter(name, type_, value)])
+        else:
+            node.declare_parameter(name, value, descriptor, ignore_override=True)
     return config
 
 
