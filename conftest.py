@@ -5,6 +5,8 @@ import importlib.util
 import os
 from collections.abc import Generator
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +33,19 @@ if importlib.util.find_spec("hypothesis"):
     hypothesis.settings.register_profile("any_machine", deadline=None)
     hypothesis.settings.load_profile("any_machine")
 
+# Files that share the simulator's scenes, which take longer to make than most of their tests: one process runs all.
+SIMULATOR = {"expert", "moving_object", "shipped_checkpoint", "training_evaluation", "training_policy_driver"}
+# Files that are long without ROS and the simulator.
+LONG = {
+    "benchmark_gpu",
+    "checkpoint",
+    "method_oracle",
+    "quantize",
+    "replay_suggest",
+    "training_processes",
+    "training_train",
+}
+
 reserved = ExitStack()  # the domain's lock, for the whole session
 
 
@@ -49,7 +64,26 @@ def pytest_report_header() -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files of the long tests first: whoever runs several at a time ends with short ones."""
     long = {item.path for item in items if any(map(item.get_closest_marker, NEEDED_MODULES))}
-    items.sort(key=lambda item: item.path not in long)
+    long |= {item.path for item in items if _subject(item.path) in LONG}
+    items.sort(key=lambda item: (_subject(item.path) not in SIMULATOR, item.path not in long))
+
+
+def _subject(path: Path | str) -> str:
+    """`expert` of test/test_expert.py."""
+    return Path(path).stem.removeprefix("test_")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For --dist loadfile: the files of SIMULATOR are as one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class FilesTogether(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "simulator" if _subject(file) in SIMULATOR else file
+
+    return FilesTogether(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(wrapper=True)

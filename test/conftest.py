@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bench of the fault tests: one policy process for all tests of a module."""
 
+import functools
 import gc
 import signal
+from contextlib import ExitStack
 
 import pytest
 
@@ -13,6 +15,30 @@ def destroyed_nodes_leave_the_graph(request):
     yield
     if request.node.get_closest_marker("ros"):
         gc.collect()
+
+
+@pytest.fixture(scope="session")
+def libero_spatial():
+    """(task, image_size) -> a scene without shadows, as it is at the start; 6 s of a processor the first time.
+
+    Tests of several files use it one after the other; see SIMULATOR in the root's conftest.py.
+    """
+    from specprune_ros.sim.libero_env import LiberoEnv
+
+    with ExitStack() as scenes:
+
+        @functools.cache
+        def make(task, image_size):
+            env = LiberoEnv("libero_spatial", task, image_size=image_size, shadows=False, anti_aliasing=False)
+            scenes.callback(env.close)
+            return env
+
+        def scene(task, image_size):
+            env = make(task, image_size)
+            env.reset()
+            return env
+
+        yield scene
 
 
 @pytest.fixture(scope="module")

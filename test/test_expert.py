@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from specprune_ros.errors import UserError
-from specprune_ros.sim.libero_env import LiberoEnv, simulator_action
+from specprune_ros.sim.libero_env import simulator_action
 from training import collect, recording
 from training.episodes import VIEWS, episode_paths, read_episode
 from training.expert import ActionNoise, Expert, ExpertError, Grasp
@@ -61,10 +61,8 @@ def test_episodes_that_are_for_evaluation_are_kept_apart(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def env():
-    env = LiberoEnv("libero_spatial", 0, image_size=SIZE, shadows=False, anti_aliasing=False)
-    yield env
-    env.close()
+def env(libero_spatial):
+    return libero_spatial(0, SIZE)
 
 
 @pytest.mark.sim

@@ -14,10 +14,8 @@ pytestmark = pytest.mark.sim
 
 
 @pytest.fixture(scope="module")
-def shared_env():
-    env = LiberoEnv("libero_spatial", 2, image_size=64, shadows=False, anti_aliasing=False)
-    yield env
-    env.close()
+def shared_env(libero_spatial):
+    return libero_spatial(0, 128)
 
 
 @pytest.fixture

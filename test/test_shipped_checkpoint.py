@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from specprune_ros.policy import Observation, Policy
-from specprune_ros.sim.libero_env import CAMERAS, LiberoEnv
+from specprune_ros.sim.libero_env import CAMERAS
 from specprune_ros.sim.libero_tasks import find_task
 from training.scene import Scene
 
@@ -23,11 +23,9 @@ def policy():
 
 
 @pytest.fixture(scope="module")
-def env():
+def env(libero_spatial):
     """Of one task; the others of its suite differ only in the instruction and in where the bowls start."""
-    env = LiberoEnv("libero_spatial", TASKS[0], image_size=256, shadows=False, anti_aliasing=False)
-    yield env
-    env.close()
+    return libero_spatial(TASKS[0], 256)
 
 
 def test_it_is_small_and_has_a_card():

@@ -13,7 +13,6 @@ from training_data import write_data
 from specprune_ros.errors import ConfigError, UserError
 from specprune_ros.policy import Observation, Policy
 from specprune_ros.pruning.schedule import ModelShape, make_schedule
-from specprune_ros.sim.libero_env import LiberoEnv
 from training.policy_driver import observe
 
 ROOT = Path(__file__).parents[1]
@@ -228,23 +227,19 @@ def test_the_sensitivity_has_a_point_per_value(tmp_path):
 
 
 @pytest.mark.sim
-def test_the_closed_loop_infers_once_a_chunk(monkeypatch):
+def test_the_closed_loop_infers_once_a_chunk(libero_spatial, monkeypatch):
     monkeypatch.setattr(closed_loop, "MAX_STEPS", 10)
-    env = LiberoEnv("libero_spatial", 0, image_size=64, shadows=False, anti_aliasing=False)
-    try:
-        chosen = arms.arm("paper")
-        policy = Policy.from_checkpoint(TINY, pruning=chosen.pruning)
-        result = closed_loop.run_episode(env, policy, chosen, env.task.initial_state(20))
-        assert not result.success and result.steps == 10 and result.inferences == 2
-        assert result.modes["dense"] == 1 and 0 < result.flop_share < 1
-        monkeypatch.setattr(closed_loop, "MAX_STEPS", 12)
-        # Answers are asked for when they will come in time for the end of the running chunk: at 0 and at 0.3 s.
-        late = closed_loop.run_episode(env, policy, arms.arm("paper@0.074"), env.task.initial_state(20))
-        assert (late.inferences, late.pauses) == (2, 2)
-        never = closed_loop.run_episode(env, policy, arms.arm("paper@0.4"), env.task.initial_state(20))
-        assert (never.inferences, never.pauses) == (2, 12)  # a chunk of 8 steps has ended when it arrives
-        assert never.jerk < 0.01 < late.jerk
-        seen = closed_loop.blinded(observe(env, 0.0))
-        assert {image.max() for image in seen.views.values()} == {0} and (seen.proprio == env.proprio).all()
-    finally:
-        env.close()
+    env, chosen = libero_spatial(0, 128), arms.arm("paper")
+    policy = Policy.from_checkpoint(TINY, pruning=chosen.pruning)
+    result = closed_loop.run_episode(env, policy, chosen, env.task.initial_state(20))
+    assert not result.success and result.steps == 10 and result.inferences == 2
+    assert result.modes["dense"] == 1 and 0 < result.flop_share < 1
+    monkeypatch.setattr(closed_loop, "MAX_STEPS", 12)
+    # Answers are asked for when they will come in time for the end of the running chunk: at 0 and at 0.3 s.
+    late = closed_loop.run_episode(env, policy, arms.arm("paper@0.074"), env.task.initial_state(20))
+    assert (late.inferences, late.pauses) == (2, 2)
+    never = closed_loop.run_episode(env, policy, arms.arm("paper@0.4"), env.task.initial_state(20))
+    assert (never.inferences, never.pauses) == (2, 12)  # a chunk of 8 steps has ended when it arrives
+    assert never.jerk < 0.01 < late.jerk
+    seen = closed_loop.blinded(observe(env, 0.0))
+    assert {image.max() for image in seen.views.values()} == {0} and (seen.proprio == env.proprio).all()

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from specprune_ros.policy import Observation
-from specprune_ros.sim.libero_env import LiberoEnv, simulator_action
+from specprune_ros.sim.libero_env import simulator_action
 from training.expert import Expert, Phase
 from training.policy_driver import STATIONARY, PolicyDriver
 from training.recording import record
 
+SIZE = 256  # px
 SIDEWAYS = np.array([0.0, 0.1, 0.0, 0.0, 0.0, 0.0, 0.0])
 
 
@@ -28,10 +29,8 @@ class Sideways:
 
 
 @pytest.fixture(scope="module")
-def env():
-    env = LiberoEnv("libero_spatial", 3, image_size=64, shadows=False, anti_aliasing=False)
-    yield env
-    env.close()
+def env(libero_spatial):
+    return libero_spatial(3, SIZE)
 
 
 @pytest.mark.sim
@@ -50,7 +49,7 @@ def test_the_policy_moves_in_bursts_and_never_the_hand(env):
         env.step(simulator_action(executed))
     assert 0.2 < np.mean(led) < 0.8 and 4 <= np.abs(np.diff(led)).sum() <= 24
     assert len(policy.seen) >= sum(led) / 8
-    assert policy.seen[0].views["primary"].shape == (64, 64, 3) and np.ptp(policy.seen[0].views["primary"]) > 50
+    assert policy.seen[0].views["primary"].shape == (SIZE, SIZE, 3) and np.ptp(policy.seen[0].views["primary"]) > 50
 
 
 @pytest.mark.sim
@@ -71,7 +70,7 @@ def test_standing_still_under_the_policy_ends_no_phase(env):
 
 @pytest.mark.sim
 def test_an_episode_holds_the_experts_actions_where_the_policy_drove(env, monkeypatch):
-    monkeypatch.setattr(env, "image", lambda camera: np.zeros((64, 64, 3), np.uint8))  # nobody looks
+    monkeypatch.setattr(env, "image", lambda camera: np.zeros((SIZE, SIZE, 3), np.uint8))  # nobody looks
     episode = record(env, index=0, wide=False, policy=Sideways())
     assert episode is not None and episode.facts["noise"] == 0.0
     assert not (np.abs(episode.actions[:, :6] - SIDEWAYS[:6]) < 1e-9).all(axis=1).any()
