@@ -5,6 +5,7 @@ The recording (data/libero_episode.npz) comes from LIBERO's own environment: one
 action. `action` is in the simulator's units, `eef_pos` and `eef_quat` (x, y, z, w) are in the world.
 """
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -116,16 +117,25 @@ def test_wrist_camera_is_fixed_to_the_end_effector(env, episode):
     np.testing.assert_allclose(after.quaternion, before.quaternion, atol=1e-6)
 
 
-def test_other_suites_sizes_and_cheap_rendering():
-    env = LiberoEnv("libero_object_temp_x0.1", 3, image_size=96, shadows=False, anti_aliasing=False)
-    try:
-        env.reset(7)
-        assert env.instruction == "pick up the chocolate pudding and place it in the basket"
-        for camera in CAMERAS:
-            image = env.image(camera)
-            assert image.shape == (96, 96, 3) and image.std() > 20
-    finally:
-        env.close()
+def test_a_second_simulator_of_another_suite_and_size_leaves_the_first_alone(shared_env):
+    """OpenGL frees by number, in whichever context is current; and it is garbage, not `close`, that frees."""
+
+    def pictures():
+        return np.stack([shared_env.image(camera) for camera in CAMERAS])
+
+    shared_env.reset(0)
+    before = pictures()
+    other = LiberoEnv("libero_object_temp_x0.1", 3, image_size=96, shadows=False, anti_aliasing=False)
+    other.reset(7)
+    assert other.instruction == "pick up the chocolate pudding and place it in the basket"
+    for camera in CAMERAS:
+        image = other.image(camera)
+        assert image.shape == (96, 96, 3) and image.std() > 20
+    np.testing.assert_array_equal(pictures(), before)
+    np.testing.assert_array_equal(other.image(camera), image)
+    del other
+    gc.collect()
+    np.testing.assert_array_equal(pictures(), before)
 
 
 def test_checkpoint_actions_become_simulator_actions():

@@ -251,14 +251,15 @@ def _open_renderer(sim: Any, image_size: int, shadows: bool, anti_aliasing: bool
     Its own one has a fixed size and quality, and has to be made anew for another: seconds for all textures and meshes.
     """
     import mujoco
-    from robosuite.utils.binding_utils import MjRenderContextOffscreen
+
+    from specprune_ros.sim.renderer import Renderer
 
     visual = sim.model.vis
     visual.global_.offwidth = visual.global_.offheight = image_size  # of the frame buffer
     if not anti_aliasing:
         visual.quality.offsamples = 0
     try:
-        context = MjRenderContextOffscreen(sim, device_id=-1)  # which `sim` keeps
+        context = Renderer(sim)
     except Exception as error:  # anything, such as no display for this OpenGL
         raise SimulatorError(f"cannot render with MUJOCO_GL={os.environ['MUJOCO_GL']}: {error}") from error
     context.vopt.geomgroup[0], context.vopt.geomgroup[1] = 0, 1  # what is to be seen, without what collides
