@@ -10,8 +10,6 @@ import argparse
 import json
 import os
 import random
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +22,7 @@ from forked_tests import ForkedTests, OtherSource
 from mutations import Mutation, mutations
 from scipy.stats import binomtest
 from tqdm import tqdm
+from tracked_files import copy_tracked
 
 ROOT = Path(__file__).parents[1]
 STORE = ROOT / ".venv" / "mutants"
@@ -82,16 +81,6 @@ def main() -> int:
         copy_tracked(ROOT, Path(copy))
         os.chdir(copy)
         return try_rooms(options)
-
-
-def copy_tracked(root: Path, copy: Path) -> None:
-    """The files that git tracks or would add, as they are now."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--deduplicate", "-z"]
-    names = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
-    for name in filter(None, names.split("\0")):
-        if (root / name).is_file():  # and not deleted
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(root / name, copy / name)
 
 
 def try_rooms(options: argparse.Namespace) -> int:

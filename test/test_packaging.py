@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.tracked_files import copy_tracked
 from specprune_ros.nodes.parameters.groups import NodeConfig
 
 ROOT = Path(__file__).parents[1]
@@ -34,21 +35,11 @@ def executables() -> set[str]:
     return set(names)
 
 
-def checkout(copy: Path) -> None:
-    """A copy of the files that git tracks or would track, as a fresh checkout has them."""
-    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--deduplicate", "-z"]
-    files = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
-    for file in filter(None, files):
-        if (ROOT / file).exists() and not file.startswith("test/"):
-            (copy / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / file, copy / file, follow_symlinks=False)
-
-
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A colcon workspace whose interfaces are compiled once, for every way to install them."""
     folder = tmp_path_factory.mktemp("workspace")
-    checkout(folder / "src/specprune_ros")
+    copy_tracked(ROOT, folder / "src/specprune_ros", without=("test/",))
     colcon(folder, "copied")
     return folder
 
@@ -241,7 +232,7 @@ def test_wheel_with_ros_brings_interfaces_and_executables(workspace: Path, tmp_p
 
 
 def test_wheel_without_ros_is_pure_python(tmp_path: Path) -> None:
-    checkout(tmp_path / "source")
+    copy_tracked(ROOT, tmp_path / "source", without=("test/",))
     names = build_wheel(tmp_path / "source", tmp_path / "wheel", AMENT_PREFIX_PATH="")
     assert not any(name.endswith(".so") for name in names)
     assert "specprune_ros/pruning/presets/paper.yaml" in names
