@@ -9,7 +9,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from specprune_ros.control.command import Hold, HoldReason
-from specprune_ros.control.run import Outcome, Run, RunConfig, RunGoal, Tick
+from specprune_ros.control.run import Outcome, Path, Run, RunConfig, RunGoal, Tick
 from specprune_ros.errors import ConfigError
 from specprune_ros.pose import Pose
 
@@ -62,6 +62,23 @@ def test_success_counts_only_when_the_goal_asks_for_it():
         clock.run.success = True
         ending = clock.tick()
         assert (ending is not None and ending.outcome == Outcome.SUCCEEDED) == asked
+
+
+def test_success_has_to_be_said():
+    assert Clock(run_of(until_success=True)).ticks(3)[0] is None
+
+
+def test_a_run_without_joints_has_not_turned():
+    path = Path()
+    for _ in range(2):
+        path.add(None, np.zeros(0))
+    assert (path.distance, path.turned) == (0.0, 0.0)
+
+
+def test_seconds_are_exact():
+    clock = Clock(run_of())
+    clock.ticks(20, person="~/takeover")
+    assert (clock.run.elapsed, clock.run.taken_over) == pytest.approx((1.0, 1.0), rel=1e-12)
 
 
 def test_rest_counts_after_the_arm_has_moved():

@@ -49,6 +49,10 @@ def record(*times):
         ([(0, 190), (190, 401)], 1),  # the one before ended at 400
         ([(0, 300), (300, 600), (600, 900)], 2),  # shorter than a chunk, and still too slow
         ([(0, 500), (500, 1000)], 2),  # over when they come
+        ([(0, 400)], 0),  # just in time
+        ([(0, 401)], 1),
+        ([(0, 190), (400, 590)], 1),  # seen when the one before ended, and there later
+        ([(0, 190), (401, 591)], 0),
         ([(0, 100), (5000, 5100)], 0),  # the cameras were away
     ],
 )

@@ -57,8 +57,7 @@ class MotionEffect:
     def interrupt(self) -> None:
         """Somebody else moves the arm: the comparison starts over."""
         self._blocks: deque[Block] = deque(maxlen=BLOCKS)
-        self._commanded: Floats | None = None
-        self._since = self._last = 0.0
+        self._commanded: Floats | None = None  # since the block began; None: nothing is compared
 
     def of_twist(self, now: float, step: Floats, pose: Pose) -> None:
         """`step` (6,) m and rad in the base frame: commanded for this period. `pose`: measured at its start."""

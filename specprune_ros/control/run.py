@@ -18,6 +18,7 @@ from specprune_ros.parameters import check, parameter
 from specprune_ros.pose import Pose
 
 LEAST_STEP, LEAST_TURN = 0.001, 0.002  # m, rad; what is measured is noise below
+NANOSECONDS = 1e9  # in a second
 OPEN = 0.5  # share of the way from closed to open
 
 
@@ -179,7 +180,7 @@ class Rest:
 
     @property
     def seconds(self) -> float:
-        return self._nanoseconds / 1e9
+        return self._nanoseconds / NANOSECONDS
 
     def add(self, period: int, pose: Pose | None, joints: NDArray[np.float64] | None) -> None:
         """`period` nanoseconds more, at the end of which the arm is there. Where it is unknown, it is not at rest."""
@@ -229,14 +230,14 @@ class Run:
     def update(self, tick: Tick) -> Ending | None:
         """How the run ends with this period; None while it goes on."""
         if tick.now < self._last:
-            return Ending(Outcome.CLOCK_JUMP, f"the clock went back by {(self._last - tick.now) / 1e9:.3f} s")
+            return Ending(Outcome.CLOCK_JUMP, f"the clock went back by {(self._last - tick.now) / NANOSECONDS:.3f} s")
         period, self._last = tick.now - self._last, tick.now
-        self.elapsed = (tick.now - self._start) / 1e9
+        self.elapsed = (tick.now - self._start) / NANOSECONDS
         if tick.joints is not None:
             before = tick.joints if self._joints is None else self._joints
             self._joints = beside(tick.joints, before, self._continuous)
             tick = replace(tick, joints=self._joints)
-        self.taken_over += period / 1e9 if tick.person else 0.0
+        self.taken_over += period / NANOSECONDS if tick.person else 0.0
         self.path.add(tick.pose, tick.joints)
         self._count_hold(tick)
         self._count_rest(tick, period)
@@ -287,7 +288,7 @@ class Run:
 
     def _overdue(self, tick: Tick) -> Ending | None:
         if isinstance(tick.result, Hold) and self._held_since is not None:
-            held = (tick.now - self._held_since) / 1e9
+            held = (tick.now - self._held_since) / NANOSECONDS
             if held > self.config.longest_hold:
                 detail = f": {tick.result.detail}" if tick.result.detail else ""
                 return Ending(Outcome.HELD, f"held for {held:.2f} s by {tick.result.reason}{detail}")
