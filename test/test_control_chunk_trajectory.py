@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.arm import Arm, Motion
+from specprune_ros.control.chunk_trajectory import ChunkTrajectory
 from specprune_ros.control.command import Hold, HoldReason
 from specprune_ros.control.executor import ExecutorConfig
+from specprune_ros.control.joint_limiter import JointTarget
 from specprune_ros.control.limits import LimitsConfig
 
 PERIOD, STEP, LEAD = 0.02, 0.05, 0.1
@@ -280,3 +282,49 @@ def test_points_as_before():
 @pytest.mark.parametrize("output", ["twist", "pose", "action_chunk"])
 def test_nothing_else_is_sent_by_chunks(output):
     assert not ControllerConfig(output=output).whole_chunks
+
+
+def five_knots():
+    """Knots at 10.0, 10.1 .. 10.4 s, with a limit named after each."""
+    positions, velocities = (0.0, 0.05, 0.15, 0.25, 0.3), (0.0, 1.0, 1.0, 1.0, 0.0)
+    knots = tuple(
+        JointTarget(np.array([position]), np.array([velocity]), np.array([0.4 * index]))
+        for index, (position, velocity) in enumerate(zip(positions, velocities, strict=True))
+    )
+    return ChunkTrajectory(None, 10.0, 0.1, knots, tuple((name,) for name in "abcde"))
+
+
+@pytest.mark.parametrize(
+    ("now", "position", "velocity", "wanted"),
+    [
+        (9.0, 0.0, 0.0, 0.0),
+        (10.0, 0.0, 0.0, 0.0),
+        (10.05, 0.0125, 0.5, 0.2),
+        (10.125, 0.075, 1.0, 0.5),
+        (10.375, 0.25 + 0.075 * (1.0 + 0.25) / 2, 0.25, 1.5),
+        (10.4, 0.3, 0.0, 1.6),
+        (12.0, 0.3, 0.0, 1.6),
+    ],
+)
+def test_between_two_knots_the_velocity_changes_evenly(now, position, velocity, wanted):
+    at = five_knots().at(now)
+    assert (at.positions[0], at.velocities[0], at.wanted[0]) == pytest.approx((position, velocity, wanted))
+
+
+@pytest.mark.parametrize(
+    ("now", "seconds", "start", "hits"),
+    [
+        (10.25, 0.1, 10.2, ("c", "d", "e")),
+        (10.2, 0.0, 10.1, ("b", "c", "d")),  # nothing leads up to what begins before it is sent
+        (10.45, 0.2, 10.4, ("e", None, None, None)),  # it is over, and the arm rests
+    ],
+)
+def test_a_part_of_a_trajectory(now, seconds, start, hits):
+    whole = five_knots()
+    part = whole.part(now, seconds)
+    assert part.start == pytest.approx(start) and part.period == whole.period
+    assert part.hits == tuple(() if name is None else (name,) for name in hits)
+    last = len(whole.knots) - 1
+    assert [knot.positions[0] for knot in part.knots] == [
+        whole.knots[last if name is None else "abcde".index(name)].positions[0] for name in hits
+    ]

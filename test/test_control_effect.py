@@ -137,3 +137,9 @@ def test_the_joint_that_does_not_obey_is_named():
         joints = joints + step * [1, 0, 1]
     assert effect.problem.startswith("joint b was commanded 0.40 rad in 2 s and measured 0.00")
     assert effect.problem and joints[2] == 0  # c was not asked to move
+
+
+def test_an_arm_that_has_just_begun_to_move_is_not_judged_by_the_time_before():
+    world = World()
+    assert world.run(0 * FORWARD, 3.0) is None
+    assert world.run(3 * FORWARD, 3.0) is None

@@ -289,3 +289,11 @@ def test_commands_are_finite_and_inside_what_was_predicted(events, splice, delta
                 assert (result.action >= low - 1e-6 * abs(low)).all() and (result.action <= high + 1e-6 * high).all()
         elif kind in ("stop", "enable", "clear"):
             getattr(made, kind)()
+
+
+def test_a_chunk_slightly_ahead_is_blended_from_its_first_step_on():
+    made = executor(ExecutorConfig(blend_steps=2))
+    assert made.submit(chunk(0), 0.0, DT, 0.0).accepted
+    assert made.submit(chunk(100), 0.12, DT, 0.1).first_step == 0
+    assert first(made.step(0.12)) == pytest.approx((2 * 2.4 + 100) / 3, abs=0.5)
+    assert first(made.step(0.12 + 7 * DT)) == pytest.approx(107.0)  # the last step is what was predicted
