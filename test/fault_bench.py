@@ -5,11 +5,13 @@ The node controls a twist at 20 Hz from chunks that last 1.6 s, so that a hold w
 watchdog's doing and not the end of the chunk.
 """
 
+import contextlib
 import itertools
 import math
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import rclpy
 from geometry_msgs.msg import TwistStamped
@@ -23,7 +25,7 @@ WATCHDOG = 0.5  # seconds; inputs.max_age
 # stamps that the node puts on its commands, not by their arrival here.
 TOLERANCE = 0.3
 # On a busy machine image, inference, control and command wait for a processor, one after the other; the bench knows how
-# long its own robot waited for one at most.
+# long its own robot and the node's threads waited for one at a stretch.
 WAITS = 4
 AT_ONCE = 0.1  # seconds after the node said that it has stopped: a command that is on its way
 CHUNK_SECONDS = 1.6  # 8 steps of controller.step_duration
@@ -78,6 +80,9 @@ class Bench(PolicyClient):
         self.robot_alive = True
         self._closing = False
         self._turns: list[float] = []  # when the robot published; seconds of the system clock
+        self._waits: list[tuple[float, float]] = []  # seconds of the system clock, and see `_look`
+        self._scheduled: dict[str, tuple[int, int]] = {}  # of the node's threads, see `_look`
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._robot, daemon=True)
         self._thread.start()
 
@@ -92,6 +97,7 @@ class Bench(PolicyClient):
                 self.clock.publish(Clock(clock=rclpy.time.Time(nanoseconds=now).to_msg()))
             if self.robot_alive:
                 super().publish_inputs()
+            self._look()
             due = max(due + 1 / ROBOT_RATE, time.monotonic())
             time.sleep(max(due - time.monotonic(), 0))
 
@@ -125,11 +131,32 @@ class Bench(PolicyClient):
 
     # Conditions
 
+    def _look(self):
+        """How long a thread of the node waited for a processor at a stretch, at most, since the last look.
+
+        That is the mean of a thread's waits in that time (proc(5), schedstat: nanoseconds of waiting, and turns). The
+        inference waits often on a busy machine, for the shares of a second that nobody notices.
+        """
+        longest = 0.0
+        with self._lock, contextlib.suppress(FileNotFoundError):  # the node has ended
+            for task in Path(f"/proc/{self.process.pid}/task").iterdir() if self.process else ():
+                with contextlib.suppress(OSError):  # the thread has just ended
+                    waited, turns = map(int, (task / "schedstat").read_text().split()[1:])
+                    before, earlier = self._scheduled.get(task.name, (waited, turns))
+                    longest = max(longest, (waited - before) / max(turns - earlier, 1) / 1e9)
+                    self._scheduled[task.name] = waited, turns
+            self._waits.append((time.time(), longest))
+
     def delay(self, since):
-        """The longest time by which the machine has delayed the robot since `since` (time.time()), in seconds."""
+        """By how much a busy machine excuses what is late after `since` (time.time()), in seconds.
+
+        A node that idles or computes for too long gets nothing of it.
+        """
+        self._look()
         turns = [turn for turn in self._turns if turn >= since]
         gaps = (after - before for before, after in itertools.pairwise([since, *turns, time.time()]))
-        return max(0.0, max(gaps) - 1 / ROBOT_RATE)
+        waits = (wait for moment, wait in list(self._waits) if moment >= since)
+        return WAITS * max(0.0, max(gaps) - 1 / ROBOT_RATE, *waits)
 
     def spin(self, seconds):
         until = time.monotonic() + seconds
@@ -147,13 +174,16 @@ class Bench(PolicyClient):
         """
 
         def late():
-            deadline = onset + allowed + WAITS * self.delay(onset)
-            moments = ((sent.arrival if by_arrival else sent.stamp) for sent in self.sent if sent.moves)
-            return [moment - onset for moment in moments if moment > deadline]
+            moments = ((sent.arrival if by_arrival else sent.stamp) - onset for sent in self.sent if sent.moves)
+            found = [moment for moment in moments if moment > allowed]
+            deadline = allowed + self.delay(onset) if found else allowed
+            return [moment for moment in found if moment > deadline]
 
         def decided():
-            until = onset + allowed + WAITS * self.delay(onset) + OBSERVED
-            return late() or (time.time() > until and self.sent and not self.sent[-1].moves)
+            if late() or time.time() < onset + allowed + OBSERVED:
+                return late()
+            until = onset + allowed + self.delay(onset) + OBSERVED
+            return time.time() > until and self.sent and not self.sent[-1].moves
 
         self.wait(decided, "a zero command after the fault")
         assert not late(), f"moves until {late()[-1]:.2f} s after the fault"
