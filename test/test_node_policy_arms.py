@@ -11,6 +11,7 @@ import yaml
 pytest.importorskip("rclpy")
 
 import rclpy
+from node_server import start_node
 from policy_client import CHECKPOINT, GOLDEN, INSTRUCTION, PARAMETERS, ROOT, PolicyClient, stop
 from specprune_ros.srv import GetActionChunk
 from std_srvs.srv import SetBool
@@ -101,6 +102,6 @@ def test_two_arms_of_one_model(clients):
 
 def test_mistakes_end_with_2(tmp_path):
     (tmp_path / "arms.yaml").write_text("arms: {left: {}, /left: {}}")
-    process = start(tmp_path / "arms.yaml")
+    process = start_node("specprune_ros.nodes.policy_arms", ["--", tmp_path / "arms.yaml"])
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2 and "two arms have one name" in errors and "Traceback" not in errors, errors
