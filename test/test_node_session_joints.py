@@ -94,10 +94,12 @@ def test_points_lead_from_where_the_arm_is_and_one_stops_it(open_bench):
 def test_diagnostics_and_preflight_tell_what_the_arm_gets(open_bench):
     for trajectory in ("chunk", "point"):
         bench = open_bench(**{"controller.trajectory": trajectory})
+        before = bench.status("motion").values
         start_moving(bench)
         values = bench.status("motion").values
         (receiver,) = [row for row in checks(bench.session, bench.node) if row.name.endswith("/joint_trajectory")]
         if trajectory == "chunk":
+            assert before["trajectories sent"] == before["newest trajectory s"] == 0
             assert values["trajectories sent"] == 1 and 0.3 < values["newest trajectory s"] < 0.8
             assert "whole chunks, up to 0.1 s late" in receiver.detail
         else:
