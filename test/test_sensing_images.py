@@ -106,9 +106,10 @@ def test_what_may_not_be_colours_of_8_bits_is_refused(encoding):
         to_rgb(message, "/cam")
 
 
-def test_an_odd_width_cannot_share_colours():
+@pytest.mark.parametrize("encoding", ["yuv422", "uyvy", "yuv422_yuy2", "yuyv"])
+def test_an_odd_width_cannot_share_colours(encoding):
     with pytest.raises(ObservationError, match="set an even resolution"):
-        to_rgb(raw(np.zeros((HEIGHT, 63, 2), np.uint8), "yuyv", width=63), "/cam")
+        to_rgb(raw(np.zeros((HEIGHT, 63, 2), np.uint8), encoding, width=63), "/cam")
 
 
 def jpeg(pixels, **options):
