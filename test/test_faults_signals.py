@@ -121,7 +121,8 @@ EXECUTABLE = "import sys; from specprune_ros.executables import {0}; sys.exit({0
     ("code", "command"),
     [
         *((0, ("-c", EXECUTABLE.format(name))) for name in ("policy", "libero_sim")),
-        *((130, ("-c", EXECUTABLE.format(name))) for name in ("preflight", "replay")),  # no verdict is no pass
+        (130, ("-c", EXECUTABLE.format("preflight"))),  # no verdict is no pass
+        (130, ("-c", EXECUTABLE.format("replay"), "a.mcap")),
         (0, ("-m", "specprune_ros.nodes.policy_node")),
     ],
     ids=lambda value: value[1].split()[-1] if isinstance(value, tuple) else value,
