@@ -114,6 +114,7 @@ def start(*command):
     )
 
 
+BAG = Path(__file__).parents[1] / "examples" / "libero_bag" / "libero_bag.mcap"
 EXECUTABLE = "import sys; from specprune_ros.executables import {0}; sys.exit({0}())"  # as pip and CMake write it
 
 
@@ -122,7 +123,7 @@ EXECUTABLE = "import sys; from specprune_ros.executables import {0}; sys.exit({0
     [
         *((0, ("-c", EXECUTABLE.format(name))) for name in ("policy", "libero_sim")),
         (130, ("-c", EXECUTABLE.format("preflight"))),  # no verdict is no pass
-        (130, ("-c", EXECUTABLE.format("replay"), __file__)),  # that there is something is all it looks at by then
+        (130, ("-c", EXECUTABLE.format("replay"), str(BAG))),  # without one it answers before it imports
         (0, ("-m", "specprune_ros.nodes.policy_node")),
     ],
     ids=lambda value: value[1].split()[-1] if isinstance(value, tuple) else value,
