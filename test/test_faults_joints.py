@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A joint-space node, its arm's driver and a second publisher of the joints, over DDS. Only the policy is a fake."""
 
+import os
 import threading
 import time
 from types import SimpleNamespace
@@ -73,7 +74,7 @@ class Robot(Bench):
         self.points = []  # (positions, where the arm was)
         self.other = rclpy.create_node("joint_state_publisher", context=context)
         self.liar = self.other.create_publisher(JointState, "joint_states", 10)
-        super().__init__(context, SimpleNamespace(poll=lambda: None))
+        super().__init__(context, SimpleNamespace(poll=lambda: None, pid=os.getpid()))
         self.node.create_subscription(JointTrajectory, "/specprune_policy/joint_trajectory", self._obey, 10)
 
     def _obey(self, message):
