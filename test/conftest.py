@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bench of the fault tests: one policy process for all tests of a module."""
+"""What tests of several files share: scenes of the simulator, sessions in process, one policy process a module."""
 
 import functools
 import gc
@@ -39,6 +39,23 @@ def libero_spatial():
             return env
 
         yield scene
+
+
+@pytest.fixture
+def open_bench(monkeypatch):
+    """(policy, **parameters) -> a session in this process, with a set clock."""
+    pytest.importorskip("rclpy")
+    from session_bench import SessionBench
+
+    benches = []
+
+    def open_bench(policy=None, **parameters):
+        benches.append(SessionBench(monkeypatch, policy, **parameters))
+        return benches[-1]
+
+    yield open_bench
+    for bench in benches:
+        bench.close()
 
 
 @pytest.fixture(scope="module")

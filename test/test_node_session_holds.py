@@ -34,19 +34,6 @@ class JointPolicy(FakePolicy):
 
 
 @pytest.fixture
-def open_bench(monkeypatch):
-    benches = []
-
-    def open_bench(policy=None, **parameters):
-        benches.append(SessionBench(monkeypatch, policy, **parameters))
-        return benches[-1]
-
-    yield open_bench
-    for bench in benches:
-        bench.close()
-
-
-@pytest.fixture
 def bench(open_bench):
     return open_bench()
 

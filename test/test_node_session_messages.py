@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from session_bench import SECOND, STEP, FakePolicy, SessionBench
+from session_bench import SECOND, STEP, FakePolicy
 from std_msgs.msg import String
 
 from specprune_ros.control.arm import Motion
@@ -25,19 +25,6 @@ from specprune_ros.sensing.assembler import Sensed
 from specprune_ros.viewing.patch_drawing import draw_kept
 
 pytestmark = pytest.mark.ros
-
-
-@pytest.fixture
-def open_bench(monkeypatch):
-    benches = []
-
-    def open_bench(policy=None, **parameters):
-        benches.append(SessionBench(monkeypatch, policy, **parameters))
-        return benches[-1]
-
-    yield open_bench
-    for bench in benches:
-        bench.close()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
-from session_bench import SECOND, FakePolicy, SessionBench
+from session_bench import SECOND, FakePolicy
 
 from specprune_ros.checks import PASS, WARN, Check
 from specprune_ros.control.arm import Motion
@@ -23,19 +23,6 @@ JOINTS = {
 
 class JointPolicy(FakePolicy):
     action_space = "absolute_joint"
-
-
-@pytest.fixture
-def open_bench(monkeypatch):
-    benches = []
-
-    def open_bench(policy=None, **parameters):
-        benches.append(SessionBench(monkeypatch, policy, **parameters))
-        return benches[-1]
-
-    yield open_bench
-    for bench in benches:
-        bench.close()
 
 
 @pytest.fixture
