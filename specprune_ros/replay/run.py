@@ -24,9 +24,9 @@ from specprune_ros.replay.schedule import Schedule
 from specprune_ros.replay.settings import Settings
 from specprune_ros.replay.topics import Topics
 from specprune_ros.replay.unnorm_keys import read_ranges
+from specprune_ros.sensing.proprio import AXIS_ANGLE
 from specprune_ros.sensing.stamps import NANOSECONDS, from_stamp
 
-AXIS_ANGLE = slice(3, 6)  # of an end effector's proprio
 FRAME_QUALITY = 80  # JPEG, of the pictures in the report
 TRACED = 20  # failed inferences whose traceback is kept
 AWAITED = 64  # own chunks that wait for the recorded one of the same stamp
