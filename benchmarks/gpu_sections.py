@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import torch.nn.functional as F
 from fusion import parts
 from latency import Run, camera_frames, engine_run, reference_run
 from openvla_7b import EOS_ID, LIBERO_PROMPT, OPENVLA_7B, build
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
+from specprune_ros.engine import precision_fp8
 from specprune_ros.engine.calibration import calibrate, measured_lengths
 from specprune_ros.engine.cuda_graph import CapturedPass, Graphs, tensors
 from specprune_ros.engine.device_scope import device_scope
@@ -57,6 +60,7 @@ PRODUCTS = (  # rows, inner size, columns: a large one; the decoder's at those l
 )
 COPIED = 1 << 30  # bytes: many times the cache
 FP8 = torch.float8_e4m3fn
+BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
 
 
 @dataclasses.dataclass
@@ -131,9 +135,10 @@ def _products(bench: Bench, rows: int, inner: int, columns: int) -> dict[str, Ca
 
 def gpu_tests(bench: Bench) -> dict[str, Any]:
     """The tests of the CUDA path; the reduced form only collects them."""
-    command = [sys.executable, "-m", "pytest", "-q", "-k", "gpu", "-p", "no:cacheprovider", str(ROOT / "test")]
+    files = [str(ROOT / "test" / f"test_{name}.py") for name in ("gpu", "benchmark_fused_layer")]
+    command = [sys.executable, "-m", "pytest", "-q", "-k", "gpu and not cpu", "-p", "no:cacheprovider", *files]
     if bench.reduced:
-        command = [*command[:-1], "--collect-only", str(ROOT / "test" / "test_gpu.py")]
+        command = [*command[:-1], "--collect-only"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, cwd=ROOT, env=os.environ | {"CI": "1"})
     return {"exit_code": done.returncode, "tail": done.stdout[-4000:]}
 
@@ -423,6 +428,95 @@ def precisions(bench: Bench) -> dict[str, Any]:
     return result
 
 
+def fused_engine(bench: Bench) -> dict[str, Any]:
+    """Whole inferences, native and fp8, with the layers as they are and with Triton kernels, in turn; and how far the
+    actions and the kept patches are from those of the plain layers."""
+    if bench.device.type != "cuda":
+        return {"skipped": "needs a GPU"}
+    import fused_fp8  # needs Triton
+    from fused_layer import fused_layer
+
+    small = bench.build()
+    store_linears(small, "fp8", bench.device)
+    layers = {NATIVE: fused_layer, "fp8": fused_fp8.fused_fp8_layer}
+    configs = {"dense": None, "paper": PruningConfig.from_preset("paper"), "fast": PruningConfig.from_preset("fast")}
+    runs: dict[str, Run] = {}
+    result: dict[str, Any] = {}
+    for precision, model in ((NATIVE, bench.model), ("fp8", small)):
+        for label, config in configs.items():
+            mode = "coarse" if config else "off"
+            plain = Engine(model, EOS_ID, True, config)
+            expected = _infer(plain, mode)
+            runs[f"{precision} {label}"] = engine_run(plain, mode)
+            with _layers_replaced(model, layers[precision]), _quantized_by(fused_fp8.quantize):
+                fused = Engine(model, EOS_ID, True, config)  # captured here, replayed as it is afterwards
+                found = _infer(fused, mode)
+                runs[f"{precision} {label}, Triton"] = engine_run(fused, mode)
+                runs[f"{precision} {label}, Triton"]()
+            runs[f"{precision} {label}"]()
+            kept, other = ({(v, int(p)) for v, ps in enumerate(r.kept_final) for p in ps} for r in (expected, found))
+            result[f"{precision} {label}, Triton"] = {
+                "relative_error": float(
+                    np.linalg.norm(found.actions - expected.actions) / np.linalg.norm(expected.actions)
+                ),
+                "kept_in_common": len(kept & other) / len(kept),
+            }
+    measured = _in_turn(bench, runs)
+    for name, row in measured.items():
+        kept_keys = {key: row[key] for key in ("p50_ms", "p99_ms", "min_ms", "stages_ms")}
+        result[name] = result.get(name, {}) | kept_keys
+        result[name]["speedup"] = measured[f"{NATIVE} dense"]["p50_ms"] / row["p50_ms"]
+    return result
+
+
+@contextmanager
+def _layers_replaced(model: OpenVLA, layer: Callable[..., Any]) -> Iterator[None]:
+    for each in model.decoder.layers:
+        each.forward = functools.partial(layer, each)
+    try:
+        yield
+    finally:
+        for each in model.decoder.layers:
+            del each.forward
+
+
+@contextmanager
+def _quantized_by(quantize: Callable[..., Any]) -> Iterator[None]:
+    before = precision_fp8.quantize_fp8
+    precision_fp8.quantize_fp8 = quantize
+    try:
+        yield
+    finally:
+        precision_fp8.quantize_fp8 = before
+
+
+def attention_backends(bench: Bench) -> dict[str, Any]:
+    """Attention of a decoder layer, of the last one (action rows alone) and of the towers, by each kernel of torch."""
+    if bench.device.type != "cuda":
+        return {"skipped": "needs a GPU"}
+    shapes = {f"decoder, {length} tokens": (1, 32, length, length, 128) for length in LENGTHS}
+    shapes["decoder's last layer"] = (1, 32, 56, 216, 128)
+    shapes |= {"DINOv2": (2, 16, 261, 261, 64), "SigLIP": (2, 16, 256, 256, 72)}
+    result: dict[str, Any] = {}
+    for name, (views, heads, rows, columns, dim) in shapes.items():
+        q, k, v = (bench.random(views, length, heads, dim).transpose(1, 2) for length in (rows, columns, columns))
+        row: dict[str, Any] = {}
+        for backends in (BACKENDS, *([backend] for backend in BACKENDS)):
+            label = "automatic" if len(backends) > 1 else backends[0].name
+            call = functools.partial(_attention, backends, q, k, v)
+            try:
+                row[label] = bench.milliseconds({label: call})[label]
+            except RuntimeError as error:
+                row[f"{label}_refused"] = str(error).splitlines()[0]
+        result[name] = row
+    return result
+
+
+def _attention(backends: list[SDPBackend], q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    with nullcontext() if len(backends) > 1 else sdpa_kernel(backends):
+        return F.scaled_dot_product_attention(q, k, v)
+
+
 SECTIONS: dict[str, tuple[Callable[[Bench], dict[str, Any]], float]] = {  # in this order, seconds at most
     "ceilings": (ceilings, 45),
     "device_against_cpu": (device_against_cpu, 45),
@@ -430,9 +524,11 @@ SECTIONS: dict[str, tuple[Callable[[Bench], dict[str, Any]], float]] = {  # in t
     "graph_against_eager": (graph_against_eager, 60),
     "latency": (latency, 120),
     "memory": (memory, 10),
-    "calibration": (calibration, 40),
-    "kernels": (kernels, 40),
-    "towers": (towers, 30),
+    "fused_engine": (fused_engine, 90),
     "precisions": (precisions, 120),
+    "kernels": (kernels, 40),
+    "calibration": (calibration, 40),
+    "towers": (towers, 30),
+    "attention_backends": (attention_backends, 30),
     "layer_parts": (layer_parts, 120),  # last: compiling takes longest and is needed least
 }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from specprune_ros.openvla.preprocessing import FEW_BITS_DO, CenterCrop, LanczosProducts, resize
+from specprune_ros.openvla.preprocessing import CenterCrop, LanczosProducts, resize, resizes_exactly
 from specprune_ros.pruning.config import PruningConfig
 from specprune_ros.pruning.frames import patch_similarity
 
@@ -40,10 +40,8 @@ class FramePreparation:
 
     def __init__(self, sizes: Sizes, image_size: int, crop: CenterCrop | None, device: torch.device):
         self._sizes, self._image_size, self._crop = sizes, image_size, crop
-        same = (image_size, image_size)
-        small = FEW_BITS_DO * image_size
-        exact = {size for size in sizes if size != same and (device.type != "cpu" or min(size) < small)}
-        self._products = {size: LanczosProducts(*size, image_size, device) for size in exact}
+        others = {size for size in sizes if not resizes_exactly(size, image_size, device)}
+        self._products = {size: LanczosProducts(*size, image_size, device) for size in others}
 
     def __call__(self, views: Tensor) -> Tensor:
         """(sum of H * W * 3,) uint8 -> (V, S, S, 3) uint8: resized, then cropped."""

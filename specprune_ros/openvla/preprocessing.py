@@ -10,6 +10,7 @@ CROP_AREA = 0.9  # share of the area that the training crops kept
 TENSORFLOW_SCALE = 255.5  # its conversion of [0, 1] to uint8 multiplies by this and truncates
 LANCZOS = 3  # lobes
 FEW_BITS_DO = 2  # times as large as the result is a frame for which torch's 16-bit weights are exact enough
+TORCH_HAS_LANCZOS = torch.__version__ >= "2.13"  # older ones refuse the mode
 BANDS = 7  # of a resizing matrix on a CPU; with 4 to 14 the time is about the same, with 1 three times as long
 
 
@@ -17,8 +18,7 @@ def resize(frame: Tensor, size: int) -> Tensor:
     """Squash a frame (H, W, 3) uint8 on a CPU to (size, size, 3): Lanczos-3, antialiased, aspect ratio not kept.
 
     As Pillow does it, in a tenth of its time for 640 x 480. Torch's weights have fewer bits: the result is within 1 of
-    255 for frames at least `FEW_BITS_DO` times as large. In smaller ones a pixel in a million is 2 off, so they go
-    through `LanczosProducts`.
+    255 for frames at least `FEW_BITS_DO` times as large. In smaller ones a pixel in a million is 2 off.
     """
     if frame.shape[:2] == (size, size):
         return frame
@@ -26,9 +26,15 @@ def resize(frame: Tensor, size: int) -> Tensor:
     return F.interpolate(planes, (size, size), mode="lanczos", antialias=True)[0].permute(1, 2, 0)
 
 
+def resizes_exactly(frame: tuple[int, int], size: int, device: torch.device) -> bool:
+    """Whether `resize` is within 1 of Pillow for frames (H, W); others go through `LanczosProducts`."""
+    large = min(frame) >= FEW_BITS_DO * size
+    return frame == (size, size) or (device.type == "cpu" and TORCH_HAS_LANCZOS and large)
+
+
 class LanczosProducts:
-    """The same for frames of one size, as two matrix products: for a GPU, on which torch has no Lanczos for uint8, and
-    for frames that get larger or not much smaller.
+    """The same for frames of one size, as two matrix products: for a GPU, on which torch has no Lanczos for uint8, for
+    an older torch, and for frames that get larger or not much smaller.
 
     Across first, then down. Pillow limits what lies between to 0..255, so this does too, and rounds it, which this
     does not: then a result can never be more than 1 off. A CPU leaves out most of the zeros beside the diagonals.
