@@ -7,8 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from openvla_7b import EOS_ID, LIBERO_PROMPT, OPENVLA_7B, build
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
-from specprune_ros.engine import precision_fp8
 from specprune_ros.engine.calibration import calibrate, measured_lengths
 from specprune_ros.engine.cuda_graph import CapturedPass, Graphs, tensors
 from specprune_ros.engine.device_scope import device_scope
@@ -33,7 +32,7 @@ from specprune_ros.engine.precision import check_precision, pack, store_linears
 from specprune_ros.engine.precision_names import NATIVE, PRECISIONS
 from specprune_ros.errors import ConfigError
 from specprune_ros.openvla.config import DecoderConfig, ModelConfig, TowerConfig
-from specprune_ros.openvla.model import OpenVLA, SequenceLayout
+from specprune_ros.openvla.model import OpenVLA, SequenceLayout, in_turn
 from specprune_ros.pruning.config import PRESETS, PruningConfig
 from specprune_ros.pruning.scores import patch_scores, text_attention
 
@@ -72,6 +71,7 @@ class Bench:
     reduced: bool
     layers: int
     rounds: int
+    problem: str = ""  # of packing the model
 
     @property
     def geometry(self) -> ModelConfig:
@@ -79,6 +79,14 @@ class Bench:
 
     @functools.cached_property
     def model(self) -> OpenVLA:
+        """As a policy has it."""
+        model = self.build()
+        self.problem = pack(model)
+        return model
+
+    @functools.cached_property
+    def plain(self) -> OpenVLA:
+        """Without our kernels, the towers one after the other."""
         return self.build()
 
     def build(self, dtype: torch.dtype | None = None) -> OpenVLA:
@@ -135,7 +143,7 @@ def _products(bench: Bench, rows: int, inner: int, columns: int) -> dict[str, Ca
 
 def gpu_tests(bench: Bench) -> dict[str, Any]:
     """The tests of the CUDA path; the reduced form only collects them."""
-    files = [str(ROOT / "test" / f"test_{name}.py") for name in ("gpu", "benchmark_fused_layer")]
+    files = [str(ROOT / "test" / f"test_{name}.py") for name in ("gpu", "fused_layers")]
     command = [sys.executable, "-m", "pytest", "-q", "-k", "gpu and not cpu", "-p", "no:cacheprovider", *files]
     if bench.reduced:
         command = [*command[:-1], "--collect-only"]
@@ -150,16 +158,11 @@ def device_against_cpu(bench: Bench) -> dict[str, Any]:
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         model = build(torch.device("cpu"), torch.float64, num_layers=6, geometry=SMALL)
         model = model.to(bench.device, dtype)  # the same random numbers
+        pack(model)
         for label, config in (("dense", None), ("paper", PruningConfig.from_preset("paper"))):
-            results = [
-                _infer(Engine(each, EOS_ID, True, config), "coarse" if config else "off") for each in (exact, model)
-            ]
-            reference, found = (each.actions for each in results)
-            kept, other = ({(v, int(p)) for v, ps in enumerate(r.kept_final) for p in ps} for r in results)
-            result[f"{label} {str(dtype).removeprefix('torch.')}"] = {
-                "relative_error": float(np.linalg.norm(found - reference) / np.linalg.norm(reference)),
-                "kept_in_common": len(kept & other) / len(kept),
-            }
+            engines = [Engine(each, EOS_ID, True, config) for each in (exact, model)]
+            reference, found = (_infer(engine, "coarse" if config else "off") for engine in engines)
+            result[f"{label} {str(dtype).removeprefix('torch.')}"] = _agreement(reference, found)
     return result
 
 
@@ -189,6 +192,22 @@ def graph_against_eager(bench: Bench) -> dict[str, Any]:
             "captured": captured.graphs.capture,
         }
     return result
+
+
+def kernels_against_plain(bench: Bench) -> dict[str, Any]:
+    """Every preset at the real geometry with our kernels, against the plain layers: relative error of the actions."""
+    result = {}
+    for label, config in (("dense", None), *((preset, PruningConfig.from_preset(preset)) for preset in PRESETS)):
+        engines = [Engine(model, EOS_ID, True, config) for model in (bench.plain, bench.model)]
+        expected, found = (_infer(engine, "coarse" if config else "off") for engine in engines)
+        result[label] = _agreement(expected, found)
+    return result
+
+
+def _agreement(expected: Any, found: Any) -> dict[str, float]:
+    kept, other = ({(v, int(p)) for v, ps in enumerate(r.kept_final) for p in ps} for r in (expected, found))
+    error = np.linalg.norm(found.actions - expected.actions) / np.linalg.norm(expected.actions)
+    return {"relative_error": float(error), "kept_in_common": len(kept & other) / len(kept)}
 
 
 @torch.inference_mode()
@@ -230,14 +249,20 @@ def latency(bench: Bench) -> dict[str, Any]:
             "first_s": time.perf_counter() - begin,  # with the capture
             "memory_MB": (_allocated(bench.device) - before) / 1e6,
         }
+    for name, config, mode in (
+        ("dense, plain layers", None, "off"),
+        ("paper coarse, tile 1, plain layers", paper, "coarse"),
+        ("fast coarse, tile 1, plain layers", PruningConfig.from_preset("fast"), "coarse"),
+    ):
+        rows[name], runs[name] = {}, engine_run(Engine(bench.plain, EOS_ID, True, config, graphs=graphs), mode)
     rows["reference-style dense, eager"] = {}
-    runs["reference-style dense, eager"] = reference_run(model)
+    runs["reference-style dense, eager"] = reference_run(bench.plain)
     measured = _in_turn(bench, runs)
     for name, row in rows.items():
         row |= measured[name]
     for row in rows.values():
         row["speedup"] = rows["dense"]["p50_ms"] / row["p50_ms"]
-    return {"rows": rows, "graph_problem": graphs.problem}
+    return {"rows": rows, "graph_problem": graphs.problem, "kernel_problem": bench.problem}
 
 
 def _in_turn(bench: Bench, runs: Mapping[str, Run]) -> dict[str, dict[str, Any]]:
@@ -329,28 +354,25 @@ def kernels(bench: Bench) -> dict[str, Any]:
 
 
 def layer_parts(bench: Bench) -> dict[str, Any]:
-    """Parts of a decoder layer, the layer, and the layer fused in two ways, with the error that fusing makes; and the
-    scores of its patches, which a pruned pass adds to a few layers."""
-    decoder = bench.model.decoder
-    layer = decoder.layers[0]
+    """Parts of a plain decoder layer, the layer, and the layer fused by our kernels and by torch's compiler, with the
+    error that fusing makes; and the scores of its patches, which a pruned pass adds to a few layers."""
+    decoder = bench.plain.decoder
+    layer, ours = decoder.layers[0], bench.model.decoder.layers[0]
     layout = SequenceLayout.of(bench.model.config, LIBERO_PROMPT)
     result: dict[str, Any] = {}
     for length in LENGTHS[-1:] if bench.reduced else LENGTHS:
         x, rope = bench.random(length, decoder.config.hidden_size), decoder.rope(length)
-        runs: dict[str, Callable[[], Any]] = parts(layer, x, rope) | {"layer": lambda x=x, rope=rope: layer(x, rope)}
+        runs: dict[str, Callable[[], Any]] = parts(layer, x, rope) | {
+            "layer": lambda x=x, rope=rope: layer(x, rope),
+            "layer, our kernels": lambda x=x, rope=rope: ours(x, rope),
+        }
         q, k = layer(x, rope)[1:]
         count = length - layout.fixed_tokens
         scored = q, k, layout.instruction_rows(count), count
         runs["scores"] = lambda scored=scored: _scores(*scored)
         if bench.device.type == "cuda":
-            for mode in ("default", "max-autotune-no-cudagraphs"):
-                fused = torch.compile(layer.forward, dynamic=False, mode=mode)
-                runs[f"layer, compiled {mode}"] = lambda fused=fused, x=x, rope=rope: fused(x, rope)
-            from fused_layer import fused_layer  # needs Triton
-            from fused_scoring import text_scores
-
-            runs["scores, Triton kernel"] = lambda scored=scored: text_scores(*scored)
-            runs["layer, Triton kernels"] = lambda x=x, rope=rope: fused_layer(layer, x, rope)
+            fused = torch.compile(layer.forward, dynamic=False)
+            runs["layer, compiled"] = lambda fused=fused, x=x, rope=rope: fused(x, rope)
         result[str(length)] = bench.milliseconds(runs)
         with device_scope(bench.device):
             expected = layer(x, rope)[0].float()
@@ -372,24 +394,13 @@ def towers(bench: Bench) -> dict[str, Any]:
     frames = torch.randint(0, 256, (config.num_views, size, size, 3), dtype=torch.uint8, device=bench.device)
     with device_scope(bench.device):
         pixels = [normalize(frames).to(bench.dtype) for normalize in model.normalizations()]
-    first, second = model.towers
+    calls = [functools.partial(tower, tower_pixels) for tower, tower_pixels in zip(model.towers, pixels, strict=True)]
     runs: dict[str, Callable[[], Any]] = {
-        "one after another": lambda: (first(pixels[0]), second(pixels[1])),
-        "first alone": lambda: first(pixels[0]),
-        "second alone": lambda: second(pixels[1]),
+        "one after another": lambda: in_turn(calls),
+        "first alone": calls[0],
+        "second alone": calls[1],
+        "as the model runs them": lambda: model.run_towers(calls),
     }
-    if bench.device.type == "cuda":
-        other = torch.cuda.Stream(bench.device)
-
-        def on_two_streams() -> None:
-            current = torch.cuda.current_stream()
-            other.wait_stream(current)
-            with torch.cuda.stream(other):
-                second(pixels[1])
-            first(pixels[0])
-            current.wait_stream(other)
-
-        runs["on two streams"] = on_two_streams
     return bench.milliseconds(runs, repeat=2)
 
 
@@ -401,12 +412,13 @@ def precisions(bench: Bench) -> dict[str, Any]:
     for precision in PRECISIONS:
         try:
             check_precision(precision, bench.device)
-            model = bench.model
+            model, problem = bench.model, bench.problem
             if precision != NATIVE:
                 model = bench.build()
                 store_linears(model, precision, bench.device)
-                pack(model)
-            result[precision] = {"weights_GB": sum(t.nbytes for t in model.state_dict().values()) / 1e9}
+                problem = pack(model)
+            stored = {t.data_ptr(): t.nbytes for t in model.state_dict().values()}
+            result[precision] = {"weights_GB": sum(stored.values()) / 1e9, "problem": problem}
         except (ConfigError, RuntimeError) as error:  # this card cannot, or has too little memory
             result[precision] = {"refused": str(error).splitlines()[0]}
             continue
@@ -426,68 +438,6 @@ def precisions(bench: Bench) -> dict[str, Any]:
         kept = {key: row[key] for key in ("p50_ms", "p99_ms", "min_ms", "stages_ms")}
         result[precision][label] = kept | {"speedup": dense / row["p50_ms"]}
     return result
-
-
-def fused_engine(bench: Bench) -> dict[str, Any]:
-    """Whole inferences, native and fp8, with the layers as they are and with Triton kernels, in turn; and how far the
-    actions and the kept patches are from those of the plain layers."""
-    if bench.device.type != "cuda":
-        return {"skipped": "needs a GPU"}
-    import fused_fp8  # needs Triton
-    from fused_layer import fused_layer
-
-    small = bench.build()
-    store_linears(small, "fp8", bench.device)
-    layers = {NATIVE: fused_layer, "fp8": fused_fp8.fused_fp8_layer}
-    configs = {"dense": None, "paper": PruningConfig.from_preset("paper"), "fast": PruningConfig.from_preset("fast")}
-    runs: dict[str, Run] = {}
-    result: dict[str, Any] = {}
-    for precision, model in ((NATIVE, bench.model), ("fp8", small)):
-        for label, config in configs.items():
-            mode = "coarse" if config else "off"
-            plain = Engine(model, EOS_ID, True, config)
-            expected = _infer(plain, mode)
-            runs[f"{precision} {label}"] = engine_run(plain, mode)
-            with _layers_replaced(model, layers[precision]), _quantized_by(fused_fp8.quantize):
-                fused = Engine(model, EOS_ID, True, config)  # captured here, replayed as it is afterwards
-                found = _infer(fused, mode)
-                runs[f"{precision} {label}, Triton"] = engine_run(fused, mode)
-                runs[f"{precision} {label}, Triton"]()
-            runs[f"{precision} {label}"]()
-            kept, other = ({(v, int(p)) for v, ps in enumerate(r.kept_final) for p in ps} for r in (expected, found))
-            result[f"{precision} {label}, Triton"] = {
-                "relative_error": float(
-                    np.linalg.norm(found.actions - expected.actions) / np.linalg.norm(expected.actions)
-                ),
-                "kept_in_common": len(kept & other) / len(kept),
-            }
-    measured = _in_turn(bench, runs)
-    for name, row in measured.items():
-        kept_keys = {key: row[key] for key in ("p50_ms", "p99_ms", "min_ms", "stages_ms")}
-        result[name] = result.get(name, {}) | kept_keys
-        result[name]["speedup"] = measured[f"{NATIVE} dense"]["p50_ms"] / row["p50_ms"]
-    return result
-
-
-@contextmanager
-def _layers_replaced(model: OpenVLA, layer: Callable[..., Any]) -> Iterator[None]:
-    for each in model.decoder.layers:
-        each.forward = functools.partial(layer, each)
-    try:
-        yield
-    finally:
-        for each in model.decoder.layers:
-            del each.forward
-
-
-@contextmanager
-def _quantized_by(quantize: Callable[..., Any]) -> Iterator[None]:
-    before = precision_fp8.quantize_fp8
-    precision_fp8.quantize_fp8 = quantize
-    try:
-        yield
-    finally:
-        precision_fp8.quantize_fp8 = before
 
 
 def attention_backends(bench: Bench) -> dict[str, Any]:
@@ -522,9 +472,9 @@ SECTIONS: dict[str, tuple[Callable[[Bench], dict[str, Any]], float]] = {  # in t
     "device_against_cpu": (device_against_cpu, 45),
     "gpu_tests": (gpu_tests, 150),
     "graph_against_eager": (graph_against_eager, 60),
+    "kernels_against_plain": (kernels_against_plain, 30),
     "latency": (latency, 120),
     "memory": (memory, 10),
-    "fused_engine": (fused_engine, 90),
     "precisions": (precisions, 120),
     "kernels": (kernels, 40),
     "calibration": (calibration, 40),

@@ -28,7 +28,6 @@ from tqdm import tqdm
 from specprune_ros.engine.calibration import calibrate
 from specprune_ros.engine.engine import Engine
 from specprune_ros.engine.flops import decoder_flops, vision_flops
-from specprune_ros.engine.packed_linear import pack_linears
 from specprune_ros.engine.precision import check_precision, choose_precision, pack, store_linears
 from specprune_ros.engine.precision_names import NATIVE, PRECISIONS
 from specprune_ros.engine.stage_clock import STAGES
@@ -72,7 +71,7 @@ def main() -> None:
         store_linears(small, small_precision, device)
         pack(small)
     model = build(device, dtype, num_layers=args.layers, share_layers=share)
-    pack_linears(model)
+    pack(model)
     tile = args.tile or calibrate(model).tile
     variants = make_variants(model, tile, args.quick)
     if small:

@@ -22,7 +22,7 @@ from openvla_7b import EOS_ID, build
 from tqdm import tqdm
 
 from specprune_ros.engine.engine import Engine
-from specprune_ros.engine.packed_linear import pack_linears
+from specprune_ros.engine.precision import pack
 from specprune_ros.openvla.model import OpenVLA
 from specprune_ros.pruning.config import PruningConfig
 
@@ -46,7 +46,7 @@ def main() -> None:
 
     result: dict[str, Any] = {"kept": {}, "views": {}}
     model = build(device, dtype, num_layers=args.layers, share_layers=share)
-    pack_linears(model)
+    pack(model)
     runs = {kept: engine_run(Engine(model, EOS_ID, True, static_only(kept // 2), 1), "coarse") for kept in KEPT}
     result["kept"] = measure(runs, args.rounds, "patches kept")
     models = {views: with_views(model, views) for views in VIEWS}

@@ -24,7 +24,7 @@ from openvla_7b import EOS_ID, LIBERO_PROMPT, OPENVLA_7B, build
 from tqdm import tqdm
 
 from specprune_ros.engine.engine import Engine
-from specprune_ros.engine.packed_linear import pack_linears
+from specprune_ros.engine.precision import pack
 from specprune_ros.openvla.config import DIFFUSION, DecoderConfig, ModelConfig
 from specprune_ros.openvla.model import OpenVLA
 from specprune_ros.pruning.config import PruningConfig
@@ -69,7 +69,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def packed(geometry: ModelConfig, device: torch.device, dtype: torch.dtype) -> OpenVLA:
     model = build(device, dtype, geometry=geometry)
-    pack_linears(model)
+    pack(model)
     return model
 
 

@@ -4,7 +4,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -176,11 +176,11 @@ class Policy:
                 check_precision(precision, torch.device(device))
             else:
                 choice = choose_precision(precision, model.config, torch.device(device))
-            store_linears(model, choice.precision, torch.device(device))
+            store_linears(model, choice.precision, torch.device(device), all_of_them=is_quantized(path))
 
         loaded = release.load(path, device, dtype, unnorm_key, overrides, base_checkpoint, prepare, precision)
-        pack(loaded.model)
-        return cls(loaded, pruning, tile, threads, choice)
+        problem = pack(loaded.model)
+        return cls(loaded, pruning, tile, threads, replace(choice, problem=choice.problem or problem))
 
     def sibling(self, pruning: str | PruningConfig) -> "Policy":
         """Another policy on the same weights, with its own pruning and history. One caller at a time for them all.
@@ -261,7 +261,7 @@ class Policy:
 
     @property
     def precision_problem(self) -> str:
-        """Why inferences are not as fast as the precision that was asked for promises; "" when all is well."""
+        """Why inferences are slower than the device and the precision promise; "" when all is well."""
         return self._precision.problem
 
     @property

@@ -177,14 +177,18 @@ def test_gpu_storm_of_set_pruning(device):
 
 @contextmanager
 def busy(device: torch.device) -> Iterator[list[Exception]]:
-    """Another thread that allocates, computes and synchronises on the device all the time; what it ran into."""
+    """Another thread that allocates, computes and synchronises on the device all the time; what it ran into.
+
+    Its random numbers are its own: torch's common generator refuses every other thread while anything is captured.
+    """
     stop, failures = threading.Event(), []
+    generator = torch.Generator(device)
 
     def work() -> None:
         with torch.inference_mode():
             while not stop.is_set():
                 try:
-                    x = torch.randn(256, 256, device=device)
+                    x = torch.randn(256, 256, generator=generator, device=device)
                     assert torch.isfinite((x @ x).sum()).item()
                     del x
                     if device.type == "cuda":

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """In which number format the matrix products run: of the decoder's layers, the vision towers and the patch projector.
 
-Everything else stays as it is in every precision: embeddings, norms, softmax, scores, proprio projector, head.
+Everything else stays as it is in every precision: embeddings, norms, softmax, scores, proprio projector, head. On a GPU
+`int8` and `fp8` are of the decoder alone: towers and projector are too small to gain by it, and lose time (on an H100
+the towers' 3.7 ms became 10.7).
 
 torchao was tried first (0.18 beside torch 2.13). On a CPU its eager 8-bit layers take 40 times as long as float32, and
 compiled they become the oneDNN operators that `precision_int8` calls; on a GPU they call the operators that are called
@@ -14,11 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from specprune_ros.engine.fusing import fuse_layers
 from specprune_ros.engine.packed_linear import pack_linears
 from specprune_ros.engine.precision_fp8 import Fp8Linear
 from specprune_ros.engine.precision_int8 import NO_VNNI, Int8Linear, beats_float32, products_saturate
 from specprune_ros.engine.precision_names import NATIVE, PRECISIONS
 from specprune_ros.engine.precision_weights import Int4WeightsLinear, Int8WeightsLinear
+from specprune_ros.engine.side_stream import SideStream
 from specprune_ros.errors import ConfigError
 from specprune_ros.openvla.config import ModelConfig
 from specprune_ros.openvla.model import OpenVLA
@@ -30,6 +34,7 @@ LAYERS: dict[str, type[StoredLinear]] = {
     "int8_weights": Int8WeightsLinear,
     "int4_weights": Int4WeightsLinear,
 }
+DECODER_ALONE = ("int8", "fp8")  # on a GPU
 FP8_CAPABILITY = (8, 9)
 ALIGNMENT = {"int8": 8, "fp8": 16}  # of both sizes of a matrix, on CUDA
 
@@ -79,8 +84,8 @@ def choose_precision(precision: str, config: ModelConfig, device: torch.device) 
     return Choice(NATIVE, problem)
 
 
-def store_linears(model: OpenVLA, precision: str, device: torch.device) -> None:
-    """Replace the linear layers that run in `precision` on `device`, one by one.
+def store_linears(model: OpenVLA, precision: str, device: torch.device, *, all_of_them: bool = False) -> None:
+    """Replace the linear layers that run in `precision` on `device`, one by one. `all_of_them`: as a folder has them.
 
     A model on the meta device gets its weights later; weights that exist are stored now.
 
@@ -89,8 +94,10 @@ def store_linears(model: OpenVLA, precision: str, device: torch.device) -> None:
     if precision == NATIVE:
         return
     in_decoder = set(model.decoder.modules())
+    decoder_alone = precision in DECODER_ALONE and device.type == "cuda" and not all_of_them
     for parent, name, linear in linears(model):
-        setattr(parent, name, stored(linear, _layer_type(precision, linear, parent in in_decoder, device)))
+        if parent in in_decoder or not decoder_alone:
+            setattr(parent, name, stored(linear, _layer_type(precision, linear, parent in in_decoder, device)))
 
 
 def linears(model: OpenVLA) -> list[tuple[nn.Module, str, nn.Linear]]:
@@ -105,12 +112,32 @@ def linears(model: OpenVLA) -> list[tuple[nn.Module, str, nn.Linear]]:
     ]
 
 
-def pack(model: nn.Module) -> None:
-    """Lay all weights out as the device wants them. Nothing can be stored or saved afterwards."""
+def pack(model: OpenVLA) -> str:
+    """Lay all weights out as the device wants them. Nothing can be stored or saved afterwards.
+
+    Returns why inferences are slower than they could be on this device, in one line; "" when all is well.
+    """
+    if model.device.type == "cuda":
+        model.run_towers = SideStream(model.device)
+        _expand_outside_decoder(model)
     for module in model.modules():
         if isinstance(module, StoredLinear):
             module.pack()
     pack_linears(model)
+    return fuse_layers(model)
+
+
+def _expand_outside_decoder(model: OpenVLA) -> None:
+    """What a folder has in `DECODER_ALONE` runs in the model's own number format there."""
+    in_decoder = set(model.decoder.modules())
+    for parent in [module for module in model.modules() if module not in in_decoder]:
+        for name, child in parent.named_children():
+            if isinstance(child, Int8Linear | Fp8Linear):
+                linear = nn.Linear(child.in_features, child.out_features, child.bias is not None, device="meta")
+                linear.weight = nn.Parameter(child.weight_matrix().to(model.dtype), requires_grad=False)
+                if child.bias is not None:
+                    linear.bias = child.bias
+                setattr(parent, name, linear)
 
 
 def _layer_type(precision: str, linear: nn.Linear, in_decoder: bool, device: torch.device) -> type[StoredLinear]:

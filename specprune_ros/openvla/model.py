@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """OpenVLA-OFT put together, and the layout of its token sequence."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,7 @@ from specprune_ros.openvla.projectors import NoProprio, PatchProjector, TokenPro
 from specprune_ros.openvla.prompt import Prompt
 from specprune_ros.openvla.vision import VisionTower
 
+Call = Callable[[], Tensor]
 Head = L1Head | DiffusionHead | DiscreteHead
 HEADS: dict[str, type[Head]] = {L1: L1Head, DIFFUSION: DiffusionHead, DISCRETE: DiscreteHead}
 
@@ -65,6 +68,10 @@ class SequenceLayout:
         return slice(start, start + self.num_actions)
 
 
+def in_turn(calls: list[Call]) -> list[Tensor]:
+    return [call() for call in calls]
+
+
 class OpenVLA(nn.Module):
     """The parts of the model. `forward` is the dense pass; the engine runs the same parts with pruning.
 
@@ -77,6 +84,7 @@ class OpenVLA(nn.Module):
         hidden = config.decoder.hidden_size
         self.film: Film | NoFilm = Film(config.towers, hidden) if config.film else NoFilm()
         self.towers = nn.ModuleList(VisionTower(tower) for tower in config.towers)
+        self.run_towers: Callable[[list[Call]], list[Tensor]] = in_turn  # they need nothing of each other
         vision_width = sum(tower.width for tower in config.towers)
         self.projector = PatchProjector(vision_width, config.projector_width, hidden)
         self.proprio_projector = TokenProjector(config.proprio_dim, hidden) if config.proprio_dim else NoProprio(hidden)
@@ -106,7 +114,8 @@ class OpenVLA(nn.Module):
         `film`: what `self.film` makes of the embedded text.
         """
         parts = zip(self.towers, pixels, self.film.per_tower(film), strict=True)
-        return torch.cat([tower(x.to(self.dtype), part) for tower, x, part in parts], dim=-1).flatten(0, 1)
+        calls: list[Call] = [partial(tower, x.to(self.dtype), part) for tower, x, part in parts]
+        return torch.cat(self.run_towers(calls), dim=-1).flatten(0, 1)
 
     def embed_proprio(self, proprio: Tensor) -> Tensor:
         """(P,) normalised -> (1, hidden); (0, hidden) in a checkpoint without proprio."""
