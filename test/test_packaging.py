@@ -21,6 +21,7 @@ from specprune_ros.nodes.parameters.groups import NodeConfig
 ROOT = Path(__file__).parents[1]
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
 LISTED = {"policy", "policy_arms", "libero_sim", "preflight", "doctor", "quantize", "replay", "watch"}
+MADE = ROOT / ".venv/build" / ROOT.name  # where scripts/env has built the interfaces
 SCRIPTS = [ROOT / "scripts" / name for name in ("demo", "env", "replay", "test")]
 
 
@@ -37,9 +38,14 @@ def executables() -> set[str]:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A colcon workspace whose interfaces are compiled once, for every way to install them."""
+    """A colcon workspace whose interfaces are compiled once, for every way to install them.
+
+    It starts from the sources that scripts/env has generated, with their times: make generates what is out of date.
+    """
     folder = tmp_path_factory.mktemp("workspace")
     copy_tracked(ROOT, folder / "src/specprune_ros", without=("test/",))
+    for generated in MADE.glob("rosidl_*/"):
+        shutil.copytree(generated, folder / "build/specprune_ros" / generated.name)
     colcon(folder, "copied")
     return folder
 
@@ -47,7 +53,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def colcon(workspace: Path, install: str, *options: str) -> None:
     prefixes = os.environ["AMENT_PREFIX_PATH"].replace(":", ";")
     # scripts/env has compiled the same interfaces with the same options: that takes a minute of a processor.
-    launcher = f"{ROOT}/test/reuse_objects.sh;{ROOT}/.venv/build/{ROOT.name}"
+    launcher = f"{ROOT}/test/reuse_objects.sh;{MADE}"
     cmake_options = [
         f"-DCMAKE_PREFIX_PATH={prefixes}",
         f"-DPython3_EXECUTABLE={sys.executable}",
