@@ -182,6 +182,7 @@ load(tiny, dtype=dtype)
 before = status("VmRSS:")
 model = load(folder, dtype=dtype).model
 print(sum(p.nbytes for p in model.parameters()), status("VmHWM:") - before)
+assert not {"torch._dynamo", "sympy"} & set(sys.modules), "a second or two of every start, and nothing needs them"
 """
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from specprune_ros.errors import CheckpointError
 from specprune_ros.free_memory import available_bytes
@@ -65,7 +66,8 @@ def load(
         if quantized:
             quantized.check_places(model)
     _check_memory(model, target)
-    model = model.to_empty(device=target).eval().requires_grad_(False)
+    _make_room(model, target)
+    model.eval()
     if quantized:
         quantized.fill(model)
     else:
@@ -73,6 +75,16 @@ def load(
     return Checkpoint(
         model, contents.tokenizer, contents.normalizer, contents.family, contents.facts, contents.unnorm_key
     )
+
+
+def _make_room(model: OpenVLA, device: torch.device) -> None:
+    """Memory for the weights of a model on the meta device. `to_empty` does so too, but imports sympy to say how."""
+    for part in model.modules():
+        for name, weight in part.named_parameters(recurse=False):
+            empty = torch.empty(weight.shape, dtype=weight.dtype, device=device)
+            setattr(part, name, nn.Parameter(empty, requires_grad=False))
+        for name, buffer in part.named_buffers(recurse=False):
+            setattr(part, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=device))
 
 
 def _device(name: str) -> torch.device:

@@ -96,7 +96,8 @@ def fill(model: OpenVLA, weights: Weights, components: dict[str, dict[str, Tenso
         raise CheckpointError(
             f"{len(missing)} weights are missing, the first for {min(missing).name}; copy the whole checkpoint folder"
         )
-    _fold(scales, targets, stored)
+    if not silent:
+        _fold(scales, targets, stored)
 
 
 def check_places(model: OpenVLA, weights: Weights, components: dict[str, dict[str, Tensor]]) -> None:
