@@ -12,15 +12,18 @@ pytest.importorskip("triton", reason="needs Triton, which torch for CUDA brings"
 
 from random_model import model_config, random_model
 
-from specprune_ros.engine import fused_layers, fusing, kernels
+from specprune_ros.engine import fused_layers, fusing, kernels, weight_kernels
 from specprune_ros.engine.kernels import Product
-from specprune_ros.engine.precision import LAYERS, store_linears
+from specprune_ros.engine.precision import LAYERS, store_linears, stored
 from specprune_ros.engine.precision_rows import FP8, quantize_fp8, quantize_int8
+from specprune_ros.engine.precision_weights import SmallWeightsLinear
 from specprune_ros.openvla.decoder import rotate
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
-needs_gpu = pytest.mark.skipif(DEVICE.type == "cpu", reason="needs a GPU: Triton's interpreter rounds e4m3 down")
+needs_gpu = pytest.mark.skipif(
+    DEVICE.type == "cpu", reason="needs a GPU: Triton's interpreter rounds e4m3 down and multiplies no bfloat16"
+)
 KINDS = [pytest.param("int8"), pytest.param("fp8", marks=needs_gpu)]
 QUANTIZE = {"int8": quantize_int8, "fp8": quantize_fp8}
 STEP = {"int8": 1 / 127, "fp8": 1 / 8}  # between neighbouring numbers: of the row's largest, of the number itself
@@ -137,6 +140,43 @@ def test_gpu_fused_layer_of_8_bits_is_as_near_to_the_exact_one_as_the_plain_one(
         scale = truth.norm()
         assert (one - truth).norm() <= 1.3 * (other - truth).norm() + 1e-6 * scale
         assert (one - other).norm() / scale < 0.06
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_gpu)])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows, inner, columns", [(3, 128, 40), (130, 256, 129)])
+@pytest.mark.parametrize("precision", ["int8_weights", "int4_weights"])
+@torch.inference_mode()
+def test_gpu_kernel_of_small_weights(
+    precision: str, rows: int, inner: int, columns: int, bias: bool, dtype: torch.dtype
+):
+    linear = torch.nn.Linear(inner, columns, bias, DEVICE, dtype)
+    small = stored(linear, LAYERS[precision])
+    expected = torch.nn.functional.linear(
+        x := random(rows, inner, dtype=dtype), small.weight_matrix().to(dtype), linear.bias
+    )
+    small.kernel = weight_kernels.PRODUCTS[type(small)]
+    close(small(x[None])[0], expected)
+
+
+def test_gpu_kernel_of_8_bit_weights_takes_any_inner_size():
+    small = stored(torch.nn.Linear(72, 40, False, DEVICE), LAYERS["int8_weights"])
+    x = random(5, 72)
+    close(weight_kernels.int8_product(x, small), x @ small.weight_matrix().t())
+
+
+@pytest.mark.parametrize("precision", ["int8_weights", "int4_weights"])
+@torch.inference_mode()
+def test_gpu_small_weights_get_their_kernels_and_activations_keep_their_format(precision: str):
+    model = random_model(model_config(hidden=128, num_heads=4), 0, torch.float32).to(DEVICE)
+    store_linears(model, precision, DEVICE)
+    x, rope = random(13, 128), model.decoder.rope(13)
+    expected = model.decoder.layers[0](x, rope)
+    assert fusing.try_and_fuse(model) == ""
+    small = [module for module in model.modules() if isinstance(module, SmallWeightsLinear)]
+    assert small and all(linear.kernel for linear in small)
+    for one, other in zip(model.decoder.layers[0](x, rope), expected, strict=True):
+        close(one, other)
 
 
 @torch.inference_mode()

@@ -12,18 +12,21 @@ from torch import Tensor, nn
 
 from specprune_ros.engine import kernels
 from specprune_ros.engine.kernels import Product, Quantized
-from specprune_ros.engine.precision_int8 import FEWEST_ROWS
+from specprune_ros.engine.precision_fp8 import Fp8Linear
+from specprune_ros.engine.precision_int8 import FEWEST_ROWS, Int8Linear
 from specprune_ros.engine.precision_rows import RowScaledLinear
 from specprune_ros.openvla.decoder import DecoderLayer, Rope
 
 
-def fused(layer: DecoderLayer) -> nn.Module:
-    """The layer as one that calls the kernels, on the same weights."""
-    return FusedScaledLayer(layer) if isinstance(layer.qkv_proj, RowScaledLinear) else FusedLayer(layer)
+def fused(layer: nn.Module) -> nn.Module:
+    """A decoder layer as one that calls the kernels, on the same weights."""
+    assert isinstance(layer, DecoderLayer)
+    in_8_bits = isinstance(layer.qkv_proj, Int8Linear | Fp8Linear)
+    return FusedScaledLayer(layer) if in_8_bits else FusedLayer(layer)
 
 
 class FusedLayer(nn.Module):
-    """A layer whose products take and put out the model's number format."""
+    """A layer whose products take and put out the model's number format, whatever their weights are in."""
 
     def __init__(self, layer: DecoderLayer):
         super().__init__()

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoder layers get their kernels, where there is a GPU that runs them and they do what the layer did."""
-
-from typing import cast
+"""Decoder layers get their kernels where there is a GPU that runs them, and where they do what the layers did."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from specprune_ros.engine.device_scope import device_scope
-from specprune_ros.openvla.decoder import DecoderLayer
+from specprune_ros.engine.precision_weights import SmallWeightsLinear
 from specprune_ros.openvla.model import OpenVLA
 
 TRIED = 24  # tokens
@@ -22,26 +20,31 @@ def fuse_layers(model: OpenVLA) -> str:
 def try_and_fuse(model: OpenVLA) -> str:
     """The first layer is tried before any is replaced: Triton needs a C compiler, and a GPU that it knows."""
     layers = model.decoder.layers
+    small = [module for module in model.modules() if isinstance(module, SmallWeightsLinear)]
     try:
-        from specprune_ros.engine.fused_layers import fused  # needs Triton
+        from specprune_ros.engine import fused_layers, weight_kernels  # need Triton
 
-        first = cast(DecoderLayer, layers[0])
-        difference = _difference(model, first, fused(first))
+        expected = _on_random_tokens(model, layers[0])
+        for linear in small:
+            linear.kernel = weight_kernels.PRODUCTS[type(linear)]
+        replaced = [fused_layers.fused(layer) for layer in layers]
+        found = _on_random_tokens(model, replaced[0])
+        difference = float((found - expected).norm() / expected.norm())
         if not difference < LEAST_AGREEMENT:
             raise ArithmeticError(f"their result is off by {difference:.2g} of itself")
     except Exception as error:  # whatever Triton or the driver raises: the plain layers are right, only slower
+        for linear in small:
+            linear.kernel = None
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         return f"decoder layers run without their Triton kernels, inferences take about a fifth longer: {line}"
-    model.decoder.layers = nn.ModuleList(fused(cast(DecoderLayer, layer)) for layer in layers)
+    model.decoder.layers = nn.ModuleList(replaced)
     return ""
 
 
-def _difference(model: OpenVLA, plain: nn.Module, other: nn.Module) -> float:
-    """Between a layer's results on random tokens, relative."""
+def _on_random_tokens(model: OpenVLA, layer: nn.Module) -> Tensor:
+    """Everything that a decoder layer gives for some tokens."""
     generator = torch.Generator(model.device).manual_seed(0)
     shape = TRIED, model.decoder.config.hidden_size
     with device_scope(model.device):
         x = torch.randn(shape, generator=generator, dtype=model.dtype, device=model.device)
-        rope = model.decoder.rope(TRIED)
-        expected, found = (torch.cat([part.float().flatten() for part in each(x, rope)]) for each in (plain, other))
-        return float((found - expected).norm() / expected.norm())
+        return torch.cat([part.float().flatten() for part in layer(x, model.decoder.rope(TRIED))])

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Linear layers whose weights alone are small, for GPUs with little memory: they are expanded when they are used.
+"""Linear layers whose weights alone are small, for GPUs with little memory.
 
-The product itself runs in the model's number format. One expanded weight exists at a time.
+The product runs in the model's number format: in a kernel of `weight_kernels`, where `fusing` gives one, or with the
+expanded weight, of which one exists at a time.
 """
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,18 +20,34 @@ GROUP = 128  # weights of a row that share a scale and an offset in 4 bits
 LEVELS = 15  # of 4 bits
 
 
-class Int8WeightsLinear(RowScaledLinear):
+class SmallWeightsLinear(StoredLinear):
+    """`kernel`: (R, K) and the layer -> (R, N), without the bias."""
+
+    kernel: Callable[[Tensor, Any], Tensor] | None = None
+
+    @abstractmethod
+    def expanded_product(self, x: Tensor) -> Tensor:
+        """(..., K) -> (..., N), without the bias."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kernel is None:
+            y = self.expanded_product(x)
+        else:
+            y = self.kernel(x.reshape(-1, self.in_features), self).view(*x.shape[:-1], self.out_features)
+        return y if self.bias is None else y + self.bias
+
+
+class Int8WeightsLinear(RowScaledLinear, SmallWeightsLinear):
     """8-bit weights with a scale per output channel."""
 
     number_format = torch.int8
     quantize = staticmethod(quantize_int8)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)
-        return y if self.bias is None else y + self.bias
+    def expanded_product(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)
 
 
-class Int4WeightsLinear(StoredLinear):
+class Int4WeightsLinear(SmallWeightsLinear):
     """4-bit weights, two in a byte: column k of the first half of the columns with column k of the second half.
 
     A scale and an offset for each `GROUP` of a row: w = scale * number + offset, numbers 0 to 15.
@@ -70,5 +91,5 @@ class Int4WeightsLinear(StoredLinear):
         weight = torch.addcmul(self.offset[..., None].to(dtype), numbers, self.scale[..., None].to(dtype))
         return weight.flatten(1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self._expand(x.dtype), self.bias)
+    def expanded_product(self, x: Tensor) -> Tensor:
+        return F.linear(x, self._expand(x.dtype))
