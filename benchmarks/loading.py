@@ -27,10 +27,10 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from specprune_ros import quantize
 from specprune_ros.engine.precision import PRECISIONS
 from specprune_ros.errors import UserError
 from specprune_ros.policy import Policy
+from specprune_ros.quantize.quantize import quantize
 from training.export import export
 
 NANO = Path(__file__).parents[1] / "checkpoints" / "nano_libero"  # its tokenizer and statistics serve any arm of LIBERO
@@ -85,7 +85,7 @@ def alone(task: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any
 
 def quantised(original: Path, small: Path, precision: str) -> dict[str, Any]:
     begin = time.perf_counter()
-    size = quantize.quantize(original, small, precision)
+    size = quantize(original, small, precision)
     return {"task": "quantise", "precision": precision, "bytes": size, **_cost(begin)}
 
 

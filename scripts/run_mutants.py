@@ -52,8 +52,8 @@ ROOMS = {
     ),
     "nodes": Room(  # those that run in the tests' own process
         (
-            *("nodes/session.py", "nodes/motion_loop.py", "nodes/worker.py", "nodes/inputs.py", "nodes/preflight.py"),
-            *("nodes/stamps.py", "nodes/outputs", "nodes/reporting"),
+            *("nodes/session.py", "nodes/motion_loop.py", "nodes/worker.py", "nodes/inputs.py"),
+            *("nodes/preflight_checks.py", "nodes/stamps.py", "nodes/outputs", "nodes/reporting"),
         ),
         (
             *SESSION,

@@ -29,7 +29,7 @@ def doctor() -> int:
 
 
 def quantize() -> int:
-    return _run("specprune_ros.quantize", INTERRUPTED)
+    return _run("specprune_ros.quantize.__main__", INTERRUPTED)
 
 
 def replay() -> int:

@@ -12,7 +12,7 @@ from session_bench import STEP, FakePolicy, SessionBench
 
 from specprune_ros.control.arm import Motion
 from specprune_ros.control.command import Hold, HoldReason
-from specprune_ros.nodes.preflight import checks
+from specprune_ros.nodes.preflight_checks import checks
 from specprune_ros.nodes.reporting.diagnostics import ERROR
 
 pytestmark = pytest.mark.ros

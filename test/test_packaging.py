@@ -133,6 +133,26 @@ def test_script_prints_help_at_once(script: Path, tmp_path: Path) -> None:
     assert re.search("^usage: ", said, re.IGNORECASE | re.MULTILINE)
 
 
+HELP = """
+import sys
+from specprune_ros import executables
+for name in sys.argv[1:]:
+    sys.argv = [name, "--help"]
+    try:
+        getattr(executables, name)()
+    except SystemExit as end:
+        assert end.code == 0
+    assert "torch" not in sys.modules, f"{name} imports torch first, which takes seconds"
+"""
+
+
+@pytest.mark.ros
+def test_executables_print_help_at_once() -> None:
+    names = sorted(LISTED - {"policy", "libero_sim"})  # these take ROS arguments only
+    said = run(sys.executable, "-c", HELP, *names, cwd=ROOT)
+    assert re.findall(r"^usage: (\w+)", said, re.MULTILINE) == names
+
+
 def test_env_refuses_another_ros_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "share/rclpy").mkdir(parents=True)
     environment = {**os.environ, "ROS_DISTRO": "humble", "AMENT_PREFIX_PATH": str(tmp_path)}

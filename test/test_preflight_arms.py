@@ -13,7 +13,7 @@ import rclpy
 from session_bench import CARTESIAN, FakePolicy
 
 from specprune_ros.errors import ConfigError
-from specprune_ros.nodes import preflight
+from specprune_ros.nodes import preflight, preflight_checks
 from specprune_ros.nodes.node_process import NodeProcess
 from specprune_ros.processes.heartbeat import Heartbeat
 
@@ -42,8 +42,8 @@ def own_process(monkeypatch):
 
     monkeypatch.setattr(NodeProcess, "end", end)
     monkeypatch.setattr(Heartbeat, "_arm", lambda heartbeat: None)
-    opened, open_nodes = [], preflight.open_nodes
-    monkeypatch.setattr(preflight, "open_nodes", lambda *given: opened.extend(open_nodes(*given)) or opened)
+    opened, open_nodes = [], preflight_checks.open_nodes
+    monkeypatch.setattr(preflight_checks, "open_nodes", lambda *given: opened.extend(open_nodes(*given)) or opened)
     yield
     for node in opened:
         node.destroy_node()
@@ -57,7 +57,7 @@ def test_a_table_for_each_arm(own_process, monkeypatch, tmp_path, capsys):
     arms = {name: {"params_file": "arm.yaml"} for name in ("first", "second")}
     (tmp_path / "arms.yaml").write_text(yaml.safe_dump({"arms": arms}))
     monkeypatch.setattr("specprune_ros.nodes.model.load_policy", lambda *_: SharedPolicy())
-    monkeypatch.setattr(preflight, "LISTENING", 0.2)
+    monkeypatch.setattr(preflight_checks, "LISTENING", 0.2)
     monkeypatch.setattr(sys, "argv", ["preflight", str(tmp_path / "arms.yaml")])
     with pytest.raises(SystemExit) as ended:
         preflight.main()

@@ -12,8 +12,8 @@ from rclpy.action import ActionServer
 from session_bench import STEP, FakePolicy, SessionBench
 from specprune_ros.action import RunPolicy
 
-from specprune_ros.nodes import preflight
-from specprune_ros.nodes.preflight import FAIL, PASS, WARN, checks
+from specprune_ros.nodes import preflight_checks
+from specprune_ros.nodes.preflight_checks import FAIL, PASS, WARN, checks
 from specprune_ros.nodes.subscribing import LATCHED
 from specprune_ros.sensing.end_effector import MeasuredTwist
 
@@ -167,7 +167,7 @@ def test_no_instruction(open_bench):
 def test_little_memory(open_bench, monkeypatch):
     bench = open_bench()
     for free, expected in ((511.0, WARN), (512.0, PASS)):
-        monkeypatch.setattr(preflight, "free_memory_mb", lambda device, free=free: {"free MiB": free})
+        monkeypatch.setattr(preflight_checks, "free_memory_mb", lambda device, free=free: {"free MiB": free})
         assert verdict(bench, "memory")[0] == expected
 
 
@@ -180,7 +180,7 @@ def test_a_number_that_never_changed_in_training(open_bench):
 
 def test_what_the_doctor_says_of_the_files_is_in_the_table(open_bench):
     bench = open_bench()
-    bench.session.checkup = [preflight.Check("statistics", WARN, "proprio 6 is 0 in all data")]
+    bench.session.checkup = [preflight_checks.Check("statistics", WARN, "proprio 6 is 0 in all data")]
     assert verdict(bench, "statistics") == (WARN, "proprio 6 is 0 in all data")
 
 
@@ -253,16 +253,16 @@ def test_velocity_of_a_frame_that_is_too_old(open_bench):
 
 def test_shared_memory_or_small_buffers_are_told(open_bench, monkeypatch):
     bench = open_bench()
-    monkeypatch.setattr(preflight, "transport_problems", lambda: ["small buffers", "shared memory"])
+    monkeypatch.setattr(preflight_checks, "transport_problems", lambda: ["small buffers", "shared memory"])
     rows = [(row.verdict, row.detail) for row in checks(bench.session, bench.node) if row.name == "DDS"]
     assert rows == [(WARN, "small buffers"), (WARN, "shared memory")]
-    monkeypatch.setattr(preflight, "transport_problems", lambda: [])
+    monkeypatch.setattr(preflight_checks, "transport_problems", lambda: [])
     assert verdict(bench, "DDS")[0] == PASS
 
 
 def test_listening_looks_at_every_new_set_of_images(open_bench, monkeypatch):
     bench = open_bench()
-    monkeypatch.setattr(preflight, "LISTENING", 0.3)
+    monkeypatch.setattr(preflight_checks, "LISTENING", 0.3)
     seen, added = [], []
     assemble = bench.session.sensors.assemble
 
@@ -282,15 +282,15 @@ def test_listening_looks_at_every_new_set_of_images(open_bench, monkeypatch):
             assert 0 < timeout_sec <= 0.2
             bench.advance(STEP)
 
-    monkeypatch.setattr(preflight, "SingleThreadedExecutor", Spin)
+    monkeypatch.setattr(preflight_checks, "SingleThreadedExecutor", Spin)
     bench.see()
     of_bench = type("Node", (), {"session": bench.session, "get_clock": bench.node.get_clock})()
     interruption = type("Never", (), {"requested": False})()
-    bench.until(lambda: preflight.listen([of_bench], interruption) or len(seen) > 3)
+    bench.until(lambda: preflight_checks.listen([of_bench], interruption) or len(seen) > 3)
     assert seen[0] is None and seen[2] is not None and len(set(seen)) > 1
     assert set(added) == {of_bench}
     interruption.requested, count_before = True, len(seen)
-    preflight.listen([of_bench], interruption)
+    preflight_checks.listen([of_bench], interruption)
     assert len(seen) == count_before
 
 

@@ -13,7 +13,6 @@ import torch
 from release_checkpoint import Sizes, write_checkpoint
 from safetensors.torch import load_file, save_file
 
-from specprune_ros import quantize
 from specprune_ros.checkpoint_config import CheckpointConfig
 from specprune_ros.doctor.report import examine
 from specprune_ros.doctor.robot import Robot
@@ -23,6 +22,8 @@ from specprune_ros.openvla import quantized
 from specprune_ros.openvla.checkpoint import Checkpoint, load
 from specprune_ros.openvla.digest import digest
 from specprune_ros.policy import Policy
+from specprune_ros.quantize.__main__ import main
+from specprune_ros.quantize.quantize import quantize
 
 TINY = Path(__file__).parent / "data" / "tiny_oft"
 SHARD = "quantized-00001.safetensors"
@@ -34,7 +35,7 @@ def good(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("quantized") / "tiny_int8"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quantized, "SHARD_BYTES", 50_000)
-        assert quantize.main([str(TINY), str(out), "--precision", "int8"]) == 0
+        assert main([str(TINY), str(out), "--precision", "int8"]) == 0
     return out
 
 
@@ -74,7 +75,7 @@ def test_it_loads_as_the_checkpoint_itself_does(good, dtype):
 
 @pytest.mark.parametrize("precision", [name for name in LAYERS if name != "int8"])
 def test_every_precision_comes_back(tmp_path, precision):
-    quantize.quantize(TINY, tmp_path / "out", precision)
+    quantize(TINY, tmp_path / "out", precision)
     assert_same(loaded(tmp_path / "out", precision), loaded(TINY, precision))
 
 
@@ -138,11 +139,11 @@ def test_missing_foreign_and_changed_files_are_refused(folder, good):
 
 
 def test_it_is_made_once_and_from_a_checkpoint(good, tmp_path, capsys):
-    assert quantize.main([str(TINY), str(good), "--precision", "int8"]) == 1
+    assert main([str(TINY), str(good), "--precision", "int8"]) == 1
     assert "exists; give the name of a new folder" in capsys.readouterr().err
-    assert quantize.main([str(good), str(tmp_path / "again"), "--precision", "int8"]) == 1
+    assert main([str(good), str(tmp_path / "again"), "--precision", "int8"]) == 1
     assert "is quantised already" in capsys.readouterr().err
-    assert quantize.main([str(tmp_path / "nothing"), str(tmp_path / "out"), "--precision", "int8"]) == 1
+    assert main([str(tmp_path / "nothing"), str(tmp_path / "out"), "--precision", "int8"]) == 1
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="is quantised; leave it out"):
         load(good, base_checkpoint=TINY, precision="int8")
@@ -151,6 +152,8 @@ def test_it_is_made_once_and_from_a_checkpoint(good, tmp_path, capsys):
 MEASURE = """
 import sys
 from specprune_ros.policy import Policy
+from specprune_ros.quantize.__main__ import main
+from specprune_ros.quantize.quantize import quantize
 from specprune_ros.openvla.checkpoint import load
 def status(name):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
@@ -179,7 +182,7 @@ def test_peak_host_memory_is_below_the_bf16_weights_and_one_layer(large, tmp_pat
     layer = 2 * (4 * SIZES.hidden**2 + 3 * SIZES.hidden * SIZES.inner)
     weights = SIZES.layers * layer  # the towers are tiny
     if from_folder:
-        quantize.quantize(large, tmp_path / "small", "int8_weights")
+        quantize(large, tmp_path / "small", "int8_weights")
     measured = tmp_path / "small" if from_folder else large
     command = [sys.executable, "-c", MEASURE, str(TINY), str(measured)]
     peak = int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout)

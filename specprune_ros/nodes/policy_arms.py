@@ -19,17 +19,18 @@ from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.utilities import remove_ros_args
 
 from specprune_ros.errors import UserError
-from specprune_ros.nodes.arms_process import ArmsProcess
 from specprune_ros.nodes.parameters.arms import read_arms
-from specprune_ros.nodes.policy_node import SWITCH_INTERVAL
 
 
 def main() -> int:
     """Run until interrupted. Ends the process with 2 when the user's parameters are wrong, 1 when an arm hangs."""
-    sys.setswitchinterval(SWITCH_INTERVAL)
     parser = argparse.ArgumentParser(prog="policy_arms", description=__doc__.splitlines()[0].replace("`", ""))
     parser.add_argument("arms", type=Path, help="YAML file: arms, NAMESPACE, params_file and remappings of each")
     options = parser.parse_args(remove_ros_args(sys.argv)[1:])
+    from specprune_ros.nodes.arms_process import ArmsProcess  # torch, so that --help comes before the seconds it takes
+    from specprune_ros.nodes.policy_node import SWITCH_INTERVAL
+
+    sys.setswitchinterval(SWITCH_INTERVAL)
     process = ArmsProcess()
     try:
         process.start(read_arms(options.arms))

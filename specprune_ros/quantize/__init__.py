@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders of quantised weights, made from checkpoints."""
