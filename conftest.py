@@ -34,7 +34,14 @@ if importlib.util.find_spec("hypothesis"):
     hypothesis.settings.load_profile("any_machine")
 
 # Files that share the simulator's scenes, which take longer to make than most of their tests: one process runs all.
-SIMULATOR = {"expert", "moving_object", "shipped_checkpoint", "training_evaluation", "training_policy_driver"}
+SIMULATOR = {
+    "expert",
+    "libero_env",
+    "moving_object",
+    "shipped_checkpoint",
+    "training_evaluation",
+    "training_policy_driver",
+}
 # Files that are long without ROS and the simulator.
 LONG = {
     "benchmark_gpu",

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What tests of several files share: scenes of the simulator, sessions in process, one policy process a module."""
 
-import functools
 import gc
 import signal
-from contextlib import ExitStack
 
 import pytest
 
@@ -19,26 +17,22 @@ def destroyed_nodes_leave_the_graph(request):
 
 @pytest.fixture(scope="session")
 def libero_spatial():
-    """(task, image_size) -> a scene without shadows, as it is at the start; 6 s of a processor the first time.
+    """image_size -> the scene of task 0, without shadows, as it is at the start.
 
-    Tests of several files use it one after the other; see SIMULATOR in the root's conftest.py.
+    It takes 6 s of a processor to make: tests of several files use it one after the other; see SIMULATOR in the root's
+    conftest.py.
     """
     from specprune_ros.sim.libero_env import LiberoEnv
 
-    with ExitStack() as scenes:
+    env = LiberoEnv("libero_spatial", 0, shadows=False, anti_aliasing=False)
 
-        @functools.cache
-        def make(task, image_size):
-            env = LiberoEnv("libero_spatial", task, image_size=image_size, shadows=False, anti_aliasing=False)
-            scenes.callback(env.close)
-            return env
+    def scene(image_size):
+        env.image_size = image_size
+        env.reset()
+        return env
 
-        def scene(task, image_size):
-            env = make(task, image_size)
-            env.reset()
-            return env
-
-        yield scene
+    yield scene
+    env.close()
 
 
 @pytest.fixture

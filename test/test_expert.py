@@ -62,7 +62,7 @@ def test_episodes_that_are_for_evaluation_are_kept_apart(tmp_path):
 
 @pytest.fixture(scope="module")
 def env(libero_spatial):
-    return libero_spatial(0, SIZE)
+    return libero_spatial(SIZE)
 
 
 @pytest.mark.sim

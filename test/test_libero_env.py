@@ -18,6 +18,7 @@ from specprune_ros.sim.libero_tasks import find_task, suites
 pytestmark = pytest.mark.sim
 
 EPISODE = Path(__file__).parent / "data" / "libero_episode.npz"
+SIZE = 128  # pixels of the images
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +28,8 @@ def episode():
 
 
 @pytest.fixture(scope="module")
-def shared_env():
-    env = LiberoEnv("libero_spatial", 0)
-    yield env
-    env.close()
+def shared_env(libero_spatial):
+    return libero_spatial(SIZE)
 
 
 @pytest.fixture
@@ -94,18 +93,20 @@ def test_images_are_upright_and_agree_with_the_camera_model(env):
     box = env.robosuite.sim.data.get_body_xpos("cookies_1_main")
     for camera in CAMERAS:
         image = env.image(camera)
-        assert image.shape == (256, 256, 3) and image.dtype == np.uint8 and image.flags.c_contiguous
+        assert image.shape == (SIZE, SIZE, 3) and image.dtype == np.uint8 and image.flags.c_contiguous
         assert 60 < image.mean() < 200 and image.std() > 30
         pose = env.camera_pose(camera)
         point = pose.rotation.inv().apply(box - pose.position)
         u, v = (env.camera_intrinsics(camera) @ point / point[2])[:2].astype(int)
-        assert 0 <= u < 256 and 0 <= v < 256 and point[2] > 0
+        assert 0 <= u < SIZE and 0 <= v < SIZE and point[2] > 0
 
         def warmth(x, y, image=image):
-            patch = image[max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3].astype(int)
+            patch = image[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].astype(int)
             return (patch[..., 0] - patch[..., 2]).mean()
 
-        assert warmth(u, v) > 10 + max(warmth(255 - u, v), warmth(u, 255 - v), warmth(255 - u, 255 - v))
+        assert warmth(u, v) > 10 + max(
+            warmth(x, y) for x, y in ((SIZE - 1 - u, v), (u, SIZE - 1 - v), (SIZE - 1 - u, SIZE - 1 - v))
+        )
 
 
 def test_wrist_camera_is_fixed_to_the_end_effector(env, episode):
@@ -117,7 +118,7 @@ def test_wrist_camera_is_fixed_to_the_end_effector(env, episode):
     np.testing.assert_allclose(after.quaternion, before.quaternion, atol=1e-6)
 
 
-def test_a_second_simulator_of_another_suite_and_size_leaves_the_first_alone(shared_env):
+def test_a_second_simulator_of_another_suite_size_and_rendering_leaves_the_first_alone(shared_env):
     """OpenGL frees by number, in whichever context is current; and it is garbage, not `close`, that frees."""
 
     def pictures():
@@ -125,12 +126,12 @@ def test_a_second_simulator_of_another_suite_and_size_leaves_the_first_alone(sha
 
     shared_env.reset(0)
     before = pictures()
-    other = LiberoEnv("libero_object_temp_x0.1", 3, image_size=96, shadows=False, anti_aliasing=False)
+    other = LiberoEnv("libero_object_temp_x0.1", 3)
     other.reset(7)
     assert other.instruction == "pick up the chocolate pudding and place it in the basket"
     for camera in CAMERAS:
         image = other.image(camera)
-        assert image.shape == (96, 96, 3) and image.std() > 20
+        assert image.shape == (256, 256, 3) and image.std() > 20
     np.testing.assert_array_equal(pictures(), before)
     np.testing.assert_array_equal(other.image(camera), image)
     del other

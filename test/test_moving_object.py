@@ -15,7 +15,7 @@ pytestmark = pytest.mark.sim
 
 @pytest.fixture(scope="module")
 def shared_env(libero_spatial):
-    return libero_spatial(0, 128)
+    return libero_spatial(128)
 
 
 @pytest.fixture

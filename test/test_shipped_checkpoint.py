@@ -24,8 +24,8 @@ def policy():
 
 @pytest.fixture(scope="module")
 def env(libero_spatial):
-    """Of one task; the others of its suite differ only in the instruction and in where the bowls start."""
-    return libero_spatial(TASKS[0], 256)
+    """Of task 0; the others of its suite differ only in the instruction and in where the bowls start."""
+    return libero_spatial(256)
 
 
 def test_it_is_small_and_has_a_card():

@@ -229,7 +229,7 @@ def test_the_sensitivity_has_a_point_per_value(tmp_path):
 @pytest.mark.sim
 def test_the_closed_loop_infers_once_a_chunk(libero_spatial, monkeypatch):
     monkeypatch.setattr(closed_loop, "MAX_STEPS", 10)
-    env, chosen = libero_spatial(0, 128), arms.arm("paper")
+    env, chosen = libero_spatial(128), arms.arm("paper")
     policy = Policy.from_checkpoint(TINY, pruning=chosen.pruning)
     result = closed_loop.run_episode(env, policy, chosen, env.task.initial_state(20))
     assert not result.success and result.steps == 10 and result.inferences == 2

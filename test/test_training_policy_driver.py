@@ -30,7 +30,7 @@ class Sideways:
 
 @pytest.fixture(scope="module")
 def env(libero_spatial):
-    return libero_spatial(3, SIZE)
+    return libero_spatial(SIZE)
 
 
 @pytest.mark.sim
