@@ -13,7 +13,7 @@ from random_model import model_config, random_model
 from torch import Tensor, nn
 
 from specprune_ros.engine import precision_int8
-from specprune_ros.engine.precision import LAYERS, check_precision, pack, store_linears
+from specprune_ros.engine.precision import LAYERS, check_precision, expand_outside_decoder, pack, store_linears
 from specprune_ros.engine.precision_int8 import Int8Linear, beats_float32
 from specprune_ros.engine.precision_rows import quantize_fp8, quantize_int8
 from specprune_ros.engine.precision_weights import GROUP, Int4WeightsLinear
@@ -191,6 +191,32 @@ def test_a_policy_runs_in_eight_bits():
     named = {f"view{number}": view for number, view in enumerate(views)}
     actions = policy.act(Observation(named, sum(policy.proprio_range) / 2, "pick up the bowl")).actions
     assert np.isfinite(actions).all()
+
+
+@pytest.mark.parametrize("name, outside", [("int8", False), ("fp8", False), ("int8_weights", True)])
+def test_on_a_gpu_towers_and_projector_are_small_only_where_memory_is_what_counts(name: str, outside: bool):
+    model = random_model(model_config(hidden=32), seed=0, dtype=torch.float32)
+    store_linears(model, name, torch.device("cuda"))
+    assert all(isinstance(layer.qkv_proj, StoredLinear) for layer in model.decoder.layers)
+    assert _any_small(model.towers) == _any_small(model.projector) == outside
+
+
+@pytest.mark.parametrize("name", ["int8", "fp8"])
+def test_on_a_gpu_what_a_folder_has_in_8_bits_outside_the_decoder_is_expanded(name: str):
+    model = random_model(model_config(hidden=32), seed=0, dtype=torch.float32)
+    store_linears(model, name, CPU, all_of_them=True)
+    assert _any_small(model.towers) and _any_small(model.projector)
+    block = model.towers[0].blocks[0]
+    expected, bias = block.qkv.weight_matrix(), block.qkv.bias
+    expand_outside_decoder(model)
+    assert not _any_small(model.towers) and not _any_small(model.projector)
+    assert all(isinstance(layer.qkv_proj, StoredLinear) for layer in model.decoder.layers)
+    assert torch.equal(block.qkv.weight, expected) and torch.equal(block.qkv.bias, bias)
+    assert model.projector(torch.ones(3, sum(tower.width for tower in model.config.towers))).isfinite().all()
+
+
+def _any_small(module: torch.nn.Module) -> bool:
+    return any(isinstance(part, StoredLinear) for part in module.modules())
 
 
 def test_refusals_name_the_way_out():

@@ -13,8 +13,11 @@ LEAST_AGREEMENT = 0.1  # relative; 8-bit layers differ by 0.05, because they rou
 
 
 def fuse_layers(model: OpenVLA) -> str:
-    """Replace the decoder's layers on a GPU. Why not, in one line, where it could not be done; "" when all is well."""
-    return try_and_fuse(model) if model.device.type == "cuda" else ""
+    """Replace the decoder's layers on a GPU. Why not, in one line, where it could not be done; "" when all is well.
+
+    A float64 model, which is for comparing, stays as it is: the kernels compute in float32.
+    """
+    return try_and_fuse(model) if model.device.type == "cuda" and model.dtype != torch.float64 else ""
 
 
 def try_and_fuse(model: OpenVLA) -> str:

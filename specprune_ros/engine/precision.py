@@ -119,7 +119,7 @@ def pack(model: OpenVLA) -> str:
     """
     if model.device.type == "cuda":
         model.run_towers = SideStream(model.device)
-        _expand_outside_decoder(model)
+        expand_outside_decoder(model)
     for module in model.modules():
         if isinstance(module, StoredLinear):
             module.pack()
@@ -127,7 +127,7 @@ def pack(model: OpenVLA) -> str:
     return fuse_layers(model)
 
 
-def _expand_outside_decoder(model: OpenVLA) -> None:
+def expand_outside_decoder(model: OpenVLA) -> None:
     """What a folder has in `DECODER_ALONE` runs in the model's own number format there."""
     in_decoder = set(model.decoder.modules())
     for parent in [module for module in model.modules() if module not in in_decoder]:
