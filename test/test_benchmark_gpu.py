@@ -21,7 +21,8 @@ import gpu_sections  # noqa: E402
 
 sys.path.remove(str(BENCHMARKS))
 
-QUICK = "ceilings,device_against_cpu,graph_against_eager,latency,memory,calibration,towers,layer_parts"
+SLOW = ("gpu_tests", "precisions", "kernels", "attention_backends")
+QUICK = ",".join(name for name in gpu_sections.SECTIONS if name not in SLOW)
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
@@ -98,13 +99,29 @@ def test_failing_and_endless_sections_leave_their_traceback():
     assert gpu.section(lambda bench: {"fine": 1}, bench, 10) == {"fine": 1}
 
 
-def test_prediction_is_that_of_the_document():
+def test_document_has_the_predictions_and_what_was_measured():
     document = (ROOT / "docs" / "performance.md").read_text()
-    for card, rows in gpu_report.PREDICTED_MS.items():
-        dense = rows["dense"][-1]
-        for label, numbers in rows.items():
-            cells = " | ".join(f"{number:g}" for number in numbers)
-            assert f"| {card}, {label} | {cells} | {dense / numbers[-1]:.2f} |" in document
+    files = ("gpu_h100_first", "gpu_h100")
+    results = [json.loads((BENCHMARKS / "results" / f"{name}.json").read_text()) for name in files]
+    before, after = (result["sections"]["latency"]["rows"] for result in results)
+    dense = after["dense"]["p50_ms"]
+    for preset, name in gpu_report.ROWS.items():
+        label = preset if preset == "dense" else f"{preset}, coarse"
+        predicted, row = gpu_report.PREDICTED_MS["H100"][preset][-1], after[name]
+        stages = [f"{row['stages_ms'][stage]:.1f}".replace("0.0", "0") for stage in gpu_report.STAGES]
+        cells = [
+            label,
+            f"{predicted:g}",
+            f"{before[name]['p50_ms']:.1f}",
+            f"{row['p50_ms']:.1f}",
+            f"{row['p99_ms']:.1f}",
+        ]
+        cells += [*stages, f"{dense / row['p50_ms']:.2f}"]
+        assert f"| {' | '.join(cells)} |" in document
+        assert f"{gpu_report.PREDICTED_MS['4090'][preset][-1]:g}" in document
+    for name, row in results[1]["sections"]["precisions"].items():
+        times = [f"{row[arm]['p50_ms']:.1f}" for arm in ("dense", "paper", "fast")]
+        assert f" | {row['weights_GB']:.1f} | {' | '.join(times)} | " in document, name
 
 
 def test_rows_far_from_the_prediction_are_marked(measured: Path):
