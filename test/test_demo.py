@@ -21,10 +21,10 @@ TINY = ROOT / "test" / "data" / "tiny_oft"
 MARK = "SPECPRUNE_DEMO_TEST"
 
 
-def demo(*arguments, timeout=240, mark=""):
+def demo(*arguments, mark):
     command = [sys.executable, "-m", "specprune_ros.demo", *arguments]
     environment = {**os.environ, MARK: mark}
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=environment)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=environment)
 
 
 def running(mark):
@@ -171,10 +171,18 @@ def test_bad_input_is_refused_in_one_line(arguments, said, monkeypatch, capsys, 
 
 @pytest.mark.sim
 @pytest.mark.ros
-def test_a_policy_that_cannot_start_ends_the_demo(tmp_path):
-    result = demo("--device", "cuda:77", "--out", str(tmp_path / "out"), mark="broken")
-    assert result.returncode == 2
-    last = result.stderr.replace("\r", "\n").strip().splitlines()[-1]
+def test_a_policy_that_cannot_start_ends_the_demo(monkeypatch, capfd, tmp_path):
+    from specprune_ros.demo.__main__ import main
+    from specprune_ros.processes.free_domain import local_network
+
+    for name in local_network(0):
+        monkeypatch.setenv(name, os.environ[name])  # the demo chooses others, for its children and for this process
+    monkeypatch.setenv(MARK, "broken")
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # this process belongs to pytest
+    monkeypatch.setattr(sys, "argv", ["demo", "--device", "cuda:77", "--out", str(tmp_path / "out")])
+    assert main() == 2
+    errors = capfd.readouterr().err
+    last = errors.replace("\r", "\n").strip().splitlines()[-1]
     assert last.startswith("scripts/demo: policy ended with exit code 2: ") and "cuda:77" in last
-    assert last.endswith("policy.log") and "Traceback" not in result.stderr
+    assert last.endswith("policy.log") and "Traceback" not in errors
     assert running("broken") == []
