@@ -45,9 +45,8 @@ SIMULATOR = {
 # Files that are long without ROS and the simulator.
 LONG = {
     "benchmark_gpu",
-    "checkpoint",
     "method_oracle",
-    "quantize",
+    "peak_memory",
     "replay_suggest",
     "training_processes",
     "training_train",
