@@ -104,6 +104,18 @@ def test_gpu_kernels_that_scale_and_quantise(precision: str):
     assert_quantized(kernels.quantize(torch.zeros_like(x), kind), torch.zeros_like(x), precision)
 
 
+@pytest.mark.parametrize("precision", KINDS)
+def test_gpu_nothing_that_is_no_number_gets_lost(precision: str):
+    """Else a broken model or frame would come out as actions that look right."""
+    kind, x = LAYERS[precision].number_format, random(4, 60)
+    x[1, 7], x[2, 3] = float("nan"), float("inf")
+    for quantized in (kernels.quantize(x, kind), kernels.quantize(x, kind, random_norm(60))):
+        assert quantized.scale.isfinite().flatten().tolist() == [True, False, False, True]
+    product, _ = random_product(4, 2 * 60)
+    product.rows[1] = float("nan")
+    assert kernels.swiglu_quantize(product, kind).scale.isfinite().flatten().tolist() == [True, False, True, True]
+
+
 def test_gpu_kernel_that_scales_and_rotates():
     rope = random_model(model_config(hidden=64, num_heads=4), 0, torch.float32).to(DEVICE).decoder.rope(9)
     product, qkv = random_product(9, 3 * 64)

@@ -9,7 +9,7 @@ from specprune_ros.engine.precision_weights import SmallWeightsLinear
 from specprune_ros.openvla.model import OpenVLA
 
 TRIED = 24  # tokens
-LEAST_AGREEMENT = 0.1  # relative; 8-bit layers differ by 0.05, because they round at other places
+MOST_DIFFERENCE = 0.1  # relative; 8-bit layers differ by 0.05, because they round at other places
 
 
 def fuse_layers(model: OpenVLA) -> str:
@@ -33,7 +33,7 @@ def try_and_fuse(model: OpenVLA) -> str:
         replaced = [fused_layers.fused(layer) for layer in layers]
         found = _on_random_tokens(model, replaced[0])
         difference = float((found - expected).norm() / expected.norm())
-        if not difference < LEAST_AGREEMENT:
+        if not difference < MOST_DIFFERENCE:
             raise ArithmeticError(f"their result is off by {difference:.2g} of itself")
     except Exception as error:  # whatever Triton or the driver raises: the plain layers are right, only slower
         for linear in small:

@@ -38,9 +38,11 @@ class Product(NamedTuple):
 
 @triton.jit
 def _store(values, out, out_scale, row, at, inside, LIMIT: tl.constexpr, SMALLEST: tl.constexpr):
-    """A whole row: as it is, or in 8 bits up to LIMIT, with its scale."""
+    """A whole row: as it is, or in 8 bits up to LIMIT, with its scale. NaN in a row makes its scale NaN."""
     if LIMIT > 0:
         scale = tl.maximum(tl.max(tl.abs(values), axis=0), SMALLEST) / LIMIT
+        total = tl.sum(values, axis=0)
+        scale = tl.where(total == total, scale, total)  # a maximum forgets NaN, and int8 has none
         tl.store(out_scale + row, scale)
         values = values * (1.0 / scale)
         if out.dtype.element_ty == tl.int8:
