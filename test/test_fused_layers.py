@@ -117,7 +117,7 @@ def test_gpu_nothing_that_is_no_number_gets_lost(precision: str):
 
 
 def test_gpu_kernel_that_scales_and_rotates():
-    rope = random_model(model_config(hidden=64, num_heads=4), 0, torch.float32).to(DEVICE).decoder.rope(9)
+    rope = random_model(model_config(hidden=64, num_heads=4, num_layers=2), 0, torch.float32).to(DEVICE).decoder.rope(9)
     product, qkv = random_product(9, 3 * 64)
     q, k, v = qkv.view(9, 3, 4, 16).permute(1, 2, 0, 3)
     for found, expected in zip(
@@ -142,7 +142,7 @@ def test_gpu_fused_layer_is_the_layer(rows: slice, dtype: torch.dtype):
 @torch.inference_mode()
 def test_gpu_fused_layer_of_8_bits_is_as_near_to_the_exact_one_as_the_plain_one(rows: slice, precision: str):
     """Both round at other places, so they are compared with the exact layer, and with each other."""
-    model = random_model(model_config(hidden=64, num_heads=4), 0, torch.float32).to(DEVICE)
+    model = random_model(model_config(hidden=64, num_heads=4, num_layers=2), 0, torch.float32).to(DEVICE)
     x, rope = random(29, 64), model.decoder.rope(29)
     exact = model.decoder.layers[0](x, rope, rows)
     store_linears(model, precision, DEVICE)
@@ -180,7 +180,7 @@ def test_gpu_kernel_of_8_bit_weights_takes_any_inner_size():
 @pytest.mark.parametrize("precision", ["int8_weights", "int4_weights"])
 @torch.inference_mode()
 def test_gpu_small_weights_get_their_kernels_and_activations_keep_their_format(precision: str):
-    model = random_model(model_config(hidden=128, num_heads=4), 0, torch.float32).to(DEVICE)
+    model = random_model(model_config(hidden=128, num_heads=4, num_layers=2), 0, torch.float32).to(DEVICE)
     store_linears(model, precision, DEVICE)
     x, rope = random(13, 128), model.decoder.rope(13)
     expected = model.decoder.layers[0](x, rope)
@@ -193,7 +193,7 @@ def test_gpu_small_weights_get_their_kernels_and_activations_keep_their_format(p
 
 @torch.inference_mode()
 def test_gpu_layers_are_fused_and_the_model_does_what_it_did():
-    model = random_model(model_config(hidden=64, num_heads=4), 0, torch.float32).to(DEVICE)
+    model = random_model(model_config(hidden=64, num_heads=4, num_layers=2), 0, torch.float32).to(DEVICE)
     x, rope = random(13, 64), model.decoder.rope(13)
     expected = [layer(x, rope) for layer in model.decoder.layers]
     assert fusing.try_and_fuse(model) == ""
@@ -213,7 +213,7 @@ def test_gpu_layers_are_fused_and_the_model_does_what_it_did():
     ids=["wrong", "nan", "raises"],
 )
 def test_gpu_layers_stay_plain_when_the_kernels_do_not_do_it(broken, problem: str, monkeypatch):
-    model = random_model(model_config(hidden=64, num_heads=4), 0, torch.float32).to(DEVICE)
+    model = random_model(model_config(hidden=64, num_heads=4, num_layers=2), 0, torch.float32).to(DEVICE)
     before = list(model.decoder.layers)
     monkeypatch.setattr(kernels, "swiglu", broken)
     said = fusing.try_and_fuse(model)
@@ -223,7 +223,7 @@ def test_gpu_layers_stay_plain_when_the_kernels_do_not_do_it(broken, problem: st
 
 
 def test_nothing_is_fused_on_a_cpu():
-    model = random_model(model_config(hidden=64, num_heads=4), 0, torch.float32)
+    model = random_model(model_config(hidden=64, num_heads=4, num_layers=2), 0, torch.float32)
     before = list(model.decoder.layers)
     assert fusing.fuse_layers(model) == ""
     assert list(model.decoder.layers) == before
