@@ -13,7 +13,7 @@ from specprune_ros.sensing.config import InputsConfig
 from specprune_ros.sensing.end_effector import EndEffector, PoseMotion
 from specprune_ros.sensing.peers import UnknownPeers
 from specprune_ros.sensing.robot_description import continuous_joints
-from specprune_ros.sensing.transforms import BufferedTransforms
+from specprune_ros.sensing.transforms import LOOP_PAUSE, BufferedTransforms
 
 MILLISECOND = 1_000_000
 START = 1_000_000 * MILLISECOND
@@ -102,6 +102,25 @@ def test_the_slow_joint_is_named_with_what_to_set(period_ms, controlled, advice)
     assert re.search(advice, sensors.slow_joints()) if advice else sensors.slow_joints() == ""
     clock[0] += 2.1 * period_ms / 1000  # it has stopped, which no setting helps
     assert sensors.slow_joints() == ""
+
+
+def test_a_loop_is_forgotten_after_its_pause():
+    """Its publisher may be gone; what it has left in the buffer must not refuse everything for ever."""
+    clock = [0.0]
+    transforms = BufferedTransforms(lambda: clock[0])
+    transforms.add(transform(START), False, START)
+    transforms.add(transform(START, parent="hand", child="base"), False, START)
+    with pytest.raises(ObservationError, match="loop"):
+        transforms.lookup("base", "hand", None)
+    clock[0] = LOOP_PAUSE
+    transforms.add(transform(START + 1), False, START)
+    assert transforms.lookup("base", "hand", None).stamp == START + 1
+
+
+def test_an_arm_that_is_not_moved_in_joint_space_has_no_measured_joints():
+    config = InputsConfig(cameras=("primary",), proprio="none")
+    sensors = ObservationAssembler(config, {"primary": "/cam"}, "/joint_states", None, (), np.zeros(3))
+    assert sensors.measured_joints(START).shape == sensors.measured_joint_velocities().shape == (0,)
 
 
 def test_an_arm_is_where_it_was_measured_for_max_age_and_no_longer():

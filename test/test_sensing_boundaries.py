@@ -272,3 +272,13 @@ def test_broken_joint_states():
         made.positions(("a",), SECOND, 10, 0.0)
     assert made.rate(0.0) == 0.0 and JointInput((), "/joints").rate(1.0) == 0.0
     assert JointInput((), "/joints").newest_stamp() is None
+
+
+def test_what_was_wrong_with_the_joints_is_forgotten_when_they_are_cleared():
+    joints = JointInput(("a",), "/joint_states")
+    joints.add(SimpleNamespace(name=["a", "b"], position=[0.0], header=None), 1, 0.0)
+    with pytest.raises(ObservationError, match="2 names but 1 positions"):
+        joints.positions(("a",), 1, SECOND, 1)
+    joints.clear()
+    with pytest.raises(ObservationError, match="no joint positions on /joint_states yet"):
+        joints.positions(("a",), 1, SECOND, 1)

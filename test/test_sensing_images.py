@@ -131,10 +131,12 @@ def jpeg(pixels, **options):
         ("bgr8; png compressed bgr8", cv2.imencode(".png", SCENE[..., ::-1])[1]),
         ("rgb8; png compressed rgb8", cv2.imencode(".png", SCENE)[1]),
         ("png", cv2.imencode(".png", np.dstack([SCENE[..., ::-1], SCENE[..., :1]]))[1]),
+        ("rgba8; png compressed rgba8", cv2.imencode(".png", np.dstack([SCENE, SCENE[..., :1]]))[1]),
     ],
 )
 def test_compressed_colours_follow_the_format(format, data):
     frame = to_rgb(compressed(data, format), "/cam")
+    assert frame.shape == SCENE.shape
     for point in POINTS.values():
         assert np.abs(frame[point].astype(int) - SCENE[point]).max() <= 6, f"{frame[point]} for {SCENE[point]}"
 

@@ -129,6 +129,7 @@ def test_how_far_a_joint_can_have_come():
 def test_how_far_an_end_effector_can_have_come():
     """1.2 of 0.5 m/s and 1 rad/s for 0.1 s, and noise of 0.01 m and 0.03 rad: 0.07 m and 0.15 rad."""
     motion = PoseMotion(0.5, 1.0)
+    assert PoseMotion(0.5, 2.0).possible(IDENTITY, Pose(np.zeros(3), Rotation.from_rotvec([0.26, 0, 0]).as_quat()), 0.1)
 
     def at(distance, angle):
         return Pose(np.array([0.0, distance, 0.0]), Rotation.from_rotvec([angle, 0, 0]).as_quat())
