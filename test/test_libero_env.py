@@ -132,8 +132,8 @@ def test_a_second_simulator_of_another_suite_size_and_rendering_leaves_the_first
     for camera in CAMERAS:
         image = other.image(camera)
         assert image.shape == (256, 256, 3) and image.std() > 20
-    np.testing.assert_array_equal(pictures(), before)
     np.testing.assert_array_equal(other.image(camera), image)
+    np.testing.assert_array_equal(pictures(), before)  # its context is the current one when the other is freed
     del other
     gc.collect()
     np.testing.assert_array_equal(pictures(), before)
