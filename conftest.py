@@ -45,8 +45,13 @@ SIMULATOR = {
 # Files that are long without ROS and the simulator.
 LONG = {
     "benchmark_gpu",
+    "demo_report",
+    "fused_layers",
     "method_oracle",
     "peak_memory",
+    "replay_audit",
+    "replay_memory",
+    "replay_page",
     "replay_suggest",
     "training_processes",
     "training_train",

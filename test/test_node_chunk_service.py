@@ -24,8 +24,10 @@ class ServiceBench(ClientBench):
 
     def ask(self, **request):
         """A request that waits for its chunk, or has its answer."""
+        waiting = self.node.chunks._waiting
+        before = len(waiting)
         future = self.client.call_async(GetActionChunk.Request(**request))
-        self.spin_until(lambda: self.node.chunks._waiting or future.done())
+        self.spin_until(lambda: len(waiting) > before or future.done())
         return future
 
     def answer(self, future):
