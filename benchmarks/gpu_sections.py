@@ -144,11 +144,23 @@ def _products(bench: Bench, rows: int, inner: int, columns: int) -> dict[str, Ca
 def gpu_tests(bench: Bench) -> dict[str, Any]:
     """The tests of the CUDA path; the reduced form only collects them."""
     files = [str(ROOT / "test" / f"test_{name}.py") for name in ("gpu", "fused_layers")]
-    command = [sys.executable, "-m", "pytest", "-q", "-k", "gpu and not cpu", "-p", "no:cacheprovider", *files]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--tb=line",
+        "-k",
+        "gpu and not cpu",
+        "-p",
+        "no:cacheprovider",
+        *files,
+    ]
     if bench.reduced:
         command = [*command[:-1], "--collect-only"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, cwd=ROOT, env=os.environ | {"CI": "1"})
-    return {"exit_code": done.returncode, "tail": done.stdout[-4000:]}
+    said = done.stdout.replace(f"{ROOT}/", "").replace(sys.prefix, "PYTHON")  # nothing of where it ran
+    return {"exit_code": done.returncode, "tail": said[-4000:]}
 
 
 def device_against_cpu(bench: Bench) -> dict[str, Any]:
