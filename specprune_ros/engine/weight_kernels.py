@@ -15,7 +15,7 @@ from torch import Tensor
 
 from specprune_ros.engine.precision_weights import GROUP, Int4WeightsLinear, Int8WeightsLinear, SmallWeightsLinear
 
-INT8_BLOCK, INT4_BLOCK = (128, 128), (64, 64)  # rows and columns of the result; best of those tried on an H100
+INT8_BLOCK, INT4_BLOCK = (128, 128), (64, 64)  # rows and columns of the result; the best that fit, on an H100
 DEPTH = 64  # of a block; half a group of four-bit weights
 
 
