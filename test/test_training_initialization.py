@@ -69,3 +69,11 @@ def test_other_differences_are_named():
     wider = replace(config, projector_width=config.projector_width + 1)
     with pytest.raises(UserError, match="only patch_size, image_size and num_layers may differ"):
         grow(random_model(config, seed=0), wider)
+
+
+def test_weights_of_another_kind_of_model_are_told():
+    config = model_config(num_layers=3)
+    model = random_model(config, seed=0)
+    state = {f"0.{name}": tensor for name, tensor in model.state_dict().items()}
+    with pytest.raises(UserError, match=r"have no 0\.action_head\."):
+        grown({name: tensor for name, tensor in state.items() if "action_head" not in name}, state)

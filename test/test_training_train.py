@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole, tiny training run."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from training_data import write_data
 from specprune_ros.errors import UserError
 from training.loss_log import LossLog
 from training.settings import read_settings
-from training.train import SETTINGS, Trainer, main
+from training.train import EXPORT_DTYPE, SETTINGS, Trainer, main
 
 SIZES = {
     "image_size": 56,
@@ -103,3 +105,20 @@ def test_a_finer_run_starts_from_a_coarse_one_and_is_prepared_for_pruning(data, 
     trainer(data, tmp_path / "fine", start=tmp_path / "nowhere", **options)  # going on needs no start any more
     with pytest.raises(UserError, match="as --start"):
         trainer(data, tmp_path / "new", start=tmp_path / "nowhere", **options)
+
+
+def test_a_run_starts_from_a_checkpoint(data, tmp_path, no_plots):
+    first = trainer(data, tmp_path / "first", localization_steps=1, cloning_steps=1)
+    first.train()
+    checkpoint = tmp_path / "first" / "checkpoint"
+    second = trainer(data, tmp_path / "second", start=checkpoint, localization_steps=0, cloning_steps=1, seed=1)
+    for (name, one), two in zip(first.model.state_dict().items(), second.model.state_dict().values(), strict=True):
+        assert torch.equal(one.to(EXPORT_DTYPE).float(), two), name
+    statistics = (tmp_path / "second" / "dataset_statistics.json").read_text()
+    assert json.loads(statistics) == json.loads((checkpoint / "dataset_statistics.json").read_text())
+    second.train()
+    with pytest.raises(UserError, match="has the shape"):
+        trainer(data, tmp_path / "wider", start=checkpoint, hidden_size=64)
+    (checkpoint / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="safetensors"):
+        trainer(data, tmp_path / "third", start=checkpoint)

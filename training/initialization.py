@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights to start from: random ones, or those of a run with a coarser patch grid or fewer layers."""
+"""Weights to start from: random ones, or trained ones, perhaps of a coarser patch grid or fewer layers."""
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +36,7 @@ def random_model(config: ModelConfig, seed: int) -> OpenVLA:
 
 
 def grown(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights `state` of a trained run, for a model of the shapes `wanted`: finer patches, more decoder layers.
+    """The trained weights `state`, for a model of the shapes `wanted`: finer patches, more decoder layers.
 
     A small patch is looked at as if it were enlarged to the old size, position embeddings are interpolated, and new
     layers start as the identity. Raises UserError for any other difference.
@@ -44,14 +44,16 @@ def grown(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tens
     source, target = _num_layers(state), _num_layers(wanted)
     weights = {}
     for name, like in wanted.items():
-        number = int(name.split(LAYERS)[1].split(".")[0]) if LAYERS in name else None
-        if number is None:
-            tensor = state[name]
-        else:
+        old_name, is_new = name, False
+        if LAYERS in name:
+            number = int(name.split(LAYERS)[1].split(".")[0])
             old, before = (_old_layer(i, source, target) for i in (number, number - 1))
-            tensor = state[name.replace(f"{LAYERS}{number}.", f"{LAYERS}{old}.")]
-            if old == before and name.endswith(RESIDUAL):
-                tensor = torch.zeros_like(tensor)
+            old_name, is_new = name.replace(f"{LAYERS}{number}.", f"{LAYERS}{old}."), old == before
+        if old_name not in state:
+            raise UserError(f"the weights to start from have no {old_name}; start from a model with the same parts")
+        tensor = state[old_name]
+        if is_new and name.endswith(RESIDUAL):
+            tensor = torch.zeros_like(tensor)
         weights[name] = _resized(name, tensor, like)
     return weights
 
@@ -76,6 +78,6 @@ def _resized(name: str, tensor: Tensor, like: Tensor) -> Tensor:
         grid = tensor.transpose(1, 2).unflatten(2, (old, old))
         return F.interpolate(grid, size=(new, new), mode="bicubic").flatten(2).transpose(1, 2)
     raise UserError(
-        f"{name} has the shape {tuple(tensor.shape)} in the run to start from and {tuple(like.shape)} in this one; "
+        f"{name} has the shape {tuple(tensor.shape)} in the model to start from and {tuple(like.shape)} in this one; "
         "only patch_size, image_size and num_layers may differ"
     )

@@ -5,6 +5,7 @@
     scripts/env python -m training.train DATA OUT --settings training/nano_gpu.yaml --device cuda
     scripts/env python -m training.train DATA OUT --set cloning_steps=2000 batch_size=16
     scripts/env python -m training.train DATA OUT --start COARSE    # with the weights of a run of larger patches
+    scripts/env python -m training.train DATA OUT --start checkpoints/nano_libero    # or of a checkpoint
     scripts/env torchrun --nproc-per-node 8 -m training.train DATA OUT --settings training/nano_gpu.yaml    # eight GPUs
 
 Run it again to go on after an interruption. OUT/checkpoint is a checkpoint in the release format, which
@@ -30,10 +31,11 @@ import numpy as np
 import torch
 import yaml
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from specprune_ros.errors import UserError
+from specprune_ros.openvla.checkpoint import load
 from specprune_ros.openvla.family import family_config
 from specprune_ros.openvla.files import read_json
 from specprune_ros.openvla.prompt import PromptTokenizer
@@ -55,6 +57,7 @@ EXPORT_DTYPE = torch.bfloat16
 FINAL_LEARNING_RATE = 0.02  # of the highest
 MAX_GRADIENT = 1.0
 KEPT_SHARE = 0.15, 0.6  # of a view's patches, in the steps that drop some
+MODEL = "0."  # first of the parts of `Learner.saved`
 SHARPNESS = 0.0, 1.0, 100.0  # drawn evenly, by the instruction's attention, those with the most of it
 
 
@@ -245,9 +248,8 @@ class Trainer:
         path = self.out / "state.pt"
         if not path.exists():
             if start:
-                weights = torch.load(_existing(start / "state.pt"), map_location=self.device, weights_only=True)
                 saved = self.learner.saved
-                saved.load_state_dict(grown(weights["modules"], saved.state_dict()))
+                saved.load_state_dict(grown(_weights(start, saved.state_dict()), saved.state_dict()))
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
         self.learner.saved.load_state_dict(state["modules"])
@@ -264,9 +266,19 @@ class Trainer:
         return read_json(path)
 
 
+def _weights(start: Path, fresh: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of a run; or of a checkpoint, which has no heads of the auxiliary tasks: they stay `fresh`."""
+    if (start / "state.pt").exists():
+        return torch.load(start / "state.pt", map_location="cpu", weights_only=True)["modules"]
+    model = load(_existing(start / "config.json").parent).model.state_dict()
+    return {name: tensor for name, tensor in fresh.items() if not name.startswith(MODEL)} | {
+        f"{MODEL}{name}": tensor for name, tensor in model.items()
+    }
+
+
 def _existing(path: Path) -> Path:
     if not path.exists():
-        raise UserError(f"{path} is missing; give the folder of a run of training.train as --start")
+        raise UserError(f"{path} is missing; give the folder of a run of training.train or a checkpoint as --start")
     return path
 
 
@@ -294,7 +306,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--settings", type=Path, default=SETTINGS, help="default: training/nano.yaml")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="change single settings")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
-    parser.add_argument("--start", type=Path, metavar="RUN", help="folder of a run whose weights a new run starts from")
+    parser.add_argument(
+        "--start", type=Path, metavar="RUN", help="run or checkpoint whose weights a new run starts from"
+    )
     parser.add_argument("--until", type=int, help="stop after this step; run again to go on")
     given = parser.parse_args(arguments)
     changes = {}
