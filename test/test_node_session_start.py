@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a session says and refuses when it is configured, and what it begins with."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,8 @@ from session_bench import SECOND, FakePolicy
 from specprune_ros.checks import PASS, WARN, Check
 from specprune_ros.control.arm import Motion
 from specprune_ros.control.command import Hold
+from specprune_ros.errors import ConfigError
+from specprune_ros.nodes.subscribing import subscribe
 from specprune_ros.nodes.turns import Urgency
 
 pytestmark = pytest.mark.ros
@@ -126,6 +130,38 @@ def test_a_device_is_given_back(open_bench):
     topics = [subscription.topic_name for subscription in bench.node.subscriptions]
     bench.node.trigger_cleanup()
     assert "/teleop" in topics and "/teleop" not in [one.topic_name for one in bench.node.subscriptions]
+
+
+def without_gripper(*_):
+    raise ConfigError("controller.gripper_output action needs control_msgs")
+
+
+def without_wrist(node, kind, topic, *more):
+    if "wrist" in topic:
+        raise ConfigError("depth is a number")
+    return subscribe(node, kind, topic, *more)
+
+
+@pytest.mark.parametrize("fault", ["checkpoint", "camera", "gripper"])
+def test_nothing_stays_of_a_session_that_could_not_be_configured(open_bench, monkeypatch, fault):
+    def entities():
+        kinds = bench.node.subscriptions, bench.node.publishers, bench.node.timers
+        return sorted(str(getattr(one, "topic_name", "timer")) for kind in kinds for one in kind)
+
+    bench = open_bench(**{"takeover.topic": "/teleop", "inputs.image_transport": "compressed"})
+    bench.node.trigger_deactivate()
+    bench.node.trigger_cleanup()
+    before = entities()
+    if fault == "checkpoint":
+        bench.policy.num_views = 3
+    elif fault == "camera":
+        monkeypatch.setattr("specprune_ros.nodes.inputs.subscribe", without_wrist)
+    else:
+        monkeypatch.setattr("specprune_ros.nodes.motion_loop.open_gripper", without_gripper)
+    bench.node.trigger_configure()
+    assert bench.node.session is None and bench.node._failure
+    assert entities() == before  # a device that speaks now would find half a session
+    assert not [thread.name for thread in threading.enumerate() if "decoder" in thread.name]
 
 
 def test_joints_are_watched_when_something_depends_on_them(open_bench):

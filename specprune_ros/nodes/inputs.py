@@ -4,7 +4,7 @@
 Callbacks (executor thread) only store messages; compressed images are decoded in a thread per camera.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 
+from specprune_ros.errors import ConfigError
 from specprune_ros.nodes.subscribing import TopicPeers, backlog, subscribe
 from specprune_ros.sensing.assembler import ObservationAssembler
 from specprune_ros.sensing.camera_check import info_topic
@@ -35,22 +36,32 @@ class Inputs:
         axis_angle_near: np.ndarray,
         on_image: Callable[[], None],
     ) -> None:
-        """See `ObservationAssembler` for what is not the node's."""
+        """See `ObservationAssembler` for what is not the node's.
+
+        Raises ConfigError for an override of the quality of service that ROS does not know; then nothing stays open.
+        """
         self._node, self._on_image = node, on_image
         self._subscriptions: list[Any] = []
-        self._peers = TopicPeers(node, self._subscriptions)
         self._decoders: dict[str, NewestDecoder] = {}
-        topics = {camera: self._subscribe_camera(camera, config) for camera in config.cameras}
-        joints_topic = node.resolve_topic_name("joint_states")
-        self.assembler = ObservationAssembler(
-            config,
-            topics,
-            joints_topic,
-            end_effector,
-            controlled_joints,
-            axis_angle_near,
-            peers=self._peers,
-        )
+        try:
+            topics = {camera: self._subscribe_camera(camera, config) for camera in config.cameras}
+            self.assembler = ObservationAssembler(
+                config,
+                topics,
+                node.resolve_topic_name("joint_states"),
+                end_effector,
+                controlled_joints,
+                axis_angle_near,
+                peers=TopicPeers(node, self._subscriptions),
+            )
+            self._open(config, topics)
+        except ConfigError:
+            self.destroy()
+            raise
+
+    def _open(self, config: InputsConfig, topics: Mapping[str, str]) -> None:
+        """What comes beside the images: decoders, calibrations, joint states."""
+        node = self._node
         for camera, topic in topics.items():
             if config.image_transport == "compressed":
                 self._decoders[camera] = NewestDecoder(topic, partial(self._store_image, camera))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
+from std_msgs.msg import Header
 
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.arm import Arm, Motion
@@ -64,8 +65,9 @@ class MotionLoop:
         self.takeover = takeover
         self._mode, self._on_stop, self._on_due = mode, on_stop, on_due
         self._watch_tf = watch_tf
+        # The gripper first: it may be refused, and then nothing else is open.
+        self._gripper = open_gripper(node, self._config) if self._config.output != "action_chunk" else None
         self._commands = open_commands(node, arm)
-        self._gripper = open_gripper(node, self._config) if self._commands is not None else None
         self.dry_run = dry_run
         self._yields = False  # nothing is sent: a person is in charge, or has let go and no motion followed yet
         self.result: Motion | Hold = Hold(HoldReason.DISABLED)
@@ -284,7 +286,7 @@ class MotionLoop:
         if self.dry_run:
             self.arm.forget()  # others move the arm
 
-    def _header(self, now: int):
+    def _header(self, now: int) -> Header:
         frame = self._end_effector.base_frame if self._end_effector else ""
         return header_of(frame, now)
 

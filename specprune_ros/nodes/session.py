@@ -5,6 +5,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,66 +73,87 @@ class Session:
     def __init__(self, node: LifecycleNode, parameters: LiveParameters, model: SharedModel, takeover: Takeover) -> None:
         """`takeover`: who took over, which outlives the session."""
         self._node, self._parameters, self._model, self._takeover = node, parameters, model, takeover
-        takeover.config = parameters.running(TakeoverConfig)
-        self._device = TakeoverInput(node, takeover.config, self._on_device)
-        takeover.topic = self._device.topic
-        inputs = parameters.running(InputsConfig)
         self._controller = parameters.running(ControllerConfig)
-        self.policy = model.take(node, parameters.running(CheckpointConfig), self._wanted_pruning())
-        check_fits(self.policy, inputs, self._controller)
-        self.checkup = checkup(parameters.running(CheckpointConfig))
+        inputs = parameters.running(InputsConfig)
+        with (
+            ExitStack() as opened
+        ):  # what is open when something fails is closed; a device must not find half a session
+            self._open_takeover(opened)
+            self.policy = model.take(node, parameters.running(CheckpointConfig), self._wanted_pruning())
+            check_fits(self.policy, inputs, self._controller)
+            self.checkup = checkup(parameters.running(CheckpointConfig))
+            self._warn_of_doubts()
+            self._advise_on_instruction()
+            self._watch_tf = inputs.proprio == "end_effector" or (
+                self._controller.delta and self._controller.output != "action_chunk"
+            )
+            self._arm = self._new_arm(inputs)
+            self._warm_up()
+            self._record = InferenceRecord(self._chunk_seconds)
+            self.run_record = InferenceRecord(self._chunk_seconds)  # of the run on ~/run_policy
+            self.after_tick: Callable[[int], None] = lambda now: None  # told the time, nanoseconds; may be replaced
+            # On the worker's thread; likewise.
+            self.after_chunk: Callable[[ActionChunkMessage], None] = lambda message: None
+            self._due = True
+            self._last_now = self._clock_jumps = 0
+            self._open(inputs, opened)
+            self._opened = opened.pop_all()
+
+    def _open_takeover(self, opened: ExitStack) -> None:
+        """Listen to the person's device. First, so that a wrong topic is refused before the model loads."""
+        self._takeover.config = self._parameters.running(TakeoverConfig)
+        device = TakeoverInput(self._node, self._takeover.config, self._on_device)
+        opened.callback(device.destroy)
+        self._takeover.topic = device.topic
+
+    def _warn_of_doubts(self) -> None:
+        """What does not keep the node from running and is most likely a mistake."""
         found = [f"{row.name}: {row.detail}" for row in self.checkup if row.verdict != PASS]
-        found += doubts(parameters.running(PruningConfig), self._controller)
+        found += doubts(self._parameters.running(PruningConfig), self._controller)
         found += [gripper_doubt(self.policy, self._controller)]
         for doubt in filter(None, found):
-            node.get_logger().warning(doubt)
-        self._advise_on_instruction()
-        self._watch_tf = inputs.proprio == "end_effector" or (
-            self._controller.delta and self._controller.output != "action_chunk"
-        )
+            self._node.get_logger().warning(doubt)
+
+    def _new_arm(self, inputs: InputsConfig) -> Arm:
         watched = [image_input(camera) for camera in inputs.cameras]
         if self._watch_tf:
             watched.append(TF)
         if (inputs.joint_names and inputs.proprio != "none") or self._controller.joint_names:
             watched.append(JOINT_STATES)
         watched += [INFERENCE, RECEIVER]
-        self._arm = Arm(
+        return Arm(
             self.policy.action_dim,
             self._controller,
-            parameters.running(LimitsConfig),
-            parameters.running(ExecutorConfig),
+            self._parameters.running(LimitsConfig),
+            self._parameters.running(ExecutorConfig),
             {name: inputs.max_age_of(name) for name in watched},
         )
-        self._warm_up()
-        self._record = InferenceRecord(self._chunk_seconds)
-        self.run_record = InferenceRecord(self._chunk_seconds)  # of the run on ~/run_policy
-        self.after_tick: Callable[[int], None] = lambda now: None  # told the time, nanoseconds; may be replaced
-        self.after_chunk: Callable[[ActionChunkMessage], None] = lambda message: (
-            None
-        )  # on the worker's thread; likewise
-        self._due = True
-        self._last_now = self._clock_jumps = 0
-        self._open(inputs)
 
-    def _open(self, inputs: InputsConfig) -> None:
-        """Subscribe, publish, start the threads."""
+    def _open(self, inputs: InputsConfig, opened: ExitStack) -> None:
+        """Subscribe, publish, start the threads. What is made here and has to be destroyed goes into `opened`."""
         node, parameters = self._node, self._parameters
         self._transforms = open_transforms(node) if inputs.base_frame and inputs.ee_frame else None
         self.end_effector = None
         if self._transforms is not None:
+            opened.callback(self._transforms.destroy)
             self.end_effector = EndEffector(self._transforms, inputs.base_frame, inputs.ee_frame)
         low, high = self.policy.proprio_range
         middle = ((low + high) / 2)[AXIS_ANGLE]  # means something with proprio end_effector alone
         self._inputs = Inputs(
             node, inputs, self.end_effector, self._controller.joint_names, middle, lambda: self._worker.wake()
         )
+        opened.callback(self._inputs.destroy)
         self.sensors = self._inputs.assembler
         self._locate_cameras()
         self._publisher = ChunkPublisher(
             node, self.policy, inputs.cameras, inputs.base_frame, self._controller.step_duration
         )
+        opened.callback(self._publisher.destroy)
         self._path = open_path(node, self._arm.space, self.end_effector, self._pose_skew)
+        if self._path is not None:
+            opened.callback(self._path.destroy)
         self._status_text = StatusText(node)
+        opened.callback(self._status_text.destroy)
         self._told = ""  # the problem that ~/status told last
         self._told_at = -math.inf  # when, seconds of a steady clock
         self._mode_controller = self._new_mode_controller()
@@ -148,9 +170,11 @@ class Session:
             on_stop=lambda: self._publisher.publish_stop(self._motion.in_charge),
             on_due=self._on_due,
         )
+        opened.callback(self._motion.destroy)
         self._urdf_joints: frozenset[str] = frozenset()
         self._set_motions()
         self._description = node.create_subscription(String, "robot_description", self._on_description, LATCHED)
+        opened.callback(node.destroy_subscription, self._description)
         self._worker = InferenceWorker(
             self.policy,
             self.sensors,
@@ -176,6 +200,7 @@ class Session:
         )
         self._timer = node.create_timer(self._controller.period, self._tick)
         self._timer.cancel()
+        opened.callback(node.destroy_timer, self._timer)
 
     def _warm_up(self) -> None:
         """Run every mode before the arm depends on it, and say how long an inference takes."""
@@ -235,17 +260,7 @@ class Session:
     def close(self, patience: float | None = None) -> None:
         """Release everything; waits for a running inference, `patience` seconds at most."""
         self._worker.close(patience)
-        self._node.destroy_timer(self._timer)
-        self._motion.destroy()
-        self._inputs.destroy()
-        self._device.destroy()
-        self._publisher.destroy()
-        if self._path is not None:
-            self._path.destroy()
-        self._status_text.destroy()
-        self._node.destroy_subscription(self._description)
-        if self._transforms is not None:
-            self._transforms.destroy()
+        self._opened.close()
 
     def enable(self, enable: bool) -> Answer:
         """Allow or forbid motion."""
