@@ -9,8 +9,8 @@ import numpy as np
 from specprune_ros.recording.bag_writer import BagWriter
 from specprune_ros.replay.bag import Bag
 from specprune_ros.sensing.end_effector import EndEffector
-from specprune_ros.sensing.stamps import NANOSECONDS, from_stamp
 from specprune_ros.sensing.transforms import BufferedTransforms
+from specprune_ros.stamps import NANOSECONDS, from_stamp
 
 SAMPLE = Path(__file__).parents[1] / "examples" / "libero_bag"
 VIEWS = ("primary", "wrist")

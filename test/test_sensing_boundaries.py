@@ -16,10 +16,10 @@ from specprune_ros.sensing.history import BACKWARD_JUMP, History
 from specprune_ros.sensing.images import resized_first, to_rgb
 from specprune_ros.sensing.joints import JointInput
 from specprune_ros.sensing.proprio import axis_angle
-from specprune_ros.sensing.stamps import from_stamp, stamp_or_arrival
 from specprune_ros.sensing.transform_buffer import MAX_FUTURE, TransformBuffer, TransformError
 from specprune_ros.sensing.transform_cache import ROUNDING, ExtrapolationError, Link, TransformCache
 from specprune_ros.sensing.twist_estimator import TwistEstimator
+from specprune_ros.stamps import from_stamp, stamp_or_arrival
 
 SECOND = 1_000_000_000
 NO_TURN = IDENTITY.quaternion

@@ -16,9 +16,9 @@ from specprune_ros.control.command import NATURAL_HOLDS, Hold
 from specprune_ros.errors import ConfigError
 from specprune_ros.parameters import check, parameter
 from specprune_ros.pose import Pose
+from specprune_ros.stamps import NANOSECONDS
 
 LEAST_STEP, LEAST_TURN = 0.001, 0.002  # m, rad; what is measured is noise below
-NANOSECONDS = 1e9  # in a second
 OPEN = 0.5  # share of the way from closed to open
 
 

@@ -16,7 +16,7 @@ from tf2_msgs.msg import TFMessage
 
 from specprune_ros.msg import ActionChunk, PruningStats
 from specprune_ros.recording.bag_writer import BagWriter
-from specprune_ros.sensing.stamps import from_stamp
+from specprune_ros.stamps import from_stamp
 
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
 JPEG_QUALITY = 90

@@ -16,8 +16,8 @@ from specprune_ros.demo.push import SERVICE, TOPIC, Push
 from specprune_ros.demo.recorder import POLICY, SIMULATOR
 from specprune_ros.nodes.libero_messages import WORLD
 from specprune_ros.processes.runner import RunFailed
-from specprune_ros.sensing.stamps import NANOSECONDS, from_stamp
 from specprune_ros.sim.libero_env import CONTROL_RATE
+from specprune_ros.stamps import NANOSECONDS, from_stamp
 
 DEVICE = "/teleop"  # the topic that `takeover.topic` names
 DURATION = 1.5  # seconds of simulated time that a push takes

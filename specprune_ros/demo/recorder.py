@@ -21,7 +21,7 @@ from specprune_ros.pruning.controller import Reason
 from specprune_ros.pruning.schedule import Mode
 from specprune_ros.sensing.config import InputsConfig
 from specprune_ros.sensing.end_effector import EndEffector
-from specprune_ros.sensing.stamps import NANOSECONDS, from_stamp
+from specprune_ros.stamps import NANOSECONDS, from_stamp
 from specprune_ros.viewing.episode import Episode
 
 SIMULATOR, POLICY = "/libero_sim", "/specprune_policy"

@@ -15,8 +15,8 @@ from rclpy.service import Service
 
 from specprune_ros.msg import ActionChunk
 from specprune_ros.nodes.parameters.groups import NodeConfig
-from specprune_ros.sensing.stamps import NANOSECONDS, from_stamp
 from specprune_ros.srv import GetActionChunk
+from specprune_ros.stamps import NANOSECONDS, from_stamp
 
 if TYPE_CHECKING:
     from specprune_ros.nodes.policy_node import PolicyNode

@@ -3,8 +3,8 @@
 
 Publishes /clock, ~/<camera>/image, joint_states, /tf, /tf_static, ~/success, ~/real_time_factor and ~/instruction;
 executes ~/action_chunk, or velocities on ~/twist and what ~/gripper says, as an arm behind MoveIt Servo does; ~/reset
-starts a new episode. Simulated time stands still while images are rendered, so slow
-rendering slows time down and never makes a stamp wrong. It goes on across resets and never jumps back.
+starts a new episode. Simulated time stands still while images are rendered, so slow rendering slows time down and never
+makes a stamp wrong. It goes on across resets and never jumps back.
 
 Everything runs on one thread, which also owns the OpenGL context: messages are handled between two control steps.
 """
@@ -44,13 +44,15 @@ from specprune_ros.msg import ActionChunk as ActionChunkMessage
 from specprune_ros.nodes import libero_messages
 from specprune_ros.nodes.parameters.declaration import LiveParameters, declare_groups
 from specprune_ros.nodes.parameters.files import check_files
+from specprune_ros.nodes.stamps import to_stamp
 from specprune_ros.nodes.subscribing import LATCHED
 from specprune_ros.sim.config import RunConfig, SceneConfig
 from specprune_ros.sim.libero_env import CAMERAS, CLOSE, CONTROL_RATE, OPEN, LiberoEnv, deltas, simulator_action
+from specprune_ros.stamps import NANOSECONDS, from_stamp
 
 ACTION_DIM = 7
 PERIOD = 1.0 / CONTROL_RATE  # seconds of simulated time per step
-PERIOD_NS = 1_000_000_000 // CONTROL_RATE
+PERIOD_NS = NANOSECONDS // CONTROL_RATE
 TWIST_TIMEOUT = 0.1  # seconds of simulated time that a velocity is good for
 GRIPPER_MIDDLE = 0.04  # m between the fingers; commands above open
 MESSAGE_TIME = 0.002  # seconds of real time that a step leaves for messages, however late it is
@@ -116,12 +118,11 @@ class LiberoSim(Node):
     @property
     def _now(self) -> float:
         """Simulated time, seconds."""
-        return self._ticks * PERIOD_NS * 1e-9
+        return self._ticks * PERIOD_NS / NANOSECONDS
 
     @property
     def _stamp(self) -> Time:
-        seconds, nanoseconds = divmod(self._ticks * PERIOD_NS, 1_000_000_000)
-        return Time(sec=seconds, nanosec=nanoseconds)
+        return to_stamp(self._ticks * PERIOD_NS)
 
     def _make_env(self) -> LiberoEnv:
         scene = self._scene
@@ -227,11 +228,10 @@ class LiberoSim(Node):
             return
         if not self._chunks.enabled:
             self._chunks.enable(since=self._episode_start)
-        stamp, dt = message.header.stamp, message.dt
         receipt = self._chunks.submit(
             np.array(message.actions).reshape(message.steps, ACTION_DIM),
-            stamp.sec + stamp.nanosec * 1e-9,
-            dt.sec + dt.nanosec * 1e-9,
+            from_stamp(message.header.stamp) / NANOSECONDS,
+            from_stamp(message.dt) / NANOSECONDS,
             self._now,
         )
         if not receipt.accepted:

@@ -25,7 +25,7 @@ from specprune_ros.sensing.assembler import ObservationAssembler
 from specprune_ros.sensing.config import TF
 from specprune_ros.sensing.end_effector import EndEffector, PoseMotion
 from specprune_ros.sensing.joints import JointMotion
-from specprune_ros.sensing.stamps import NANOSECONDS
+from specprune_ros.stamps import NANOSECONDS
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ from specprune_ros.nodes.session import Session
 from specprune_ros.processes.interruption import INTERRUPTED, Interruption
 from specprune_ros.pruning.config import PruningConfig
 from specprune_ros.sensing.config import TF, InputsConfig
-from specprune_ros.sensing.stamps import NANOSECONDS
+from specprune_ros.stamps import NANOSECONDS
 
 LISTENING = 5.0  # seconds; discovery can take 1.5
 SLOWEST_CAMERA = 5.0  # Hz

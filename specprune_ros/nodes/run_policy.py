@@ -24,7 +24,7 @@ from specprune_ros.nodes.parameters.pruning import PREFIX
 from specprune_ros.nodes.session import Session
 from specprune_ros.nodes.subscribing import VOLATILE
 from specprune_ros.pose import Pose
-from specprune_ros.sensing.stamps import NANOSECONDS
+from specprune_ros.stamps import NANOSECONDS
 
 if TYPE_CHECKING:
     from specprune_ros.nodes.policy_node import PolicyNode

@@ -52,7 +52,7 @@ from specprune_ros.sensing.config import JOINT_STATES, TF, InputsConfig, image_i
 from specprune_ros.sensing.end_effector import EndEffector
 from specprune_ros.sensing.proprio import AXIS_ANGLE
 from specprune_ros.sensing.robot_description import continuous_joints
-from specprune_ros.sensing.stamps import NANOSECONDS
+from specprune_ros.stamps import NANOSECONDS
 
 TELL_AGAIN = 1.0  # seconds
 INFERENCE = "working inference"  # watched like an input: a long chunk must not hide that its successor cannot come

@@ -3,7 +3,7 @@
 
 from builtin_interfaces.msg import Duration, Time
 
-from specprune_ros.sensing.stamps import NANOSECONDS
+from specprune_ros.stamps import NANOSECONDS
 
 
 def to_stamp(nanoseconds: int) -> Time:

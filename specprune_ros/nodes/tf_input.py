@@ -16,8 +16,8 @@ from specprune_ros.nodes.stamps import to_stamp
 from specprune_ros.nodes.subscribing import SILENT, backlog
 from specprune_ros.pose import Pose
 from specprune_ros.sensing.end_effector import StampedPose, Transforms
-from specprune_ros.sensing.stamps import from_stamp, stamp_or_arrival
 from specprune_ros.sensing.transforms import BufferedTransforms, LoopGuard, arrays
+from specprune_ros.stamps import from_stamp, stamp_or_arrival
 
 TF_QOS = QoSProfile(depth=100)
 TF_STATIC_QOS = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)

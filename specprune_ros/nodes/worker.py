@@ -11,7 +11,7 @@ from specprune_ros.nodes.reporting.latency import Latency
 from specprune_ros.nodes.turns import Turns, Urgency
 from specprune_ros.policy import ActionChunk, Observation, Policy
 from specprune_ros.sensing.assembler import Sensed
-from specprune_ros.sensing.stamps import NANOSECONDS
+from specprune_ros.stamps import NANOSECONDS
 
 
 class Sensors(Protocol):

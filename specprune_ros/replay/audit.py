@@ -22,7 +22,7 @@ from specprune_ros.replay.settings import Settings
 from specprune_ros.replay.topics import Topics
 from specprune_ros.replay.unnorm_keys import KeyFit, Ranges, about_keys
 from specprune_ros.sensing.config import JOINT_STATES, TF, image_input
-from specprune_ros.sensing.stamps import NANOSECONDS
+from specprune_ros.stamps import NANOSECONDS
 
 GAP = 5.0  # typical periods without a message are a gap
 LISTED = 20  # gaps, refusals ... that are named one by one

@@ -16,7 +16,7 @@ from specprune_ros.policy import ActionChunk, Observation, Policy
 from specprune_ros.recording.bag_writer import BagWriter
 from specprune_ros.recording.definitions import CHUNK, STATISTICS
 from specprune_ros.replay.moment import Moment
-from specprune_ros.sensing.stamps import NANOSECONDS
+from specprune_ros.stamps import NANOSECONDS
 from specprune_ros.viewing.patch_drawing import draw_kept
 
 COMPRESSED = "sensor_msgs/msg/CompressedImage"

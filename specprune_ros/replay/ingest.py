@@ -20,8 +20,8 @@ from specprune_ros.replay.topics import Topics
 from specprune_ros.sensing.assembler import ObservationAssembler, Sensed
 from specprune_ros.sensing.config import TF
 from specprune_ros.sensing.end_effector import EndEffector
-from specprune_ros.sensing.stamps import NANOSECONDS, from_stamp
 from specprune_ros.sensing.transforms import BufferedTransforms
+from specprune_ros.stamps import NANOSECONDS, from_stamp
 
 SETTLE = NANOSECONDS // 50  # 20 ms
 JUMP = NANOSECONDS // 1000  # a clock that goes back by more was set back, as for the node

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from specprune_ros.replay.arm_names import DENSE
 from specprune_ros.replay.differences import ChunkSpace, Difference, Differences
 from specprune_ros.replay.moment import Moment
-from specprune_ros.sensing.stamps import NANOSECONDS
+from specprune_ros.stamps import NANOSECONDS
 
 FLOOR = 95  # percentile of dense's own differences that is called its noise
 EXPECTED = 1 - FLOOR / 100  # share of inferences in which dense itself exceeds that

@@ -22,6 +22,7 @@ from specprune_ros.replay.figures import TIMED, Lines, colors, figures, thinned
 from specprune_ros.replay.measurements import Measurements
 from specprune_ros.replay.moment import Moment, Spool
 from specprune_ros.replay.recorded_gripper import RecordedGripper
+from specprune_ros.stamps import NANOSECONDS
 from specprune_ros.viewing.mode_colors import MODE_COLORS
 
 MOST_MOMENTS = 600  # with pictures; more of a long bag are thinned out evenly, the worst ones stay
@@ -138,7 +139,7 @@ def _moment_data(moment: Moment, index: int, found: Measurements) -> dict[str, A
     speed = "unknown" if moment.twist is None else f"{np.linalg.norm(moment.twist[:3]):.3f} m/s"
     return {
         "time": round(moment.time, 3),
-        "stamp": f"{moment.stamp / 1e9:.3f}",
+        "stamp": f"{moment.stamp / NANOSECONDS:.3f}",
         "speed": speed,
         "position": None if moment.pose is None else _rounded(moment.pose.position),
         "frames": [base64.b64encode(frame).decode() for frame in moment.frames.values()],

@@ -25,7 +25,7 @@ from specprune_ros.replay.run import Replay
 from specprune_ros.replay.schedule import Schedule
 from specprune_ros.replay.settings import Settings, settings
 from specprune_ros.replay.topics import find_topics
-from specprune_ros.sensing.stamps import NANOSECONDS, from_stamp
+from specprune_ros.stamps import NANOSECONDS, from_stamp
 
 PARTIAL = ".replay-"  # results that are not complete yet
 

@@ -25,7 +25,7 @@ from specprune_ros.replay.settings import Settings
 from specprune_ros.replay.topics import Topics
 from specprune_ros.replay.unnorm_keys import read_ranges
 from specprune_ros.sensing.proprio import AXIS_ANGLE
-from specprune_ros.sensing.stamps import NANOSECONDS, from_stamp
+from specprune_ros.stamps import NANOSECONDS, from_stamp
 
 FRAME_QUALITY = 80  # JPEG, of the pictures in the report
 TRACED = 20  # failed inferences whose traceback is kept

@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 
-from specprune_ros.sensing.stamps import NANOSECONDS
+from specprune_ros.stamps import NANOSECONDS
 
 EARLY = 0.1  # of a period; stamps jitter
 

@@ -26,7 +26,7 @@ from specprune_ros.sensing.images import resized_first, to_rgb, transformed
 from specprune_ros.sensing.joints import JointInput, JointMotion
 from specprune_ros.sensing.peers import Peers, UnknownPeers
 from specprune_ros.sensing.proprio import end_effector_proprio
-from specprune_ros.sensing.stamps import NANOSECONDS, stamp_or_arrival
+from specprune_ros.stamps import NANOSECONDS, stamp_or_arrival
 
 IMAGES_KEPT = 8  # per camera, to find images of one time; 8 VGA images are 7 MB
 
@@ -119,7 +119,7 @@ class ObservationAssembler:
             if newer_than is not None and stamp <= newer_than:
                 return None
             messages = {camera: self._image_near(camera, stamp) for camera in self.config.cameras}
-            joints = self._positions(self._proprio_joints, stamp, self.config.max_skew_of(JOINT_STATES))
+            joints = self._proprio_positions(stamp)
         views = {camera: self._view(camera, *found) for camera, found in messages.items()}
         proprio, measured = self._motion(stamp, joints)
         return Sensed(stamp, views, proprio, measured.twist, measured.problem, self._located(messages))
@@ -130,7 +130,7 @@ class ObservationAssembler:
         self._lost_camera = ""
         if not self.locates_cameras:
             return cameras
-        skew = int(self.config.max_skew_of(TF) * NANOSECONDS)
+        skew = self._skew(TF)
         for name, (stamp, message) in messages.items():
             try:
                 if self._end_effector is None:
@@ -180,11 +180,11 @@ class ObservationAssembler:
         with self._lock:
             return np.zeros(0) if self._joints is None else self._joints.velocities(self._controlled_joints)
 
-    def _positions(self, names: tuple[str, ...], stamp: int, apart: float) -> Floats:
-        """At most `apart` seconds away from `stamp`."""
+    def _proprio_positions(self, stamp: int) -> Floats:
+        """Of the joints in the proprio."""
         if self._joints is None:
             return np.zeros(0)
-        return self._joints.positions(names, stamp, int(apart * NANOSECONDS), self._arrival())
+        return self._joints.positions(self._proprio_joints, stamp, self._skew(JOINT_STATES), self._arrival())
 
     def newest_stamps(self) -> dict[str, int | None]:
         """`image_input` or `JOINT_STATES` -> stamp of its newest sample, nanoseconds, None when it is missing."""
@@ -294,7 +294,7 @@ class ObservationAssembler:
         """Proprio and twist."""
         if self._end_effector is None:
             return joints, MeasuredTwist(None, "no end effector frame is configured")
-        skew = int(self.config.max_skew_of(TF) * NANOSECONDS)
+        skew = self._skew(TF)
         twist = self._end_effector.twist(stamp, skew)
         if self.config.proprio != "end_effector":
             return joints, twist

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from specprune_ros.arrays import Pixels
-from specprune_ros.sensing.stamps import NANOSECONDS
+from specprune_ros.stamps import NANOSECONDS
 
 SPARSE = 4  # every how many pixels colours are looked for
 GREY = 4  # of 255, between the colours of a grey pixel: what compression adds

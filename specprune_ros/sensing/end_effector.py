@@ -11,14 +11,13 @@ from specprune_ros.arrays import Floats
 from specprune_ros.errors import ObservationError
 from specprune_ros.pose import Pose
 from specprune_ros.sensing.history import History
-from specprune_ros.sensing.stamps import NANOSECONDS
-from specprune_ros.sensing.track import Track
+from specprune_ros.sensing.track import SPEED_MARGIN, Track
 from specprune_ros.sensing.twist_estimator import TwistEstimator
+from specprune_ros.stamps import NANOSECONDS
 
 WINDOW = NANOSECONDS * 15 // 100  # over which the twist is measured: three periods of a 20 Hz TF publisher
 SAMPLES = 7  # poses within the window
 STAMPS_KEPT = 50  # for the rate
-SPEED_MARGIN = 1.2  # an arm may overshoot the speed that it is asked for
 NOISE, ANGLE_NOISE = 0.01, 0.03  # m and rad, of a measured pose
 
 

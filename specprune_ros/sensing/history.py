@@ -5,7 +5,7 @@ import bisect
 from collections import deque
 from typing import Generic, TypeVar
 
-from specprune_ros.sensing.stamps import NANOSECONDS
+from specprune_ros.stamps import NANOSECONDS
 
 Sample = TypeVar("Sample")
 

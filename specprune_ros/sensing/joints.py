@@ -12,11 +12,10 @@ from specprune_ros.arrays import Floats
 from specprune_ros.errors import ObservationError
 from specprune_ros.sensing.history import History
 from specprune_ros.sensing.peers import Peers, UnknownPeers
-from specprune_ros.sensing.stamps import NANOSECONDS
-from specprune_ros.sensing.track import Track
+from specprune_ros.sensing.track import SPEED_MARGIN, Track
+from specprune_ros.stamps import NANOSECONDS
 
 LENGTH = 256  # samples per joint: a quarter of a second at 1 kHz
-SPEED_MARGIN = 1.2  # an arm may overshoot the speed that it is asked for
 NOISE = 0.01  # rad or m, of an encoder
 WINDOW = NANOSECONDS // 10  # over which a velocity is measured
 CHECK = "check its publisher and the clocks"

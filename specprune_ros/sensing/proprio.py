@@ -4,10 +4,10 @@
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from specprune_ros.angles import FULL_TURN
 from specprune_ros.arrays import Floats
 
 AXIS_ANGLE = slice(3, 6)  # of an end effector's proprio
-FULL_TURN = 2 * np.pi
 SMALL = 1e-6  # rad; below it a rotation has no axis
 
 

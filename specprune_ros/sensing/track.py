@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from specprune_ros.sensing.stamps import NANOSECONDS
+from specprune_ros.stamps import NANOSECONDS
 
 Value = TypeVar("Value")
 
+SPEED_MARGIN = 1.2  # an arm may overshoot the speed that it is asked for
 QUIET = 1.0  # seconds without a contradiction, before a quantity is believed
 JITTER = 0.03  # seconds by which stamps and arrivals may be wrong
 LONGEST = 0.15  # seconds of motion that a gap explains at most: after a longer one the arm stands still anyway

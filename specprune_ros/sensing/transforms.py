@@ -11,8 +11,8 @@ import numpy as np
 from specprune_ros.arrays import Floats
 from specprune_ros.errors import ObservationError
 from specprune_ros.sensing.end_effector import StampedPose
-from specprune_ros.sensing.stamps import NANOSECONDS, stamp_or_arrival
 from specprune_ros.sensing.transform_buffer import TransformBuffer, TransformError, TransformLoopError
+from specprune_ros.stamps import NANOSECONDS, stamp_or_arrival
 
 LOOP_PAUSE = 1.0  # seconds; longer than the period of any TF publisher
 

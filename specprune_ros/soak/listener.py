@@ -12,6 +12,7 @@ from std_srvs.srv import SetBool
 from specprune_ros.msg import PruningStats
 from specprune_ros.soak.process import MachineDelay
 from specprune_ros.soak.verdict import Series, Tick
+from specprune_ros.stamps import NANOSECONDS, from_stamp
 
 POLICY = "/specprune_policy"
 DEPTH = QoSProfile(depth=1000)
@@ -34,7 +35,7 @@ class Listener(Node):
 
     def _on_twist(self, message: TwistStamped) -> None:
         """One per control tick, stamped by the node when the tick began."""
-        stamp = message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
+        stamp = from_stamp(message.header.stamp) / NANOSECONDS
         last, self._last_tick = self._last_tick, stamp
         if self.series is None or self.delay is None or last is None:
             return

@@ -20,6 +20,8 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image, JointState
 from tf2_msgs.msg import TFMessage
 
+from specprune_ros.nodes.stamps import to_stamp
+
 WIDTH, HEIGHT = 640, 480
 CAMERA_RATE, MOTION_RATE = 30.0, 100.0  # Hz
 CAMERAS = ("primary", "wrist")
@@ -81,8 +83,7 @@ class Robot:
 
 
 def _now() -> Time:
-    nanoseconds = time.time_ns()
-    return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
+    return to_stamp(time.time_ns())
 
 
 def main() -> int:

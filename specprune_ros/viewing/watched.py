@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from specprune_ros.stamps import NANOSECONDS, from_stamp
+
 RECENT = 5.0  # seconds over which rates are counted
 KEPT = 60  # inferences for the chart
 STALE = 3.0  # seconds; diagnostics come every second
@@ -84,7 +86,7 @@ class Watched:
         self.execute = bool(message.execute)
         if message.steps:
             self.instruction = message.instruction
-            self._chunk_seconds = message.steps * (message.dt.sec + message.dt.nanosec * 1e-9)
+            self._chunk_seconds = message.steps * from_stamp(message.dt) / NANOSECONDS
 
     def on_pruning(self, message: Any, now: float) -> None:
         """specprune_ros/PruningStats."""

@@ -16,7 +16,7 @@ from specprune_ros.nodes.stamps import to_duration, to_stamp
 from specprune_ros.openvla.preprocessing import CROP_AREA
 from specprune_ros.policy import ActionChunk, Policy
 from specprune_ros.sensing.assembler import Sensed
-from specprune_ros.sensing.stamps import NANOSECONDS
+from specprune_ros.stamps import NANOSECONDS
 
 QOS = QoSProfile(depth=10)
 

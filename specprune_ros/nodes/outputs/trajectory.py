@@ -7,7 +7,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from specprune_ros.control.adapters import TrajectoryPoint
 from specprune_ros.control.chunk_trajectory import ChunkTrajectory
 from specprune_ros.nodes.stamps import to_duration, to_stamp
-from specprune_ros.sensing.stamps import NANOSECONDS
+from specprune_ros.stamps import NANOSECONDS
 
 
 def trajectory(point: TrajectoryPoint, header: Header) -> JointTrajectory:

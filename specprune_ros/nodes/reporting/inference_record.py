@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from specprune_ros.nodes.reporting.latency import Latency
 from specprune_ros.policy import ActionChunk
-from specprune_ros.sensing.stamps import NANOSECONDS
+from specprune_ros.stamps import NANOSECONDS
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 
 from typing import Protocol
 
-NANOSECONDS = 1_000_000_000
+NANOSECONDS = 1_000_000_000  # in a second
 
 
 class Stamp(Protocol):
-    """builtin_interfaces/Time, whoever made the class."""
+    """builtin_interfaces/Time or Duration, whoever made the class."""
 
     sec: int
     nanosec: int
