@@ -389,7 +389,7 @@ def lora_checkpoints(tmp_path, times):
 )
 def test_whether_the_adapter_is_in_the_weights(tmp_path, times, verdict, expected):
     tuned, base = lora_checkpoints(tmp_path, times)
-    assert "left-over" in rows(tuned, verdict="pass")["adapter"]
+    assert "'--base DIR' compares" in rows(tuned, verdict="pass")["adapter"]  # so little cannot be seen without it
     assert expected in rows(tuned, "--base", base, verdict=verdict)["adapter"]
 
 
@@ -398,7 +398,17 @@ def test_a_checkpoint_that_is_its_base(good):
 
 
 def test_the_golden_merged_set_keeps_its_adapter():
-    assert "left-over" in rows(golden_set("one_view").folder, verdict="pass")["adapter"]
+    assert "merged once" in rows(golden_set("one_view").folder, verdict="pass")["adapter"]
+
+
+def test_weights_without_the_adapter_beside_them_need_no_base_to_be_found(tmp_path):
+    root = shutil.copytree(golden_set("lora").root, tmp_path / "lora")
+    folder = root / "finetuned--30000_chkpt"
+    for file in ("config.json", "model.safetensors"):
+        shutil.copy(root / "base" / file, folder)
+    assert "never merged" in rows(folder, verdict="fail")["adapter"]
+    (folder / "lora_adapter" / "adapter_model.safetensors").write_bytes(b"")
+    assert "left-over" in rows(folder, verdict="pass")["adapter"]
 
 
 # Data

@@ -2,6 +2,7 @@
 """Every variant against the recorded reference: each recorded stage, the actions, and what must not come out."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from safetensors.torch import load_file, save_file
 from specprune_ros.engine.engine import Engine
 from specprune_ros.errors import CheckpointError, ObservationError
 from specprune_ros.openvla.discrete_head import BINS, bin_centers
+from specprune_ros.openvla.lora import adapter_factors, adapter_scaling, merged
+from specprune_ros.openvla.merged_adapter import presence
 from specprune_ros.openvla.variant import identify
+from specprune_ros.openvla.weight_files import WeightFiles
 from specprune_ros.policy import Policy
 
 TOLERANCE = 1e-4
@@ -217,6 +221,8 @@ def test_the_base_without_the_adapter(copied):
     folder = root / golden_set("lora").folder.name
     for file in ("config.json", "model.safetensors"):
         shutil.copy(root / "base" / file, folder)
+    assert "never merged" in refused(lambda: actions_of(folder, "lora"))
+    shutil.rmtree(folder / "lora_adapter")
     actions = actions_of(folder, "lora")
     assert worst(actions, record["actions_base_without_adapter"]) <= TOLERANCE
     assert worst(actions, record["actions"]) > 0.01
@@ -257,6 +263,9 @@ def test_an_adapter_without_its_base_is_refused():
         {"bias": "all"},
         {"rank_pattern": {"q_proj": 4}},
         {"modules_to_save": ["lm_head"]},
+        {"init_lora_weights": "pissa"},
+        {"init_lora_weights": "olora"},
+        {"lora_bias": True},
         {"r": "8"},
     ],
 )
@@ -266,6 +275,106 @@ def test_an_adapter_of_another_kind_is_refused(copied, changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     message = refused(lambda: Policy.from_checkpoint(path.parents[1], base_checkpoint=root / "base"))
     assert str(path) in message and next(iter(changes)) in message
+
+
+@pytest.mark.parametrize("start", [True, "gaussian", None])
+def test_how_factors_may_have_begun(copied, start):
+    root = copied("lora")
+    path = root / "finetuned--30000_chkpt" / "lora_adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"init_lora_weights": start}))
+    Policy.from_checkpoint(path.parents[1], base_checkpoint=root / "base")
+
+
+def of_adapter(root: Path, change) -> str:
+    """What is said of the adapter of the set `lora` after a change of its file's tensors."""
+    path = root / "finetuned--30000_chkpt" / "lora_adapter" / "adapter_model.safetensors"
+    save_file(change(load_file(path)), path)
+    return refused(lambda: Policy.from_checkpoint(path.parents[1], base_checkpoint=root / "base"))
+
+
+def test_two_adapters_in_one_file_are_refused(copied):
+    def add_another(factors):
+        more = {name: 3 * tensor for name, tensor in factors.items() if ".lora_" in name}
+        return factors | {re.sub(r"(lora_[AB])", r"\1.other", name): tensor for name, tensor in more.items()}
+
+    assert "factors of two adapters" in of_adapter(copied("lora"), add_another)
+
+
+def test_factors_of_another_rank_than_their_configuration_says(copied):
+    root = copied("lora")
+    path = root / "finetuned--30000_chkpt" / "lora_adapter" / "adapter_config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"r": 2 * content["r"]}))
+    assert f"is of rank {content['r']}, but r in" in of_adapter(root, lambda factors: factors)
+
+
+def test_factors_of_another_shape(copied):
+    name = "base_model.model.projector.fc2.lora_B.weight"
+    message = of_adapter(copied("lora"), lambda factors: factors | {name: factors[name][:-1].contiguous()})
+    assert "projector.fc2.weight: the LoRA factors" in message
+
+
+def test_an_adapter_of_an_older_peft_says_how_to_convert_it(copied):
+    root = copied("lora")
+    path = root / "finetuned--30000_chkpt" / "lora_adapter" / "adapter_model.safetensors"
+    torch.save(load_file(path), path.with_suffix(".bin"))
+    path.unlink()
+    assert "save_file" in refused(lambda: Policy.from_checkpoint(path.parents[1], base_checkpoint=root / "base"))
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_adapter_is_in_the_weights_beside_it_once(copied, times):
+    """Told without the base: one direction among all is not in weights by chance."""
+    root = copied("lora")
+    folder, base = root / "finetuned--30000_chkpt", root / "base"
+    adapter = folder / "lora_adapter"
+    weights, scaling = load_file(base / "model.safetensors"), adapter_scaling(adapter)
+    factors = load_file(adapter / "adapter_model.safetensors")
+    for name, pair in adapter_factors(adapter).items():
+        a, b = factors[pair["A"]], factors[pair["B"]]
+        for _ in range(times):
+            weights[name] = merged(weights[name], a, b, scaling)
+    save_file({name: tensor.bfloat16() for name, tensor in weights.items()}, folder / "model.safetensors")
+    shutil.copy(base / "config.json", folder)
+    if times == 1:
+        assert worst(actions_of(folder, "lora"), golden_set("lora").record["actions"]) < 0.05  # bfloat16
+        found = presence(WeightFiles(folder), adapter)
+        assert found.times == pytest.approx(1, abs=0.1) and found.error < 0.1 and found.compared == 6
+    else:
+        assert "beside it 2.0 times" in refused(lambda: actions_of(folder, "lora"))
+
+
+@pytest.mark.parametrize("factor, change", [("A", lambda x: x.repeat(2, 1)), ("B", lambda x: x.mT.contiguous())])
+def test_factors_in_the_towers_of_film_have_to_fit(copied, factor, change):
+    folder = copied("film")
+    path = next(folder.glob("vision_backbone--*"))
+    state = torch.load(path, weights_only=True)
+    name = f"vision_backbone.featurizer.blocks.0.block.attn.qkv.lora_{factor}.default.weight"
+    torch.save(state | {name: change(state[name])}, path)
+    message = refused(lambda: actions_of(folder, "film"))
+    assert "blocks.0.attn.qkv.weight: the LoRA factors" in message and path.name in message
+
+
+def test_openvla_before_oft_is_no_discrete_head(copied):
+    """It has no head either, says its tokens one by one, and its training wrote a proprio of zeros."""
+    folder = copied("discrete")
+    path = folder / "dataset_statistics.json"
+    content = json.loads(path.read_text())
+    for entry in content.values():
+        entry["proprio"] = {name: [0.0] * 7 for name in ("mean", "std", "min", "max", "q01", "q99")}
+    path.write_text(json.dumps(content))
+    message = refused(lambda: actions_of(folder, "discrete"))
+    assert "OpenVLA before OFT" in message and "action_head--" in message
+    for entry in content.values():
+        del entry["proprio"]
+    path.write_text(json.dumps(content))
+    assert worst(actions_of(folder, "discrete"), golden_set("discrete").record["actions"]) <= TOLERANCE
+
+
+def test_another_number_of_bins_is_refused(copied):
+    path = copied("discrete") / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"n_action_bins": 512}))
+    assert "n_action_bins is 512; only 256" in refused(lambda: actions_of(path.parent, "discrete"))
 
 
 def test_wrong_steps_and_noise_are_refused():

@@ -55,6 +55,34 @@ def words(prompt, vocabulary):
     return vocabulary.decode(list(prompt.token_ids[prompt.instruction]), skip_special_tokens=False).strip()
 
 
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"padding": {"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0}},
+        {"truncation": {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}},
+    ],
+    ids=["padding", "truncation"],
+)
+def test_what_a_training_did_with_its_batches_does_not_matter(tmp_path, kept):
+    """The file keeps it, and transformers' own tokenizers switch it off at every call."""
+    if "padding" in kept:
+        kept["padding"] |= {"pad_type_id": 0, "pad_token": "<PAD>"}
+    tokenizer = PromptTokenizer(write_tokenizer(tmp_path, **kept), 29871)
+    assert tokenizer("pick up the bowl") == PromptTokenizer(TINY, 29871)("pick up the bowl")
+
+
+def test_a_llama_like_tokenizer_of_another_model(tmp_path):
+    """Mistral's has <s> and </s> too, and another token where Llama-2 has its empty one."""
+    content = json.loads((TINY / "tokenizer.json").read_text())
+    word = {"id": 29871, "content": "\u9f8d", "special": False, "normalized": False}
+    added = [*content["added_tokens"], word | {"single_word": False, "lstrip": False, "rstrip": False}]
+    size = len(content["model"]["vocab"])
+    vocabulary = content["model"]["vocab"] | {f"word{i}": i for i in range(size, 29871)}
+    model = content["model"] | {"vocab": vocabulary}
+    with pytest.raises(CheckpointError, match="of id 29871 instead of Llama-2's"):
+        PromptTokenizer(write_tokenizer(tmp_path, model=model, added_tokens=added), 29871)
+
+
 def test_prompt_starts_with_bos_and_ends_with_the_empty_token(tokenizer):
     token_ids = tokenizer("pick up the bowl").token_ids
     assert token_ids[0] == tokenizer.bos_id == 1

@@ -249,6 +249,19 @@ def test_norm_stats_without_the_file(tmp_path):
         read_statistics(tmp_path, {"norm_stats": {}})
 
 
+def test_statistics_without_a_key_around_them(tmp_path):
+    entry = json.loads((TINY / "dataset_statistics.json").read_text())[KEY]
+    (tmp_path / "dataset_statistics.json").write_text(json.dumps(entry))
+    with pytest.raises(CheckpointError, match="no unnorm_key around its statistics; write"):
+        read_statistics(tmp_path, {})
+
+
+def test_statistics_of_another_normalisation_say_what_is_there():
+    statistics = {"k": {"action": {"mean": [0.0], "std": [1.0]}}}
+    with pytest.raises(CheckpointError, match=r"q01 is missing \(there is mean, std\)"):
+        normalizer(statistics, "k", "quantile", proprio=False)
+
+
 def test_file_of_another_content(tmp_path):
     (tmp_path / "dataset_statistics.json").write_text(json.dumps({"action": [1, 2]}))
     with pytest.raises(CheckpointError, match="does not hold statistics by unnorm_key"):

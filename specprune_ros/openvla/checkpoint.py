@@ -13,6 +13,7 @@ from specprune_ros.errors import CheckpointError
 from specprune_ros.free_memory import available_bytes
 from specprune_ros.openvla.contents import read_contents
 from specprune_ros.openvla.family import Fact, FamilyConfig
+from specprune_ros.openvla.merged_adapter import check_presence
 from specprune_ros.openvla.model import OpenVLA
 from specprune_ros.openvla.prompt import PromptTokenizer
 from specprune_ros.openvla.statistics import Normalizer
@@ -65,6 +66,8 @@ def load(
             prepare(model)
         if quantized:
             quantized.check_places(model)
+    if contents.variant.leftover_adapter and not quantized:
+        check_presence(contents.weights, contents.variant.leftover_adapter)
     _check_memory(model, target)
     _make_room(model, target)
     model.eval()

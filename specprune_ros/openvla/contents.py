@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from specprune_ros.errors import CheckpointError
-from specprune_ros.openvla.config import DIFFUSION, EMPTY_TOKEN_ID, DiffusionSteps, ModelConfig, diffusion_steps
+from specprune_ros.openvla.config import (
+    DIFFUSION,
+    DISCRETE,
+    EMPTY_TOKEN_ID,
+    DiffusionSteps,
+    ModelConfig,
+    diffusion_steps,
+)
+from specprune_ros.openvla.discrete_head import BINS
 from specprune_ros.openvla.family import Fact, FamilyConfig, facts, family_config
 from specprune_ros.openvla.files import Fields, read_json
 from specprune_ros.openvla.film_towers import TOWERS, FilmTowers
@@ -17,7 +25,7 @@ from specprune_ros.openvla.image_config import image_size, pixel_scales
 from specprune_ros.openvla.lora import LoraWeights
 from specprune_ros.openvla.model_sizes import model_config
 from specprune_ros.openvla.prompt import PromptTokenizer
-from specprune_ros.openvla.statistics import Normalizer, choose_key, normalizer, read_statistics
+from specprune_ros.openvla.statistics import Normalizer, choose_key, has_motion, normalizer, read_statistics
 from specprune_ros.openvla.variant import Variant, identify
 from specprune_ros.openvla.weight_containers import read_state
 from specprune_ros.openvla.weight_files import Outlines, WeightFiles, Weights
@@ -53,6 +61,8 @@ def read_contents(
 
     statistics = read_statistics(folder, raw)
     key = choose_key(statistics, unnorm_key)
+    if variant.head == DISCRETE:
+        _refuse_original(folder, fields, statistics[key], key)
     found = facts(key, raw, overrides)
     family = family_config(key, raw, overrides)
     norm = normalizer(statistics, key, family.proprio_normalization, variant.proprio)
@@ -83,6 +93,21 @@ def _refuse(config: Fields) -> None:
     if config.has("quantization_config"):
         raise config.refuse(
             "quantization_config", "only plain weights load; use the checkpoint from before quantisation"
+        )
+
+
+def _refuse_original(folder: Path, config: Fields, statistics: dict[str, Any], key: str) -> None:
+    """Raise CheckpointError for a checkpoint of OpenVLA before OFT, which has no heads either.
+
+    It says one token after another, and runs here to no good. Its training read no proprio, and wrote zeros into the
+    statistics; that of OFT reads the data's, whatever the head.
+    """
+    config.only("n_action_bins", (BINS + 1,))
+    if not has_motion(statistics, "proprio"):
+        raise CheckpointError(
+            f"{folder} has no action_head--*_checkpoint.pt, and the proprio of '{key}' in its statistics is all zeros, "
+            "as in checkpoints of OpenVLA before OFT, which is not supported; copy the heads, or fine-tune with "
+            "OpenVLA-OFT (discrete tokens of OFT on data without proprio: delete 'proprio' from the statistics)"
         )
 
 

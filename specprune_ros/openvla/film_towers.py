@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from specprune_ros.errors import CheckpointError
-from specprune_ros.openvla.lora import adapter_scaling, default_scaling, merged
+from specprune_ros.openvla.lora import adapter_scaling, check_factors, default_scaling, merged
 from specprune_ros.openvla.weight_containers import read_state
 from specprune_ros.openvla.weight_files import Weights
 
@@ -41,6 +41,8 @@ class FilmTowers:
         for name, factors in self._factors.items():
             if name not in self._weights or factors.keys() != {"A", "B"}:
                 raise CheckpointError(f"{path} has LoRA factors of {name} but not all of it; copy the file again")
+            shapes = (tuple(tensor.shape) for tensor in (self._weights[name], factors["A"], factors["B"]))
+            check_factors(f"{path}: {name}", *shapes)
         others = {name: shape for name, shape in model.shapes.items() if not name.startswith(TOWERS)}
         self.shapes = others | {name: tuple(tensor.shape) for name, tensor in self._weights.items()}
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """LoRA: merging the factors of an adapter into a model's weights, in float32, as they are read."""
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor
 
 from specprune_ros.errors import CheckpointError
-from specprune_ros.openvla.files import Fields, read_json
-from specprune_ros.openvla.weight_containers import open_safetensors
+from specprune_ros.openvla.files import Fields, exists, read_json
+from specprune_ros.openvla.weight_containers import Shape, open_safetensors
 from specprune_ros.openvla.weight_files import Weights
 
 ALPHA = 16  # in the reference's training, lora_alpha is the rank, but at most this
+FILE = "adapter_model.safetensors"
 FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.(?:\w+\.)?weight")
 COPY = re.compile(r"base_model\.model\.(?P<module>.+)\.base_layer\.weight")  # of the base's lm_head, which peft adds
 PLAIN = {
@@ -24,7 +26,11 @@ PLAIN = {
     "rank_pattern": {},
     "alpha_pattern": {},
     "modules_to_save": None,
+    "layer_replication": None,
+    "lora_bias": False,
 }
+# How factors may have begun; other ways, such as pissa and olora, also change the weights that they are added to.
+STARTS = (True, False, "gaussian", "orthogonal", "eva")
 
 
 def merged(weight: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
@@ -36,6 +42,47 @@ def merged(weight: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
 def default_scaling(rank: int) -> float:
     """lora_alpha / r of the reference's training, for files that do not tell."""
     return min(rank, ALPHA) / rank
+
+
+def check_factors(where: str, weight: Shape, a: Shape, b: Shape) -> None:
+    """Raises CheckpointError unless factors of these shapes fit a weight's. `where` names file and weight."""
+    if (b[0], math.prod(a[1:]), math.prod(b[1:])) != (weight[0], math.prod(weight[1:]), a[0]):
+        raise CheckpointError(
+            f"{where}: the LoRA factors {tuple(b)} and {tuple(a)} do not fit its shape {tuple(weight)}; copy the file "
+            "again, and give the base checkpoint of this adapter"
+        )
+
+
+def adapter_factors(adapter: Path) -> dict[str, dict[str, str]]:
+    """Weight of the model -> A and B -> name in `adapter_model.safetensors`; names that are no factors are left out.
+
+    Raises CheckpointError for two adapters in one file, and factors of another rank than `adapter_config.json` says.
+    """
+    path, config = adapter / FILE, adapter / "adapter_config.json"
+    rank = Fields(read_json(config), str(config)).count("r", 1)
+    factors: dict[str, dict[str, str]] = {}
+    if not exists(path) and exists(old := path.with_suffix(".bin")):
+        raise CheckpointError(
+            f"{old} is in the format of an older peft; write it as {FILE}: "
+            "safetensors.torch.save_file(torch.load(OLD, weights_only=True), NEW)"
+        )
+    with open_safetensors(path) as file:
+        for name in list(file.keys()):
+            if not (match := FACTOR.fullmatch(name)):
+                continue
+            pair = factors.setdefault(f"{match['module']}.weight", {})
+            if match["factor"] in pair:
+                raise CheckpointError(
+                    f"{path} has factors of two adapters, as {pair[match['factor']]} and {name}; save one alone"
+                )
+            pair[match["factor"]] = name
+            found = file.get_slice(name).get_shape()[0 if match["factor"] == "A" else 1]
+            if found != rank:
+                raise CheckpointError(
+                    f"{path}: {name} is of rank {found}, but r in adapter_config.json is {rank}; copy both files from "
+                    "one training run"
+                )
+    return factors
 
 
 def adapter_scaling(adapter: Path) -> float:
@@ -50,6 +97,12 @@ def adapter_scaling(adapter: Path) -> float:
             raise CheckpointError(
                 f"{path}: {name} is {config[name]!r}; merge this adapter with peft and load the result"
             )
+    start = config.get("init_lora_weights")
+    if start is not None and start not in STARTS:
+        raise CheckpointError(
+            f"{path}: init_lora_weights is {start!r}, so that the factors belong to other weights than the base's; "
+            "merge this adapter with peft and load the result"
+        )
     for name in ("r", "lora_alpha"):
         if not fields.has(name):
             raise CheckpointError(f"{path}: {name} is missing; copy the file again")
@@ -67,10 +120,13 @@ class LoraWeights:
     def __init__(self, base: Weights, adapter: Path, skip: str = ""):
         self.shapes = base.shapes
         self._base, self._scaling = base, adapter_scaling(adapter)
-        self._path = adapter / "adapter_model.safetensors"
-        self._factors: dict[str, dict[str, str]] = {}  # weight of the model -> A and B -> name in the adapter
+        self._path = adapter / FILE
+        self._factors = {
+            name: pair for name, pair in adapter_factors(adapter).items() if not skip or not name.startswith(skip)
+        }
         with open_safetensors(self._path) as file:
             names = list(file.keys())
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
         copies = {f"{match['module']}.weight": name for name in names if (match := COPY.fullmatch(name))}
         self._check_base(copies)
         for name in names:
@@ -84,10 +140,10 @@ class LoraWeights:
                 raise CheckpointError(
                     f"{self._path}: {name} matches no weight of {base}; give the base checkpoint of this adapter"
                 )
-            self._factors.setdefault(weight, {})[match["factor"]] = name
         for weight, factors in self._factors.items():
             if factors.keys() != {"A", "B"}:
                 raise CheckpointError(f"{self._path} has half of the factors of {weight}; copy the file again")
+            check_factors(f"{self._path}: {weight}", self.shapes[weight], shapes[factors["A"]], shapes[factors["B"]])
 
     def __str__(self) -> str:
         return f"{self._base} with {self._path}"
@@ -113,9 +169,4 @@ class LoraWeights:
         if name not in self._factors:
             return tensor
         a, b = (file.get_tensor(self._factors[name][factor]) for factor in "AB")
-        if (b.shape[0], a[0].numel(), a.shape[0]) != (tensor.shape[0], tensor[0].numel(), b.shape[1]):
-            raise CheckpointError(
-                f"{self._path}: the factors of {name}, {tuple(b.shape)} and {tuple(a.shape)}, do not fit its shape "
-                f"{tuple(tensor.shape)}; give the base checkpoint of this adapter"
-            )
         return merged(tensor, a, b, self._scaling)

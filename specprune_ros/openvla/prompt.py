@@ -7,10 +7,12 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from specprune_ros.errors import CheckpointError, ObservationError
+from specprune_ros.openvla.config import EMPTY_TOKEN_ID
 from specprune_ros.openvla.files import exists, trouble
 
 PROMPT = "In: What action should the robot take to {instruction}?\nOut:"
 INSTRUCTION_START = PROMPT.index("{instruction}")
+EMPTY_TOKEN = "▁"  # at EMPTY_TOKEN_ID in Llama-2's tokenizer
 MAX_TOKENS = 512  # of a prompt; training prompts have about 30, and time and memory grow with the length
 
 
@@ -42,10 +44,18 @@ class PromptTokenizer:
         except Exception as error:  # the tokenizers library raises bare Exception
             wrong = trouble(path) or f"is not a tokenizer file ({' '.join(str(error).split())}); copy the file again"
             raise CheckpointError(f"{path} {wrong}") from None
+        self._tokenizer.no_padding()  # the file keeps what a training's collator did with its batches
+        self._tokenizer.no_truncation()
         self._empty_token_id = empty_token_id
         bos_id, eos_id = (self._tokenizer.token_to_id(token) for token in ("<s>", "</s>"))
         if bos_id is None or eos_id is None:
             raise CheckpointError(f"{path} has no <s> or </s> token; it is not the tokenizer of an OpenVLA checkpoint")
+        empty = self._tokenizer.id_to_token(EMPTY_TOKEN_ID)
+        if empty_token_id == EMPTY_TOKEN_ID and empty not in (None, EMPTY_TOKEN):
+            raise CheckpointError(
+                f"{path} has token {empty!r} of id {EMPTY_TOKEN_ID} instead of Llama-2's {EMPTY_TOKEN!r}; it is "
+                "another model's: copy this checkpoint's tokenizer.json"
+            )
         self.bos_id: int = bos_id
         self.eos_id: int = eos_id
         self.max_token_id = max(empty_token_id, *self._tokenizer.get_vocab().values())

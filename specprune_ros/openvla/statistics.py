@@ -95,6 +95,10 @@ def read_statistics(checkpoint: Path, config: dict[str, Any]) -> dict[str, Any]:
     statistics = read_json(path) if exists(path) else config.get("norm_stats")
     if not statistics:
         raise CheckpointError(f"{path} is missing and config.json has no norm_stats; copy the file from the checkpoint")
+    if isinstance(statistics, dict) and isinstance(statistics.get("action"), dict) and "q01" in statistics["action"]:
+        raise CheckpointError(
+            f'{path} has no unnorm_key around its statistics; write {{"my_robot": {{"action": ..., "proprio": ...}}}}'
+        )
     if not isinstance(statistics, dict) or not all(isinstance(entry, dict) for entry in statistics.values()):
         raise CheckpointError(f"{path} does not hold statistics by unnorm_key; copy the file from the checkpoint")
     return statistics
@@ -110,6 +114,13 @@ def choose_key(statistics: dict[str, Any], unnorm_key: str | None) -> str:
     if unnorm_key not in statistics:
         raise CheckpointError(f"the checkpoint has no statistics for unnorm_key '{unnorm_key}'; use one of: {known}")
     return unnorm_key
+
+
+def has_motion(entry: dict[str, Any], group: str) -> bool:
+    """Whether statistics of `group`, where there are any, are of something else than zeros."""
+    values = entry.get(group)
+    vectors = [vector for vector in values.values() if isinstance(vector, list)] if isinstance(values, dict) else []
+    return not vectors or any(number != 0 for vector in vectors for number in vector if is_number(number))
 
 
 def normalizer(statistics: dict[str, Any], unnorm_key: str, normalization: str, proprio: bool = True) -> Normalizer:
@@ -150,7 +161,11 @@ def bounds(entry: dict[str, Any], unnorm_key: str, group: str, normalization: st
 def _vector(values: dict[str, Any], name: str, where: str) -> NDArray[np.float64]:
     vector = values.get(name)
     if vector is None:
-        raise CheckpointError(f"{where}.{name} is missing; copy the file again")
+        others = ", ".join(key for key in values if key != "mask") or "nothing"
+        raise CheckpointError(
+            f"{where}.{name} is missing (there is {others}); copy the file of this checkpoint's training run, or set "
+            "proprio_normalization to what it has: quantile needs q01 and q99, bounds min and max"
+        )
     if not isinstance(vector, list) or not vector or not all(map(is_number, vector)):
         raise CheckpointError(f"{where}.{name} is not a list of finite numbers; copy the file again")
     return np.array(vector, dtype=np.float64)
