@@ -15,7 +15,7 @@ class ClientBench(SessionBench):
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
         self.executor.add_node(self.other)
-        self.session._timer.cancel()  # ticks come by hand
+        self.session.timer.stop()  # ticks come by hand
 
     def close(self):
         self.other.destroy_node()

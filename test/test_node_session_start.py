@@ -94,7 +94,7 @@ def test_limits_of_another_number_of_joints_are_refused_live(open_bench):
 
 def test_before_activation_nothing_ticks_and_the_first_inference_is_due(open_bench):
     session = configured_again(open_bench())
-    assert session._timer.is_canceled() and not session._worker.active
+    assert not session.timer.runs and not session._worker.active
     assert session._worker.urgency() == Urgency(idle=False, deadline=0.0)
     assert session._motion.enabled is False and session.in_charge == "nobody"
 

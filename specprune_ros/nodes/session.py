@@ -27,6 +27,7 @@ from specprune_ros.doctor.fit import check_fits, doubts, gripper_doubt
 from specprune_ros.doctor.instruction import instruction_advice
 from specprune_ros.errors import UserError
 from specprune_ros.msg import ActionChunk as ActionChunkMessage
+from specprune_ros.nodes.control_timer import ControlTimer
 from specprune_ros.nodes.inputs import Inputs
 from specprune_ros.nodes.model import SharedModel, checkup
 from specprune_ros.nodes.motion_loop import MotionLoop
@@ -198,9 +199,8 @@ class Session:
             receivers=self.receivers,
             instruction=lambda: parameters.running(NodeConfig).instruction,
         )
-        self._timer = node.create_timer(self._controller.period, self._tick)
-        self._timer.cancel()
-        opened.callback(node.destroy_timer, self._timer)
+        self.timer = ControlTimer(node, self._controller.period, self._tick)
+        opened.callback(self.timer.destroy)
 
     def _warm_up(self) -> None:
         """Run every mode before the arm depends on it, and say how long an inference takes."""
@@ -248,14 +248,14 @@ class Session:
         self._record.clear()
         self._motion.clear_counts()
         self._publisher.restart()
-        self._timer.reset()
+        self.timer.start()
         self._worker.start()
 
     def stop(self) -> None:
         """Stop motion and inference; returns at once."""
         self._motion.stop(self._now())
         self._worker.stop()
-        self._timer.cancel()
+        self.timer.stop()
 
     def close(self, patience: float | None = None) -> None:
         """Release everything; waits for a running inference, `patience` seconds at most."""
@@ -280,7 +280,7 @@ class Session:
 
     def change_hands(self) -> None:
         """A person took over, or let go: what follows from it happens at once, not in the next control period."""
-        if not self._timer.is_canceled():
+        if self.timer.runs:
             self._motion.tick(self._now())
 
     def _on_device(self) -> None:
@@ -309,6 +309,7 @@ class Session:
     def on_clock_jump(self) -> None:
         """The clock went back, or changed: nothing that was received is comparable any more."""
         self._clock_jumps += 1
+        self.timer.follow_clock()
         self.sensors.clear()
         if self._transforms is not None:
             self._transforms.clear()
@@ -325,7 +326,7 @@ class Session:
 
     def statuses(self) -> list[Status]:
         """For /diagnostics, on the executor's thread."""
-        return self._report.statuses(self._now(), active=not self._timer.is_canceled(), clock_jumps=self._clock_jumps)
+        return self._report.statuses(self._now(), active=self.timer.runs, clock_jumps=self._clock_jumps)
 
     def run_tick(self, now: int) -> Tick:
         """What the last control period was like, for a run on ~/run_policy."""
