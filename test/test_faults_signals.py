@@ -19,14 +19,14 @@ from ament_index_python.packages import get_package_prefix
 from fault_bench import WATCHDOG, Bench, start_faulty_policy
 from faults import fault
 from faulty_policy import FROZEN, SLOW, SLOW_SECONDS
-from policy_client import CHECKPOINT, PATIENCE, START_PATIENCE, PolicyClient, start_policy
+from policy_client import CHECKPOINT, PATIENCE, START_PATIENCE, PolicyClient, start_policy, stop
 from robot_process import half_made_ports
 
 pytestmark = pytest.mark.ros
 
 INTERRUPTED = fault(
     "Signals",
-    "SIGINT or SIGTERM in the middle of an inference",
+    "SIGINT, SIGTERM or SIGHUP (its terminal is gone) in the middle of an inference",
     "one last zero command, then silence; nothing is left behind",
     "lifecycle",
     "active",
@@ -40,6 +40,14 @@ LOADING = fault(
     "lifecycle",
     "unconfigured",
     "start the node",
+)
+SUSPENDED = fault(
+    "Signals",
+    "SIGTSTP (Ctrl-Z)",
+    "one last zero command, then the process stops",
+    "motion",
+    "motion is off; call ~/enable",
+    "continue the process (fg), then enable",
 )
 HANGS = fault(
     "Processes and the machine",
@@ -72,7 +80,37 @@ def children(pid):
     return [child for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_z_while_moving():
+    context = rclpy.Context()
+    context.init()
+    process = start_faulty_policy()
+    bench = Bench(context, process)
+    try:
+        bench.next_chunk(timeout=START_PATIENCE)
+        assert bench.enable().success
+        bench.wait_until_moving()
+        process.send_signal(signal.SIGTSTP)
+        bench.wait(lambda: state(process.pid) == "T", "a stopped process")
+        bench.wait(lambda: not bench.sent[-1].moves, "a zero command")
+        process.send_signal(signal.SIGCONT)
+        bench.says(SUSPENDED)
+        bench.next_chunk()
+        assert not bench.sent[-1].moves
+        assert bench.enable().success
+        bench.wait_until_moving()
+        stop(process)
+    finally:
+        bench.close()
+        process.kill()
+        context.shutdown()
+
+
+def state(pid):
+    """One letter, see proc(5)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_signal_in_the_middle_of_an_inference(number):
     context = rclpy.Context()
     context.init()

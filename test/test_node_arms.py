@@ -27,6 +27,7 @@ from specprune_ros.control.takeover import InCharge
 from specprune_ros.nodes.arms_process import ArmsProcess, ArmThread
 from specprune_ros.nodes.model import SharedModel
 from specprune_ros.nodes.policy_node import PolicyNode
+from specprune_ros.processes.interruption import SIGNALS
 
 pytestmark = pytest.mark.ros
 
@@ -282,8 +283,10 @@ def test_diagnostics_tell_of_the_others(arms):
     assert 0.0 <= inference.values["wait for a turn p99 ms"] < np.inf
 
 
-def test_the_end_holds_every_arm_even_beside_one_that_hangs(arms, monkeypatch):
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+@pytest.fixture
+def process(arms):
+    """The process around both arms, which move."""
+    handlers = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGTSTP)}
     try:
         process = ArmsProcess()
     finally:
@@ -292,6 +295,26 @@ def test_the_end_holds_every_arm_even_beside_one_that_hangs(arms, monkeypatch):
             signal.signal(number, handler)
     process.arms, process._ending = [arms.left.control, arms.right.control], arms.ending
     arms.start_moving()
+    yield process
+    process.heartbeat.stop()
+
+
+def test_ctrl_z_holds_every_arm_before_the_process_stops(arms, process):
+    held = []
+
+    def stop():
+        held.extend(arm.holds() and not arm.session.motion_is_on for arm in (arms.left, arms.right))
+        for arm in process.arms:
+            arm._beat -= 3600.0  # it took an hour
+        process.interruption.requested, process.suspension.requested = True, False
+
+    process.suspension.stop = stop
+    process.suspension.requested = True
+    assert process.run() == 0 and held == [True, True]
+    assert not any(arm.hangs for arm in process.arms)
+
+
+def test_the_end_holds_every_arm_even_beside_one_that_hangs(arms, process, monkeypatch):
     go = threading.Event()
     timer = arms.left.node.create_timer(0.001, lambda: go.wait(PATIENCE))
     arms.wait(lambda: arms.left.control._beat < time.monotonic() - 0.5, "the left one hangs")

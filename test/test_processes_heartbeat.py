@@ -6,13 +6,16 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
+PATIENCE = 120.0  # seconds
 START = """
 import ctypes, os, signal, sys, time
 from specprune_ros.processes.heartbeat import Heartbeat, notify
-from specprune_ros.processes.interruption import Interruption, end_within, leave_at_once
+from specprune_ros.processes.interruption import Interruption, Suspension, end_within, leave_at_once
 frozen = lambda seconds: ctypes.PyDLL(None).usleep(int(seconds * 1e6))  # holds the global lock
 """
 
@@ -23,7 +26,7 @@ def run(script, **environment):
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
 
@@ -66,7 +69,7 @@ def test_nobody_is_told_without_systemd():
     assert run("notify('READY=1')", NOTIFY_SOCKET="/nowhere/socket").returncode == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize(
     ("script", "said"),
     [
@@ -89,6 +92,42 @@ def test_nobody_is_told_without_systemd():
 def test_a_signal_ends_the_process_silently(script, said, number):
     ended = run(script.format(n=int(number)))
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, said, "")
+
+
+@pytest.mark.parametrize("heed", ["leave_at_once()", "Interruption()"])
+def test_a_closed_terminal_does_not_end_what_nohup_started(heed):
+    ended = run(
+        f"signal.signal(signal.SIGHUP, signal.SIG_IGN); {heed}; os.kill(os.getpid(), signal.SIGHUP)\n"
+        "print('goes on', flush=True)"
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "goes on\n", "")
+
+
+def stopped(process):
+    """Wait until it is stopped."""
+    until = time.monotonic() + PATIENCE
+    while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("waits", "said"), [(True, "asked True\nstops\ngoes on False\n"), (False, "asked False\nstops\ngoes on False\n")]
+)
+def test_ctrl_z_stops_the_process_when_the_arm_holds(waits, said):
+    script = (
+        f"s = Suspension(); s.waits = {waits}; os.kill(os.getpid(), signal.SIGTSTP)\n"
+        "print('asked', s.requested); print('stops', flush=True)\n"
+        "if s.requested: s.stop()\n"
+        "print('goes on', s.requested)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", START + script], stdout=subprocess.PIPE, text=True)
+    try:
+        stopped(process)
+        process.send_signal(signal.SIGCONT)
+        assert process.communicate(timeout=PATIENCE)[0] == said
+    finally:
+        process.kill()
 
 
 def test_a_hang_with_the_global_lock_held_does_not_keep_a_process_that_wants_to_end():

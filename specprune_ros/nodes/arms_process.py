@@ -15,12 +15,12 @@ from rclpy.lifecycle import TransitionCallbackReturn
 
 from specprune_ros.errors import ConfigError
 from specprune_ros.nodes.model import SharedModel
-from specprune_ros.nodes.node_process import SIGNAL_TIME, START_TIME, init_rclpy, leave, spin_some
+from specprune_ros.nodes.node_process import SIGNAL_TIME, START_TIME, SUSPENDED, init_rclpy, leave, spin_some
 from specprune_ros.nodes.parameters.arms import ArmArguments
 from specprune_ros.nodes.parameters.groups import NodeConfig
 from specprune_ros.nodes.policy_node import PolicyNode
 from specprune_ros.processes.heartbeat import Heartbeat, notify
-from specprune_ros.processes.interruption import LEAVING, Interruption, end_within
+from specprune_ros.processes.interruption import LEAVING, Interruption, Suspension, end_within
 
 HOLDING_TIME = 1.0  # seconds in which every arm holds at the end; one that hangs is not waited for any longer
 
@@ -36,6 +36,7 @@ class ArmThread:
         self.loading = False  # what may take as long as it likes
         self._beat = time.monotonic()
         node.while_loading = self._while_loading
+        self._executor: SingleThreadedExecutor | None = None  # once it spins
         self.thread = threading.Thread(target=self._run, name=f"control {node.get_namespace()}", daemon=True)
 
     @property
@@ -45,13 +46,17 @@ class ArmThread:
         silent = not self.loading and 0 < limit < time.monotonic() - self._beat
         return silent or not self.thread.is_alive()
 
+    def beat(self) -> None:
+        """It does not hang."""
+        self._beat = time.monotonic()
+
     @contextlib.contextmanager
     def _while_loading(self) -> Iterator[None]:
         self.loading = True
         try:
             yield
         finally:
-            self._beat = time.monotonic()
+            self.beat()
             self.loading = False
 
     def _run(self) -> None:
@@ -59,13 +64,27 @@ class ArmThread:
             self._autostart()
         finally:
             self.started.set()
-        executor = SingleThreadedExecutor(context=self.node.context)
-        executor.add_node(self.node)
+        self._executor = SingleThreadedExecutor(context=self.node.context)
+        self._executor.add_node(self.node)
         while not self._ending.is_set():
-            self._beat = time.monotonic()
-            spin_some(executor, self.node)
+            self.beat()
+            spin_some(self._executor, self.node)
         if self.node.session is not None:
             self.node.session.stop()
+
+    def hold(self, why: str) -> threading.Event:
+        """Switch motion off, on its own thread; from any other. The event is set when that is done."""
+        done = threading.Event()
+
+        def hold() -> None:
+            self.node.hold(why)
+            done.set()
+
+        if self._executor is None:
+            done.set()  # it has not moved yet
+        else:
+            self._executor.create_task(hold)
+        return done
 
     def _autostart(self) -> None:
         if not self.node.parameters.declared(NodeConfig).autostart:
@@ -82,6 +101,7 @@ class ArmsProcess:
     def __init__(self) -> None:
         faulthandler.enable(sys.__stderr__ or sys.stderr)  # a crash in compiled code must not be silent
         self.interruption = Interruption()
+        self.suspension = Suspension()
         self.heartbeat = Heartbeat(START_TIME)
         self.model = SharedModel()
         self.arms: list[ArmThread] = []
@@ -109,7 +129,10 @@ class ArmsProcess:
     def run(self) -> int:
         """Watch the control threads until interrupted; returns the exit code."""
         told = False
+        self.suspension.waits = True
         while not self.interruption.requested:
+            if self.suspension.requested:
+                self._suspend()
             hanging = [arm for arm in self.arms if arm.hangs]
             if hanging:
                 self._tell_hang(hanging)
@@ -122,6 +145,16 @@ class ArmsProcess:
             self._beat()
             time.sleep(SIGNAL_TIME)
         return 0
+
+    def _suspend(self) -> None:
+        """Ctrl-Z: every arm holds, then the process stops until it is continued."""
+        until = time.monotonic() + HOLDING_TIME
+        for done in [arm.hold(SUSPENDED) for arm in self.arms]:
+            done.wait(max(until - time.monotonic(), 0.0))
+        with self.heartbeat.suspended():
+            self.suspension.stop()
+        for arm in self.arms:
+            arm.beat()
 
     def _beat(self) -> None:
         """This thread is alive, and whoever holds Python's global lock lets go of it; loading may keep it for long."""

@@ -11,7 +11,7 @@ Everything runs on one thread, which also owns the OpenGL context: messages are 
 
 import sys
 
-from specprune_ros.processes.interruption import LEAVING, SIGNALS, end_within, leave_at_once
+from specprune_ros.processes.interruption import LEAVING, end_within, heeded, leave_at_once
 
 if __name__ == "__main__":
     leave_at_once()  # in the seconds that the imports take
@@ -306,7 +306,7 @@ def main() -> int:
         node.stop()
         end_within(LEAVING, node.exit_code)  # a new scene, or a step on a busy machine, takes longer
 
-    for number in SIGNALS:
+    for number in heeded():
         signal.signal(number, stop)
     node.run()
     end_within(LEAVING, node.exit_code)

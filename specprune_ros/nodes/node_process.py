@@ -17,7 +17,7 @@ from specprune_ros.errors import UserError
 from specprune_ros.nodes.parameters.groups import NodeConfig
 from specprune_ros.processes import shared_memory
 from specprune_ros.processes.heartbeat import Heartbeat, notify
-from specprune_ros.processes.interruption import LEAVING, Interruption, end_within
+from specprune_ros.processes.interruption import LEAVING, Interruption, Suspension, end_within
 from specprune_ros.processes.socket_buffers import buffer_limit, buffer_problem
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SIGNAL_TIME = 0.1  # seconds until a signal is noticed at the latest
 START_TIME = 60.0  # seconds until the node exists at the latest
+SUSPENDED = "the process was stopped (Ctrl-Z); when it is continued, call ~/enable"
 
 
 def transport_problems() -> list[str]:
@@ -48,6 +49,7 @@ class NodeProcess:
         # A crash in compiled code must not be silent: every thread's stack goes to stderr.
         faulthandler.enable(sys.__stderr__ or sys.stderr)
         self.interruption = Interruption(interrupted)
+        self.suspension = Suspension()
         self.heartbeat = Heartbeat(START_TIME)
         self.node: PolicyNode | None = None
 
@@ -63,8 +65,12 @@ class NodeProcess:
 
     @contextlib.contextmanager
     def _loading(self) -> Iterator[None]:
-        with self.heartbeat.suspended(), self.interruption.at_once(self._close):
-            yield
+        waits, self.suspension.waits = self.suspension.waits, False  # nothing moves meanwhile
+        try:
+            with self.heartbeat.suspended(), self.interruption.at_once(self._close):
+                yield
+        finally:
+            self.suspension.waits = waits
 
     def _use_limit(self) -> None:
         assert self.node is not None
@@ -76,11 +82,16 @@ class NodeProcess:
         """Spin until interrupted."""
         executor = SingleThreadedExecutor(context=node.context)
         executor.add_node(node)
+        self.suspension.waits = True
         notify("READY=1")
         while not self.interruption.requested:
             self._use_limit()
             self.heartbeat.beat()
             spin_some(executor, node)
+            if self.suspension.requested:
+                node.hold(SUSPENDED)
+                with self.heartbeat.suspended():
+                    self.suspension.stop()
 
     def end(self, code: int) -> NoReturn:
         """Stop the arm, leave ROS, and end the process without waiting for a running inference or a peer."""

@@ -164,6 +164,13 @@ class PolicyNode(LifecycleNode):
             self._model.give_back(self)
         self._state = "unconfigured"
 
+    def hold(self, why: str) -> None:
+        """Switch motion off, and say why in the log."""
+        if self.session is not None and self.session.motion_is_on:
+            self.get_logger().warning(f"motion is off: {why}")
+            self.session.enable(False)
+        self.runs.end(Outcome.DISABLED, why)
+
     def stop(self) -> None:
         """Stop the arm at once."""
         if self.session is not None:

@@ -343,6 +343,11 @@ class Session:
         )
 
     @property
+    def motion_is_on(self) -> bool:
+        """Whether somebody has switched it on."""
+        return self._motion.enabled
+
+    @property
     def in_charge(self) -> str:
         """Who moves the arm, as in ActionChunk."""
         return self._motion.in_charge

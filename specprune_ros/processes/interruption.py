@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGINT and SIGTERM, in every phase of a process."""
+"""SIGINT, SIGTERM and SIGHUP, in every phase of a process; and Ctrl-Z."""
 
 import contextlib
 import ctypes
@@ -8,10 +8,16 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 
-SIGNALS = signal.SIGINT, signal.SIGTERM
+SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # the last one: the terminal, or the ssh connection, is gone
 PATIENCE = 8.0  # seconds from a signal to the end at most, whatever hangs; `ros2 launch` kills after 10
 LEAVING = 1.5  # seconds at most for what has to be left in order, such as ROS
+SENDING = 0.05  # seconds in which a last command leaves, or is sent again, before the process is stopped
 INTERRUPTED = 130  # exit code of a command that gives a verdict, when it gave none
+
+
+def heeded() -> list[signal.Signals]:
+    """The signals that end this process: not SIGHUP where nohup, or whoever else started it, had that ignored."""
+    return [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
 
 def leave_at_once(code: int = 0) -> None:
@@ -19,7 +25,7 @@ def leave_at_once(code: int = 0) -> None:
 
     So does one that came before: executables are started with signals blocked (scripts/executable.in).
     """
-    for number in SIGNALS:
+    for number in heeded():
         signal.signal(number, lambda *_: os._exit(code))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
@@ -66,7 +72,7 @@ class Interruption:
         self.requested = False
         self.code = code
         self._at_once: Callable[[], object] | None = None
-        for number in SIGNALS:
+        for number in heeded():
             signal.signal(number, self._request)
 
     @contextlib.contextmanager
@@ -95,3 +101,25 @@ class Interruption:
             self._at_once()
         finally:
             os._exit(self.code)
+
+
+class Suspension:
+    """Ctrl-Z (SIGTSTP) as a flag, while there is an arm to hold first; otherwise the process is stopped at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.waits = False  # whether somebody looks at the flag, and calls `stop`
+        if signal.getsignal(signal.SIGTSTP) != signal.SIG_IGN:
+            signal.signal(signal.SIGTSTP, self._request)
+
+    def stop(self) -> None:
+        """Stop this process here, until it is continued."""
+        time.sleep(SENDING)
+        self.requested = False
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _request(self, number: int, _: object) -> None:
+        if self.waits:
+            self.requested = True
+        else:
+            self.stop()
