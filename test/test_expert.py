@@ -14,7 +14,8 @@ from specprune_ros.errors import UserError
 from specprune_ros.sim.libero_env import simulator_action
 from training import collect, recording
 from training.episodes import VIEWS, episode_paths, read_episode
-from training.expert import ActionNoise, Expert, ExpertError, Grasp
+from training.expert import ActionNoise, Expert
+from training.pick_and_place import ExpertError, Grasp, known_tasks
 from training.placements import (
     EVALUATION_SEED,
     EVALUATION_STATES,
@@ -48,6 +49,11 @@ def test_noise_changes_slowly_leaves_the_gripper_and_comes_from_its_seed():
     again = ActionNoise(0.2, seed=5)
     np.testing.assert_array_equal(executed[:9], [again(action) for action in actions[:9]])
     np.testing.assert_array_equal(ActionNoise(0.0, seed=5)(actions[0]), actions[0])
+
+
+def test_every_suite_has_tasks_that_the_expert_knows_and_its_variants_the_same():
+    assert known_tasks("libero_spatial_swap") == known_tasks("libero_spatial") == tuple(range(10))
+    assert known_tasks("libero_goal_with_mug") == known_tasks("libero_goal") == (1, 4, 8)
 
 
 def test_training_and_evaluation_never_meet():

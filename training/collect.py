@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Collect demonstrations of LIBERO-Spatial with the scripted expert.
+"""Collect demonstrations of LIBERO-Spatial, -Object and -Goal with the scripted expert.
 
     scripts/env python -m training.collect DATA --episodes 50 --processes 2            # LIBERO's initial states
     scripts/env python -m training.collect DATA --episodes 200 --processes 2 --wide    # random placements
     scripts/env python -m training.collect DATA --suites libero_spatial_swap libero_spatial_with_mug
+    scripts/env python -m training.collect DATA --suites libero_goal libero_object --episodes 50
     scripts/env python -m training.collect DATA --policy CHECKPOINT    # a half-trained policy drives at times (DAgger)
 
     scripts/env python -m training.collect HELD_OUT --first 1000000 --episodes 5 --wide                # for evaluation
@@ -14,7 +15,6 @@ kept.
 """
 
 import argparse
-import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from specprune_ros.errors import UserError
 from training.data_card import write_summary
+from training.pick_and_place import known_tasks
 from training.placements import EVALUATION_SEED
 from training.recording import Block, is_tried, record_block
 from training.workers import Workers, add_options, run_jobs
@@ -61,7 +62,8 @@ def _blocks(given: argparse.Namespace) -> Iterator[Block]:
     """What is still missing."""
     indices = tuple(range(given.first, given.first + given.episodes))
     policy = given.policy and given.policy.resolve()  # a worker may be elsewhere
-    for suite, task in itertools.product(given.suites, given.tasks):
+    tasks = [(suite, task) for suite in given.suites for task in given.tasks or known_tasks(suite)]
+    for suite, task in tasks:
         whole = Block(given.folder.resolve(), suite, task, given.wide, not given.no_shadows, policy, indices)
         left = [i for i in whole.indices if not is_tried(whole, i)]
         for start in range(0, len(left), BLOCK):
@@ -74,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--episodes", type=int, default=50, help="episodes tried per task (default: %(default)s)")
     parser.add_argument("--first", type=int, default=0, help="index of the first one (default: %(default)s)")
     parser.add_argument("--suites", nargs="+", default=["libero_spatial"], help="default: %(default)s")
-    parser.add_argument("--tasks", nargs="+", type=int, default=list(range(10)), help="default: all ten")
+    parser.add_argument("--tasks", nargs="+", type=int, help="default: all that the expert knows")
     parser.add_argument("--wide", action="store_true", help="random placements (libero_spatial only)")
     parser.add_argument("--no-shadows", action="store_true", help="a third of the rendering time; looks different")
     parser.add_argument("--policy", type=Path, metavar="CHECKPOINT", help="drives at times; the expert labels")

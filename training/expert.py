@@ -1,39 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A scripted expert for "pick up the bowl, place it on the plate" (LIBERO-Spatial and its variants).
+"""A scripted expert for tasks that move one thing onto or into another (LIBERO-Spatial, -Object, some of LIBERO-Goal).
 
 It reads the simulator's state, so it labels every state that it is brought into; the policy that learns from it sees
 images only. Lengths in metres, world frame; actions in the checkpoint's units (LIBERO: 1.0 = 0.05 m, 0.5 rad, gripper
 0 close, 1 open).
 """
 
-from dataclasses import dataclass
 from enum import IntEnum, auto
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
-from specprune_ros.errors import UserError
 from specprune_ros.sim.libero_env import LiberoEnv
+from training.pick_and_place import UP, Grasp, pick_and_place
 from training.scene import Scene
 
 METRES_PER_UNIT, RADIANS_PER_UNIT = 0.05, 0.5
 GAIN = 1.2  # share of the remaining way that one step asks for; the clip makes it a speed limit
-RIM = 0.045  # from the bowl's centre to where a finger goes over its rim
-APPROACH, GRASP, LIFT = 0.12, 0.035, 0.10  # height of the hand above the bowl's origin; LIFT above the grasp
-RELEASE = 0.004  # the bowl's origin is let go this far above the plate's
-RETREAT = 0.08
+LIFT, RETREAT = 0.10, 0.08  # of the hand, above where it grips and where it lets go
+CLEARANCE = 0.05  # what is carried passes at least this far above the place where it goes
+RELEASE = 0.004  # it is let go this far above that place
 NEAR, CLOSE_BY = 0.015, 0.008  # a phase of coarse and of fine positioning ends within this distance
 AT_REST = 0.003  # m/s of a finger
 TOO_LONG = 80  # steps of a phase
 STALLED = 0.0003  # m in one step: something, or the end of the arm's reach, is in the way
-FURNITURE_RADIUS = 0.15
 OPEN_WIDTH = 0.036  # m of one finger's way of 0.04
 OPEN, CLOSED = 1.0, 0.0
-DOWN = Rotation.from_quat([1.0, 0.0, 0.0, 0.0])  # hand points down, fingers along world y
-
-
-class ExpertError(UserError):
-    """The task is not of a kind that the expert knows."""
 
 
 class Phase(IntEnum):
@@ -48,39 +39,14 @@ class Phase(IntEnum):
     DONE = auto()
 
 
-@dataclass(frozen=True)
-class Grasp:
-    """How the bowl is gripped. `angle`: of the hand about the vertical, rad; 0 has the fingers along world y.
-
-    `side`: which of the two rim points in that direction, +1 or -1; 0 takes the one farther from other objects.
-    """
-
-    angle: float = 0.0
-    side: int = 0
-
-
-# By the index of the task in LIBERO-Spatial and its variants. Where either side will do it is always the same one: a
-# policy learns that more easily than "the one farther from other objects".
-GRASPS = {
-    **dict.fromkeys((2, 3, 5, 7), Grasp(side=1)),
-    4: Grasp(angle=1.147, side=1),  # along the drawer's long side
-    9: Grasp(side=1),  # the other one is beyond the arm's reach
-}
-
-
 class Expert:
     """One episode. Call `act` before every step of the simulator; it ends when `done`."""
 
     def __init__(self, env: LiberoEnv, grasp: Grasp | None = None) -> None:
-        """`grasp`: None takes the one known for the task. Raises ExpertError unless the goal is on(object, object)."""
+        """`grasp` of a bowl: None takes the one known for the task. Raises ExpertError for a task of another kind."""
         self._env = env
         self._scene = Scene(env)
-        if self._scene.goal is None:
-            raise ExpertError(f"the expert cannot solve '{env.instruction}'; it only places one object on another")
-        self._bowl, self._plate = self._scene.goal
-        grasp = GRASPS.get(env.task.index, Grasp()) if grasp is None else grasp
-        self._hand = Rotation.from_euler("z", grasp.angle) * DOWN
-        self._rim = self._rim_offset(grasp)
+        self._plan = pick_and_place(env, grasp)
         self.phase = Phase.ABOVE
         self._steps = 0  # in this phase
         self._carry_height = 0.0
@@ -109,50 +75,32 @@ class Expert:
             self._steps = 0
         self._steps += 1
         way = (self._target() - pose.position) / METRES_PER_UNIT
-        turn = (self._hand * pose.rotation.inv()).as_rotvec() / RADIANS_PER_UNIT
+        turn = (self._plan.hand * pose.rotation.inv()).as_rotvec() / RADIANS_PER_UNIT
         closed = Phase.CLOSE <= self.phase <= Phase.LOWER
         motion = np.clip(GAIN * np.concatenate([way, turn]), -1.0, 1.0)
         return np.append(motion, CLOSED if closed else OPEN)
 
-    def _rim_offset(self, grasp: Grasp) -> np.ndarray:
-        direction = np.array([-np.sin(grasp.angle), np.cos(grasp.angle), 0.0])
-        if grasp.side:
-            return RIM * grasp.side * direction
-        bowl = self._scene.position(self._bowl)
-        free = [self._clearance(bowl, bowl + 2 * RIM * side * direction) for side in (1, -1)]
-        return RIM * (1 if free[0] >= free[1] else -1) * direction
-
-    def _clearance(self, bowl: np.ndarray, finger: np.ndarray) -> float:
-        """Horizontal distance from a finger to the nearest thing that is not the bowl or what it stands on."""
-        gaps = []
-        for name in (*self._scene.objects, *self._scene.furniture):
-            place = self._scene.position(name)[:2]
-            if np.linalg.norm(place - bowl[:2]) > RIM:
-                radius = FURNITURE_RADIUS if name in self._scene.furniture else 0.0
-                gaps.append(float(np.linalg.norm(place - finger[:2])) - radius)
-        return min(gaps)
-
     def _target(self) -> np.ndarray:
         """Where the end effector should be in this phase."""
-        hand = self._env.eef_pose.position
-        bowl, plate = self._scene.position(self._bowl), self._scene.position(self._plate)
-        up = np.array([0.0, 0.0, 1.0])
+        plan, hand = self._plan, self._env.eef_pose.position
+        thing, place = self._scene.position(plan.moved), self._scene.position(plan.target)
         match self.phase:
             case Phase.ABOVE:
-                return bowl + self._rim + APPROACH * up
+                return np.append((thing + plan.grip)[:2], thing[2] + plan.approach)
             case Phase.DESCEND | Phase.CLOSE:
-                self._carry_height = bowl[2] + GRASP + LIFT
-                return bowl + self._rim + GRASP * up
+                lifted, over = thing[2] + plan.grip[2] + LIFT, place[2] + plan.rest + plan.grip[2] + CLEARANCE
+                self._carry_height = max(lifted, over)
+                return thing + plan.grip
             case Phase.LIFT:
                 return np.array([hand[0], hand[1], self._carry_height])
             case Phase.OVER:
-                return np.append((plate + hand - bowl)[:2], self._carry_height)
+                return np.append((place + hand - thing)[:2], self._carry_height)
             case Phase.LOWER:
-                return plate + hand - bowl + RELEASE * up
+                return place + hand - thing + (plan.rest + RELEASE) * UP
             case Phase.RELEASE:
                 return hand
             case _:
-                return np.array([hand[0], hand[1], plate[2] + GRASP + RETREAT])
+                return np.array([hand[0], hand[1], place[2] + plan.rest + plan.grip[2] + RETREAT])
 
     def _finished(self) -> bool:
         """Whether this phase is over."""

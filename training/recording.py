@@ -72,7 +72,7 @@ def record(env: LiberoEnv, index: int, wide: bool, policy: Policy | None = None)
     size = NOISES[index % len(NOISES)] if policy is None else 0.0
     noise = ActionNoise(size, seed=index)
     driver = None if policy is None else PolicyDriver(policy, seed=index)
-    names = [*scene.objects, "gripper"]
+    marked = (*scene.objects, *scene.furniture_of_goal)
     frames: dict[str, list[np.ndarray]] = {view: [] for view in VIEWS}
     proprio, actions, points, goal = [], [], [], []
     for _ in range(MAX_STEPS):
@@ -83,7 +83,7 @@ def record(env: LiberoEnv, index: int, wide: bool, policy: Policy | None = None)
             frames[view].append(env.image(view)[:, ::-1])  # mirrored, as LIBERO checkpoints are trained
         proprio.append(env.proprio)
         actions.append(action)
-        points.append([_points(env, scene, view) for view in VIEWS])
+        points.append([_points(env, scene, marked, view) for view in VIEWS])
         goal.append([scene.position(name) - env.eef_pose.position for name in scene.goal or ()])
         executed = noise(action) if driver is None else driver(env, expert, action)
         env.step(simulator_action(executed))
@@ -96,16 +96,16 @@ def record(env: LiberoEnv, index: int, wide: bool, policy: Policy | None = None)
         "seed": index,
         "wide": wide,
         "noise": size,
-        "points": names,
+        "points": [*marked, "gripper"],
         "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
     }
     stacked = {view: np.stack(images) for view, images in frames.items()}
     return Episode(stacked, np.array(proprio), np.array(actions), np.array(points), np.array(goal), facts)
 
 
-def _points(env: LiberoEnv, scene: Scene, view: str) -> np.ndarray:
-    """(K, 2) the objects and the gripper in the mirrored image; nan outside of it."""
-    places = [scene.position(name) for name in scene.objects] + [env.eef_pose.position]
+def _points(env: LiberoEnv, scene: Scene, marked: tuple[str, ...], view: str) -> np.ndarray:
+    """(K, 2) the marked things and the gripper in the mirrored image; nan outside of it."""
+    places = [scene.position(name) for name in marked] + [env.eef_pose.position]
     pixels = np.array([scene.pixel(place, view) for place in places])
     pixels[:, 0] = 1.0 - pixels[:, 0]
     pixels[~((pixels >= 0.0) & (pixels <= 1.0)).all(axis=1)] = np.nan
