@@ -76,9 +76,8 @@ class Session:
         self._node, self._parameters, self._model, self._takeover = node, parameters, model, takeover
         self._controller = parameters.running(ControllerConfig)
         inputs = parameters.running(InputsConfig)
-        with (
-            ExitStack() as opened
-        ):  # what is open when something fails is closed; a device must not find half a session
+        # What is open when something fails is closed: a device must not find half a session.
+        with ExitStack() as opened:
             self._open_takeover(opened)
             self.policy = model.take(node, parameters.running(CheckpointConfig), self._wanted_pruning())
             check_fits(self.policy, inputs, self._controller)
