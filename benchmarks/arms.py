@@ -16,7 +16,7 @@ from specprune_ros.engine.precision import check_precision
 from specprune_ros.engine.precision_names import NATIVE
 from specprune_ros.engine.pruning_run import PruningRun
 from specprune_ros.errors import ConfigError
-from specprune_ros.openvla.preprocessing import CROP_AREA
+from specprune_ros.openvla.preprocessing import seen_side
 from specprune_ros.policy import Policy
 from specprune_ros.pruning.config import PRESETS, PruningConfig
 from specprune_ros.pruning.scores import patch_scores, text_attention
@@ -92,7 +92,7 @@ class GripperRun(PruningRun):
 
 def as_seen(places: np.ndarray, center_crop: bool) -> np.ndarray:
     """Places (V, 2), 0 to 1 over the whole view, over what the towers see of it; nan where they do not see it."""
-    side = CROP_AREA**0.5 if center_crop else 1.0
+    side = seen_side(center_crop)
     seen = 0.5 + (places - 0.5) / side
     inside = ((seen >= 0) & (seen <= 1)).all(axis=-1, keepdims=True)
     return np.where(inside, seen, np.nan)

@@ -36,9 +36,9 @@ def read_parameters(text: str, where: str, node: str) -> dict[str, Any]:
         raise ConfigError(f"{where} is not YAML{line}; correct it, or take config/franka.yaml as a start") from None
     parameters: dict[str, Any] = {}
     found = False
-    for name, values in _sections(content, ""):
+    for name, values in sections(content):
         found = True
-        if _matches(name, node):
+        if matches(name, node):
             parameters |= dict(_flat(values, ""))
     if not found:
         raise ConfigError(f"{where} has no {SECTION}; it has to look like config/franka.yaml")
@@ -55,7 +55,7 @@ def read_own_parameters(path: Path, node: str) -> dict[str, Any]:
         raise ConfigError(f"{path} is not text; give a parameter file like config/franka.yaml") from None
     parameters = read_parameters(text, str(path), node)
     if not parameters:
-        others = ", ".join(name for name, _ in _sections(yaml.load(text, _Loader), ""))
+        others = ", ".join(name for name, _ in sections(yaml.load(text, _Loader)))
         raise ConfigError(f"{path} has parameters of {others}, none of {node}; rename the section, or write /**")
     return parameters
 
@@ -68,20 +68,24 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def _sections(content: Any, prefix: str) -> Iterator[tuple[str, Mapping]]:
+def sections(content: Any, prefix: str = "") -> Iterator[tuple[str, Mapping]]:
+    """The nodes that a file names, "/left/specprune_policy" or "/**", with what it says of each.
+
+    Namespaces may be nested mappings.
+    """
     if not isinstance(content, Mapping):
         return
     for key, value in content.items():
         if key == SECTION:
             if isinstance(value, Mapping):
-                yield prefix, value
+                yield prefix or "/", value
         else:
-            yield from _sections(value, f"{prefix}/{str(key).strip('/')}")
+            yield from sections(value, f"{prefix}/{str(key).strip('/')}")
 
 
-def _matches(pattern: str, node: str) -> bool:
-    """`*` stands for one part of a name, `**` for any number of them."""
-    tokens = [token for token in pattern.split("/") if token]
+def matches(section: str, node: str) -> bool:
+    """Whether a section is for a node: `*` stands for one part of a name, `**` for any number of them."""
+    tokens = [token for token in section.split("/") if token]
     parts = {"*": r"/\w+", "**": r"(/\w+)*"}
     return re.fullmatch("".join(parts.get(token, "/" + re.escape(token)) for token in tokens), node) is not None
 

@@ -7,6 +7,7 @@ checks values here, declares ROS parameters in the node, and writes the paramete
 
 import dataclasses
 import math
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,8 +18,8 @@ KINDS = {
     int: "a whole number",
     float: "a number",
     str: "a text; quote one that YAML takes for something else, as 'yes'",
-    tuple: "a list",
 }
+LISTS = {int: "a list of whole numbers", float: "a list of numbers", str: "a list of texts"}
 
 
 def parameter(
@@ -47,6 +48,11 @@ def parameter(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def full_name(group: str, name: str) -> str:
+    """The parameter's name: `group.name`, or without a group the name alone."""
+    return f"{group}.{name}" if group else name
+
+
 def allowed(field: dataclasses.Field) -> str:
     """The allowed values of a field, in words: 'one of off, union' or '0 to 1'."""
     meta = field.metadata
@@ -59,7 +65,7 @@ def allowed(field: dataclasses.Field) -> str:
         return f"at least {low:g}"
     if high is not None:
         return f"at most {high:g}"
-    return KINDS[type(field.default)]
+    return LISTS[_kind(field)] if _is_list(field) else KINDS[_kind(field)]
 
 
 def shown(value: Any) -> str:
@@ -75,56 +81,78 @@ def check(config: Any, group: str) -> None:
     Raises ConfigError that names the field as `group.field`, its value and the allowed range.
     """
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        name = f"{group}.{field.name}".lstrip(".")
-        for element in value if isinstance(value, tuple) else (value,):
-            _check_type(field, name, value, element)
-            _check_range(field, name, value, element)
+        name, value = full_name(group, field.name), getattr(config, field.name)
+        _check_type(field, name, value)
+        _check_range(field, name, value)
 
 
-def _check_type(field: dataclasses.Field, name: str, value: Any, element: Any) -> None:
-    example = field.default
-    if isinstance(example, tuple):
-        if not isinstance(value, tuple):
-            raise ConfigError(f"{name} = {shown(value)} is not a list; write [{shown(value)}]")
-        if not example:
-            return
-        example = example[0]
-    expected: type | tuple[type, ...] = (int, float) if isinstance(example, float) else type(example)
-    if not isinstance(element, expected) or (isinstance(element, bool) and not isinstance(example, bool)):
-        quoted = "; quote it" if isinstance(example, str) and field.metadata["choices"] else ""
+def _is_list(field: dataclasses.Field) -> bool:
+    return typing.get_origin(field.type) is tuple
+
+
+def _kind(field: dataclasses.Field) -> Any:
+    """The type of a field's value, or of each element of a list."""
+    return typing.get_args(field.type)[0] if _is_list(field) else field.type
+
+
+def _elements(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _check_type(field: dataclasses.Field, name: str, value: Any) -> None:
+    if _is_list(field) and not isinstance(value, tuple):
+        raise ConfigError(f"{name} = {shown(value)} is not a list; write [{shown(value)}]")
+    kind = _kind(field)
+    expected = (int, float) if kind is float else (kind,)
+    fits = (
+        isinstance(element, expected) and isinstance(element, bool) == (kind is bool) for element in _elements(value)
+    )
+    if isinstance(value, tuple) != _is_list(field) or not all(fits):
+        quoted = "; quote it" if kind is str and field.metadata["choices"] else ""
         raise ConfigError(f"{name} = {shown(value)} has the wrong type; allowed: {allowed(field)}{quoted}")
-    if isinstance(element, float) and not math.isfinite(element):
+    if any(isinstance(element, float) and not math.isfinite(element) for element in _elements(value)):
         raise ConfigError(f"{name} = {shown(value)} is not finite; allowed: {allowed(field)}")
 
 
-def _check_range(field: dataclasses.Field, name: str, value: Any, element: Any) -> None:
+def _check_range(field: dataclasses.Field, name: str, value: Any) -> None:
     meta = field.metadata
-    outside = (
-        (meta["choices"] and element not in meta["choices"])
-        or (meta["minimum"] is not None and element < meta["minimum"])
-        or (meta["maximum"] is not None and element > meta["maximum"])
-    )
-    if outside:
-        raise ConfigError(f"{name} = {shown(value)} is outside the allowed range; allowed: {allowed(field)}")
+    for element in _elements(value):
+        outside = (
+            (meta["choices"] and element not in meta["choices"])
+            or (meta["minimum"] is not None and element < meta["minimum"])
+            or (meta["maximum"] is not None and element > meta["maximum"])
+        )
+        if outside:
+            raise ConfigError(f"{name} = {shown(value)} is outside the allowed range; allowed: {allowed(field)}")
 
 
 def from_mapping(cls: type, values: Mapping[str, Any], group: str, base: Any = None) -> Any:
     """Build a configuration dataclass from plain values (YAML, ROS parameters), starting from `base`.
 
-    Lists become tuples, integers become floats where the field is a float. Raises ConfigError for an unknown name.
+    Lists become tuples, integers become floats where the field is a float. Raises ConfigError for an unknown name and
+    for a value of another type.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}
     changes = {}
     for name, value in values.items():
         if name not in fields:
-            full_name = f"{group}.{name}".lstrip(".")
-            raise ConfigError(f"{full_name} is not a parameter; known: {', '.join(sorted(fields))}")
+            raise ConfigError(f"{full_name(group, name)} is not a parameter; known: {', '.join(sorted(fields))}")
         if isinstance(value, list):
             value = tuple(value)
-        if isinstance(fields[name].default, float) and isinstance(value, int) and not isinstance(value, bool):
+        if fields[name].type is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        for element in value if isinstance(value, tuple) else (value,):  # before the class works with it
-            _check_type(fields[name], f"{group}.{name}".lstrip("."), value, element)
+        _check_type(fields[name], full_name(group, name), value)  # before the class works with it
         changes[name] = value
     return dataclasses.replace(base, **changes) if base is not None else cls(**changes)
+
+
+def configured(default: Any, group: str, parameters: Mapping[str, Any]) -> Any:
+    """The configuration `default` with what `parameters` (full name -> value) say of its fields, checked.
+
+    Raises ConfigError as `from_mapping` and `check`.
+    """
+    names = {full_name(group, field.name): field.name for field in dataclasses.fields(default)}
+    given = {names[name]: value for name, value in parameters.items() if name in names}
+    config = from_mapping(type(default), given, group, base=default)
+    check(config, group)
+    return config

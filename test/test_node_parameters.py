@@ -15,10 +15,10 @@ from rclpy.parameter import Parameter
 
 from specprune_ros.errors import ConfigError
 from specprune_ros.nodes.parameters.declaration import LiveParameters, declare
-from specprune_ros.nodes.parameters.pruning import DEFAULT_PRESET, declare_pruning, expand_preset
+from specprune_ros.nodes.parameters.pruning import declare_pruning, expand_preset
 from specprune_ros.nodes.parameters.unknown import nearest
 from specprune_ros.parameters import parameter
-from specprune_ros.pruning.config import PRESETS, PruningConfig
+from specprune_ros.pruning.config import DEFAULT_PRESET, PRESETS, PruningConfig
 
 pytestmark = pytest.mark.ros
 

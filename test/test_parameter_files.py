@@ -113,6 +113,8 @@ def in_node(arguments):
         ("controller.gripper_dimensions", "6", "controller.gripper_dimensions = 6 is not a list; write [6]"),
         ("limits.workspace_min", "['a', 'b', 'c']", "limits.workspace_min = ['a', 'b', 'c'] has the wrong type"),
         ("controller.rate", "'fifty'", "controller.rate = 'fifty' has the wrong type; allowed: "),
+        ("inputs.own_limits", "[1]", "inputs.own_limits = [1] has the wrong type; allowed: a list of texts"),
+        ("limits.max_speed", "[0.5]", "limits.max_speed = [0.5] has the wrong type; allowed: 0.001 to 5"),
         ("dry_run", "1", "dry_run = 1 has the wrong type; allowed: true or false"),
         (
             "model.center_crop",

@@ -54,6 +54,7 @@ def test_field_carries_its_documentation():
         ("style", "one of walk, trot"),
         ("careful", "true or false"),
         ("weights", "at most 1"),
+        ("names", "a list of texts"),
     ],
 )
 def test_allowed_values_in_words(name, words):
@@ -112,6 +113,10 @@ def test_range_applies_to_every_element(values, field):
         {"legs": 3},
         {"legs": [1, 2]},
         {"weights": (None,)},
+        {"names": (1,)},
+        {"speed": (0.5,)},
+        {"speed": ()},
+        {"style": ("walk",)},
     ],
 )
 def test_wrong_types_are_refused(values):

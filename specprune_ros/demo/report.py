@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from specprune_ros.demo.speedup import measure_speedup
 from specprune_ros.demo.summary import summarize
-from specprune_ros.openvla.preprocessing import CROP_AREA
+from specprune_ros.openvla.preprocessing import seen_side
 from specprune_ros.policy import Policy
 from specprune_ros.viewing.episode import Episode
 from specprune_ros.viewing.plots import plot_latency_and_speed
@@ -71,7 +71,7 @@ def _held(episode: Episode, frames: Iterator[NDArray[np.uint8]], period: float) 
 
 def draw_frames(episode: Episode, policy: Policy) -> Iterator[NDArray[np.uint8]]:
     """One picture per observation. The policy says how its view is cropped and cut into patches."""
-    crop = math.sqrt(CROP_AREA) if policy.center_crop else 1.0
+    crop = seen_side(policy.center_crop)
     picture = VideoFrame(policy.num_views, policy.patch_grid, crop)
     factor = float(np.mean(episode.real_time_factors)) if episode.real_time_factors else math.nan
     for observation in episode.observations:

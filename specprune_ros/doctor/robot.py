@@ -3,10 +3,8 @@
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from specprune_ros.checkpoint_config import CheckpointConfig
 from specprune_ros.checks import FAIL, PASS, WARN, Check
@@ -14,15 +12,14 @@ from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.doctor.fit import check_fits, doubts, gripper_doubt, proprio_numbers
 from specprune_ros.doctor.statistics import fitting_keys
 from specprune_ros.doctor.subject import Subject
-from specprune_ros.errors import ConfigError, UserError
+from specprune_ros.errors import ConfigError
 from specprune_ros.openvla.contents import Contents
 from specprune_ros.parameter_file import read_parameters
-from specprune_ros.parameters import check, from_mapping
-from specprune_ros.pruning.config import PruningConfig
+from specprune_ros.parameters import configured, full_name
+from specprune_ros.pruning.config import DEFAULT_PRESET, PruningConfig
 from specprune_ros.sensing.config import InputsConfig
 
 NODE = "/specprune_policy"
-DEFAULT_PRESET = "paper"
 
 
 @dataclass(frozen=True)
@@ -53,8 +50,8 @@ def read_robot(path: Path) -> Robot:
         "controller": ControllerConfig(),
         "pruning": PruningConfig.from_preset(preset),
     }
-    configs = {group: _config(parameters, group, default) for group, default in groups.items()}
-    known = {f"{group}.{field.name}" for group, config in configs.items() for field in dataclasses.fields(config)}
+    configs = {group: configured(default, group, parameters) for group, default in groups.items()}
+    known = {full_name(group, field.name) for group, config in configs.items() for field in dataclasses.fields(config)}
     unknown = sorted(
         name for name in parameters if name.partition(".")[0] in groups and name not in known | {"pruning.enabled"}
     )
@@ -100,17 +97,6 @@ class _Outline:
         self.proprio_dim = contents.config.proprio_dim
         self.action_space = contents.family.action_space
         self.action_range = contents.normalizer.action.low, contents.normalizer.action.high
-
-
-def _config(parameters: Mapping[str, Any], group: str, default: Any) -> Any:
-    names = {f"{group}.{field.name}": field.name for field in dataclasses.fields(default)}
-    given = {names[name]: value for name, value in parameters.items() if name in names}
-    try:
-        config = from_mapping(type(default), given, group, base=default)
-        check(config, group)
-    except TypeError as error:
-        raise UserError(f"{group}: {error}; compare with config/franka.yaml") from None
-    return config
 
 
 def _hint(name: str, known: set[str]) -> str:

@@ -16,7 +16,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from specprune_ros.errors import ConfigError
 from specprune_ros.nodes.subscribing import TopicPeers, backlog, subscribe
 from specprune_ros.sensing.assembler import ObservationAssembler
-from specprune_ros.sensing.camera_check import info_topic
+from specprune_ros.sensing.camera_check import COMPRESSED, info_topic
 from specprune_ros.sensing.config import InputsConfig, image_input
 from specprune_ros.sensing.decoder import NewestDecoder
 from specprune_ros.sensing.end_effector import EndEffector
@@ -87,12 +87,12 @@ class Inputs:
 
     def _compressed_topic(self, base: str) -> str:
         """The name to subscribe to: a remapping of the base topic, as image_transport's, holds for it too."""
-        node, own = self._node, f"{base}/compressed"
+        node, own = self._node, base + COMPRESSED
         remapped = node.resolve_topic_name(base)
         given = node.resolve_topic_name(own) != node.resolve_topic_name(own, only_expand=True)
         if given or remapped == node.resolve_topic_name(base, only_expand=True):
             return own
-        return remapped if remapped.endswith("/compressed") else f"{remapped}/compressed"
+        return remapped if remapped.endswith(COMPRESSED) else remapped + COMPRESSED
 
     def _now(self) -> int:
         return self._node.get_clock().now().nanoseconds

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From camera frames to what the vision towers see, on the model's device."""
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,11 @@ LANCZOS = 3  # lobes
 FEW_BITS_DO = 2  # times as large as the result is a frame for which torch's 16-bit weights are exact enough
 TORCH_HAS_LANCZOS = torch.__version__ >= "2.13"  # older ones refuse the mode
 BANDS = 7  # of a resizing matrix on a CPU; with 4 to 14 the time is about the same, with 1 three times as long
+
+
+def seen_side(center_crop: bool) -> float:
+    """Share of each side of a view, around its middle, that the towers see."""
+    return math.sqrt(CROP_AREA) if center_crop else 1.0
 
 
 def resize(frame: Tensor, size: int) -> Tensor:

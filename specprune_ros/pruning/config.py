@@ -11,6 +11,8 @@ from specprune_ros.errors import ConfigError
 from specprune_ros.parameters import check, from_mapping, parameter
 
 PRESETS = ("paper", "fast", "careful")
+DEFAULT_PRESET = "paper"
+ROBOT = ("control_rate", "metres_per_unit")  # facts about the robot, which belong to no preset
 PATCHES = 256  # patches per view for which token counts are written; other grids scale by their share
 
 
@@ -154,6 +156,10 @@ class PruningConfig:
         values = yaml.safe_load(text) or {}
         result: PruningConfig = from_mapping(cls, {"preset": name, **values}, "pruning")
         return result
+
+    def on_robot_of(self, other: "PruningConfig") -> "PruningConfig":
+        """This configuration with the other one's facts about the robot."""
+        return replace(self, **{name: getattr(other, name) for name in ROBOT})
 
     def changed(self, values: dict[str, Any]) -> "PruningConfig":
         """This configuration with some values changed, and so no preset any more."""

@@ -14,7 +14,7 @@ from specprune_ros.errors import ConfigError
 from specprune_ros.nodes.model import load_policy
 from specprune_ros.parameter_file import read_own_parameters
 from specprune_ros.policy import ActionChunk, Observation, Policy
-from specprune_ros.pruning.config import PRESETS, PruningConfig
+from specprune_ros.pruning.config import PRESETS, ROBOT, PruningConfig
 from specprune_ros.replay.arm_names import DEFAULT_ARMS, DENSE, NODE
 from specprune_ros.replay.settings import PRUNING, Settings, settings
 
@@ -30,14 +30,14 @@ def pruning_of(arm: str, node: Settings, node_name: str) -> PruningConfig | None
         return None
     if arm == NODE:
         return node.pruning
-    rate, metres = node.pruning.control_rate, node.pruning.metres_per_unit  # of the robot, whatever is pruned
     if arm in PRESETS:
-        return replace(PruningConfig.from_preset(arm), control_rate=rate, metres_per_unit=metres)
+        return PruningConfig.from_preset(arm).on_robot_of(node.pruning)
     path = Path(arm).expanduser()
     if path.suffix in (".yaml", ".yml") and path.is_file():
         given = read_own_parameters(path, node_name)
         own = {name: value for name, value in given.items() if name.startswith(PRUNING)}
-        found = settings({PRUNING + "control_rate": rate, PRUNING + "metres_per_unit": metres, **own})
+        robot = {PRUNING + name: getattr(node.pruning, name) for name in ROBOT}
+        found = settings({**robot, **own})
         if found.unknown or not own:
             problem = f"there is no parameter {found.unknown[0]}" if found.unknown else f"it has no {PRUNING}*"
             raise ConfigError(f"--arms {path}: {problem}; docs/parameters.md lists what there is")

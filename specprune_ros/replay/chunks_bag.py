@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """chunks.mcap: what every arm said, as the node's own messages on the recording's stamps."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from specprune_ros.control.takeover import InCharge
 from specprune_ros.errors import UserError
-from specprune_ros.openvla.preprocessing import CROP_AREA
+from specprune_ros.openvla.preprocessing import seen_side
 from specprune_ros.policy import ActionChunk, Observation, Policy
 from specprune_ros.recording.bag_writer import BagWriter
 from specprune_ros.recording.definitions import CHUNK, STATISTICS
@@ -32,7 +31,7 @@ class ChunksBag:
         self._writer = BagWriter(folder)
         self._writer.__enter__()
         self._types: dict[str, Any] = self._writer.types.types
-        self._crop = math.sqrt(CROP_AREA) if policy.center_crop else 1.0
+        self._crop = seen_side(policy.center_crop)
         self._sequence = 0
         self._open = True
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from plotly.offline import get_plotlyjs
 
-from specprune_ros.openvla.preprocessing import CROP_AREA
+from specprune_ros.openvla.preprocessing import seen_side
 from specprune_ros.policy import ActionChunk, Policy
 from specprune_ros.replay.arm_names import DENSE
 from specprune_ros.replay.differences import Difference
@@ -63,7 +63,7 @@ def write_page(
     data = {
         "views": list(spool.at(0).frames),
         "grid": list(policy.patch_grid),
-        "crop": math.sqrt(CROP_AREA) if policy.center_crop else 1.0,
+        "crop": seen_side(policy.center_crop),
         "colors": MODE_COLORS,
         "lines": colors(found.arms),
         "timed": [name for name in TIMED if name in made],

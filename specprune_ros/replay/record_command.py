@@ -15,10 +15,9 @@ from specprune_ros.parameter_file import SECTION, read_parameters
 from specprune_ros.parameters import from_mapping
 from specprune_ros.recording.custom_data import CHECKPOINT, DIGEST, PARAMETERS, REMAPPINGS
 from specprune_ros.replay.names import Names
-from specprune_ros.sensing.camera_check import info_topic
+from specprune_ros.sensing.camera_check import COMPRESSED, info_topic
 from specprune_ros.sensing.config import InputsConfig, image_input
 
-SUFFIX = "/compressed"  # what image_transport appends
 INPUTS = "inputs."
 OUTPUTS = ("~/action_chunk", "~/pruning")
 
@@ -38,7 +37,7 @@ def record_command(
     merged |= parameters
     inputs = _inputs(merged)
     simulated = bool(merged.get("use_sim_time", False))
-    suffix = SUFFIX if inputs.image_transport == "compressed" else ""
+    suffix = COMPRESSED if inputs.image_transport == "compressed" else ""
     images = [f"~/{image_input(camera)}{suffix}" for camera in inputs.cameras]
     wanted = [*images, "joint_states", "/tf", "/tf_static", "~/instruction", *OUTPUTS]
     topics = [names.resolve(name) for name in wanted] + (["/clock"] if simulated else [])

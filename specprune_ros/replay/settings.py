@@ -9,11 +9,10 @@ from typing import Any
 from specprune_ros.checkpoint_config import CheckpointConfig
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.nodes.parameters.groups import GROUPS, NodeConfig
-from specprune_ros.parameters import check, from_mapping
-from specprune_ros.pruning.config import PruningConfig
+from specprune_ros.parameters import configured, full_name
+from specprune_ros.pruning.config import DEFAULT_PRESET, PruningConfig
 from specprune_ros.sensing.config import InputsConfig
 
-DEFAULT_PRESET = "paper"
 PRUNING = "pruning."
 ENABLED = PRUNING + "enabled"
 PRESET = PRUNING + "preset"
@@ -42,10 +41,12 @@ def settings(parameters: Mapping[str, Any]) -> Settings:
     configs: dict[type, Any] = {}
     for group, defaults in GROUPS.items():
         for default in defaults:
-            configs[type(default)] = _config(parameters, group, default, known)
+            configs[type(default)] = configured(default, group, parameters)
+            known |= _names(default, group)
     base = PruningConfig.from_preset(str(parameters.get(PRESET) or DEFAULT_PRESET))
-    pruning = _config(parameters, "pruning", base, known)
-    if pruning != dataclasses.replace(base, control_rate=pruning.control_rate, metres_per_unit=pruning.metres_per_unit):
+    pruning = configured(base, "pruning", parameters)
+    known |= _names(base, "pruning")
+    if pruning != base.on_robot_of(pruning):
         pruning = dataclasses.replace(pruning, preset="")
     return Settings(
         node=configs[NodeConfig],
@@ -60,11 +61,5 @@ def settings(parameters: Mapping[str, Any]) -> Settings:
     )
 
 
-def _config(parameters: Mapping[str, Any], group: str, default: Any, known: set[str]) -> Any:
-    prefix = f"{group}." if group else ""
-    names = {prefix + field.name: field.name for field in dataclasses.fields(default)}
-    known |= set(names)
-    given = {names[name]: value for name, value in parameters.items() if name in names}
-    config = from_mapping(type(default), given, group, base=default)
-    check(config, group)
-    return config
+def _names(config: Any, group: str) -> set[str]:
+    return {full_name(group, field.name) for field in dataclasses.fields(config)}

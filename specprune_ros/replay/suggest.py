@@ -116,8 +116,7 @@ class Search:
     def config(self, values: dict[str, Any]) -> PruningConfig:
         preset = PruningConfig.from_preset(values["preset"])
         own = {name: value for name, value in values.items() if name != "preset"}
-        kept = {"control_rate": self._base.control_rate, "metres_per_unit": self._base.metres_per_unit}
-        return preset.changed({**own, **kept})
+        return preset.changed(own).on_robot_of(self._base)
 
     def measure(self, config: PruningConfig, places: range) -> dict[str, Any]:
         """How these constants do there: `error` in noise floors (p95), `flop_share`, `within`, and more."""

@@ -8,14 +8,13 @@ from specprune_ros.replay.bag import Bag
 from specprune_ros.replay.bag_repair import BagError
 from specprune_ros.replay.names import Names
 from specprune_ros.replay.settings import Settings
-from specprune_ros.sensing.camera_check import info_topic
+from specprune_ros.sensing.camera_check import COMPRESSED, info_topic
 from specprune_ros.sensing.config import image_input
 
-IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+IMAGE, COMPRESSED_IMAGE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 JOINTS, TF = "sensor_msgs/msg/JointState", "tf2_msgs/msg/TFMessage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 STRING, CLOCK_TYPE = "std_msgs/msg/String", "rosgraph_msgs/msg/Clock"
-SUFFIX = "/compressed"  # what image_transport appends
 
 
 @dataclass(frozen=True)
@@ -64,14 +63,14 @@ def find_topics(bag: Bag, settings: Settings, names: Names) -> Topics:
 def _image_topic(bag: Bag, settings: Settings, names: Names, camera: str) -> str:
     """The configured transport's topic, else the other's: the pictures are the same."""
     name = f"~/{image_input(camera)}"
-    raw, compressed = names.resolve(name), names.resolve(name + SUFFIX)
-    if compressed == names.expand(name + SUFFIX):
-        compressed = raw + SUFFIX  # no rule of its own: that of the images applies
-    if raw.endswith(SUFFIX):
-        raw, compressed = raw.removesuffix(SUFFIX), raw
-    found = [topic for topic, kind in ((raw, IMAGE), (compressed, COMPRESSED)) if _present(bag, topic, kind)]
+    raw, compressed = names.resolve(name), names.resolve(name + COMPRESSED)
+    if compressed == names.expand(name + COMPRESSED):
+        compressed = raw + COMPRESSED  # no rule of its own: that of the images applies
+    if raw.endswith(COMPRESSED):
+        raw, compressed = raw.removesuffix(COMPRESSED), raw
+    found = [topic for topic, kind in ((raw, IMAGE), (compressed, COMPRESSED_IMAGE)) if _present(bag, topic, kind)]
     if not found:
-        raise _missing(bag, f"images of the view {camera}", raw, (IMAGE, COMPRESSED), name)
+        raise _missing(bag, f"images of the view {camera}", raw, (IMAGE, COMPRESSED_IMAGE), name)
     return found[-1] if settings.inputs.image_transport == "compressed" else found[0]
 
 

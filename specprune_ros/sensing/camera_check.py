@@ -8,6 +8,7 @@ import numpy as np
 from specprune_ros.arrays import Pixels
 from specprune_ros.stamps import NANOSECONDS
 
+COMPRESSED = "/compressed"  # what image_transport appends to the name of a topic
 SPARSE = 4  # every how many pixels colours are looked for
 GREY = 4  # of 255, between the colours of a grey pixel: what compression adds
 
@@ -62,4 +63,4 @@ class CameraCheck:
 
 def info_topic(image_topic: str) -> str:
     """Where a driver publishes the CameraInfo of an image topic: beside it (image_transport's convention)."""
-    return image_topic.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"
+    return image_topic.removesuffix(COMPRESSED).rpartition("/")[0] + "/camera_info"

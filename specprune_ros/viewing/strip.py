@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A few moments of an episode in one picture."""
 
-import math
 from pathlib import Path
 
 import matplotlib
@@ -9,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from specprune_ros.openvla.preprocessing import CROP_AREA
+from specprune_ros.openvla.preprocessing import seen_side
 from specprune_ros.policy import Policy
 from specprune_ros.viewing.episode import Episode
 from specprune_ros.viewing.mode_colors import MODE_COLORS
@@ -28,7 +27,7 @@ def plot_strip(episode: Episode, policy: Policy, path: Path) -> None:
     The policy says how its views are cropped and cut into patches.
     """
     chunks = [episode.chunks[i] for i in np.linspace(0, len(episode.chunks) - 1, MOMENTS).round().astype(int)]
-    crop = math.sqrt(CROP_AREA) if policy.center_crop else 1.0
+    crop = seen_side(policy.center_crop)
     seen = {observation.stamp: observation for observation in episode.observations}
     figure = Figure(figsize=(SIDE * MOMENTS, SIDE * policy.num_views + 0.7), layout="constrained", dpi=100)
     figure.suptitle(episode.instruction, fontsize=12)

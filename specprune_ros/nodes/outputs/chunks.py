@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`~/action_chunk`, `~/pruning` and `~/overlay/<camera>`: what every inference says. Runs on the worker's thread."""
 
-import math
 import threading
 from collections.abc import Callable
 
@@ -13,7 +12,7 @@ from specprune_ros.msg import ActionChunk as ActionChunkMessage
 from specprune_ros.msg import PruningStats
 from specprune_ros.nodes.outputs.overlay import Overlay
 from specprune_ros.nodes.stamps import to_duration, to_stamp
-from specprune_ros.openvla.preprocessing import CROP_AREA
+from specprune_ros.openvla.preprocessing import seen_side
 from specprune_ros.policy import ActionChunk, Policy
 from specprune_ros.sensing.assembler import Sensed
 from specprune_ros.stamps import NANOSECONDS
@@ -31,7 +30,7 @@ class ChunkPublisher:
         self._node, self._policy, self._frame, self._step_duration = node, policy, frame, step_duration
         self.chunks = node.create_lifecycle_publisher(ActionChunkMessage, "~/action_chunk", QOS)
         self._stats = node.create_lifecycle_publisher(PruningStats, "~/pruning", QOS)
-        crop = math.sqrt(CROP_AREA) if policy.center_crop else 1.0
+        crop = seen_side(policy.center_crop)
         self._overlay = Overlay(node, cameras, policy.patch_grid, crop)
         self._lock = threading.Lock()
         self._sequence = 0

@@ -17,7 +17,7 @@ from rclpy.parameter import Parameter
 
 from specprune_ros.errors import UserError
 from specprune_ros.nodes.parameters.unknown import LATER, no_such_parameter, warn_of_unknown
-from specprune_ros.parameters import allowed, check, from_mapping
+from specprune_ros.parameters import allowed, check, from_mapping, full_name
 
 Config = TypeVar("Config")
 
@@ -46,13 +46,13 @@ def declare(node: Node, group: str, config_class: type[Config], defaults: Config
     """
     base = config_class() if defaults is None else defaults
     fields = dataclasses.fields(config_class)  # type: ignore[arg-type]
-    overrides = {field.name: override(node, full_name(group, field)) for field in fields}
+    overrides = {field.name: override(node, full_name(group, field.name)) for field in fields}
     types = ros_types(config_class)
     given = {name: plain(_as(types[name], value)) for name, value in overrides.items() if value is not None}
     config = from_mapping(config_class, given, group, base)
     check(config, group)
     for field in fields:
-        name, type_ = full_name(group, field), types[field.name]
+        name, type_ = full_name(group, field.name), types[field.name]
         value, descriptor = _as(type_, _to_ros(getattr(config, field.name))), _descriptor(field, type_)
         if type_ in _ARRAYS.values():  # an empty one does not say its type
             node.declare_parameter(name, type_, descriptor, ignore_override=True)
@@ -96,7 +96,7 @@ class LiveParameters:
         self._running = dict(self._declared)
         self._validate, self._changed, self._expand = validate, changed, expand
         self._owner = {
-            full_name(group, field): (type(config), field)
+            full_name(group, field.name): (type(config), field)
             for group, configs in groups.items()
             for config in configs
             for field in dataclasses.fields(config)
@@ -238,10 +238,6 @@ def plain(value: Any) -> Any:
 
 def _to_ros(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def full_name(group: str, field: dataclasses.Field) -> str:
-    return f"{group}.{field.name}" if group else field.name
 
 
 def override(node: Node, name: str) -> Any:

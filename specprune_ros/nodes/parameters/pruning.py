@@ -13,11 +13,9 @@ from rclpy.parameter import Parameter
 
 from specprune_ros.nodes.parameters.declaration import declare, override
 from specprune_ros.parameters import parameter
-from specprune_ros.pruning.config import PRESETS, PruningConfig
+from specprune_ros.pruning.config import DEFAULT_PRESET, PRESETS, ROBOT, PruningConfig
 
 PREFIX = "pruning."
-DEFAULT_PRESET = "paper"
-ROBOT = {"control_rate", "metres_per_unit"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ def declare_pruning(node: Node) -> tuple[PruningSwitch, PruningConfig]:
     preset = PruningConfig.from_preset(str(override(node, PREFIX + "preset") or DEFAULT_PRESET))
     switch = declare(node, "pruning", PruningSwitch)
     config = declare(node, "pruning", PruningConfig, preset)
-    if config != dataclasses.replace(preset, **{name: getattr(config, name) for name in ROBOT}):
+    if config != preset.on_robot_of(config):
         config = dataclasses.replace(config, preset="")
         node.set_parameters([Parameter(PREFIX + "preset", value="")])
     return switch, config

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from specprune_ros.nodes import libero_sim
-from specprune_ros.nodes.parameters.declaration import full_name, ros_types
+from specprune_ros.nodes.parameters.declaration import ros_types
 from specprune_ros.nodes.parameters.groups import GROUPS
 from specprune_ros.nodes.parameters.pruning import DEFAULTS
-from specprune_ros.parameters import allowed
+from specprune_ros.parameters import allowed, full_name
 
 HEAD = """\
 # Parameters
@@ -58,7 +58,7 @@ def _row(group: str, config: Any, field: dataclasses.Field) -> str:
     meta = field.metadata
     limited = meta["choices"] or meta["minimum"] is not None or meta["maximum"] is not None
     cells = (
-        f"`{full_name(group, field)}`",
+        f"`{full_name(group, field.name)}`",
         ros_types(type(config))[field.name].name.lower().replace("_array", "[]"),
         f"`{_text(getattr(config, field.name))}`",
         allowed(field) if limited else "",
