@@ -281,6 +281,18 @@ def test_a_failing_inference_costs_one_frame(raw, tmp_path, monkeypatch):
     assert "the kernel exploded" in told and str(stamp) in told
 
 
+def test_a_package_that_only_replay_needs_is_named(monkeypatch, capsys):
+    def import_without(name):
+        raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+    monkeypatch.setattr("specprune_ros.replay.__main__._replay", lambda: import_without("rosbags.rosbag2"))
+    assert main() == 2
+    assert "rosbags.rosbag2 is not installed, which only replay needs; run: pip install" in capsys.readouterr().err
+    monkeypatch.setattr("specprune_ros.replay.__main__._replay", lambda: import_without("specprune_ros.typo"))
+    with pytest.raises(ModuleNotFoundError):
+        main()
+
+
 def test_interrupting_reports_what_is_there(raw, tmp_path, monkeypatch):
     from specprune_ros.replay.arms import Arms
 

@@ -157,7 +157,7 @@ def test_refuses_what_is_not_a_transform(parent, child, stamp, position, quatern
 
 
 def test_cache_time():
-    buffer = TransformBuffer(cache_time=10.0)
+    buffer = TransformBuffer()
     for stamp in range(30):
         buffer.set_transform("a", "b", float(stamp), [float(stamp), 0, 0], NO_TURN)
     with pytest.raises(TransformError, match="older"):

@@ -51,7 +51,7 @@ class Options:
     record: str  # raw or jpeg images in the bag; "" for no bag
     out: Path
     unnorm_key: str
-    axis_angle_near: np.ndarray  # (3,) see `nodes.proprio.axis_angle`
+    axis_angle_near: np.ndarray  # (3,) see `proprio.axis_angle`
     inputs: InputsConfig
 
 

@@ -2,7 +2,6 @@
 """How much faster a pruned policy is than the same policy without pruning, on the same frames."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,11 @@ def measure_speedup(
     pruned: Policy,
     observations: list[Observation],
     inferred: set[float],
-    progress: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Run both policies in turns over an episode, so that whatever else the machine does slows both alike.
 
     `inferred`: stamps at which the episode had an inference; at the others the frames are only remembered, as then.
-    Returns medians in ms, over all inferences and per mode of the pruned policy. `progress` is called per observation.
+    Returns medians in ms, over all inferences and per mode of the pruned policy.
     """
     instruction = observations[0].instruction
     for policy in (dense, pruned):
@@ -37,7 +35,6 @@ def measure_speedup(
             seconds.setdefault(chunk.pruning.mode, []).append((reference.seconds, chunk.seconds))
         else:
             pruned.observe(observation.views, observation.stamp)
-        progress()
     every = [pair for pairs in seconds.values() for pair in pairs]
     return {**_compared(every), "per_mode": {mode: _compared(pairs) for mode, pairs in seconds.items()}}
 

@@ -36,7 +36,7 @@ DENSE = "off"  # instead of a preset
 class QuietActionServer(ActionServer):
     """An action server whose goals execute without a task of the executor, which would poll it without a pause.
 
-    XX says that the goal executes; `goal_handle.finish` is up to the owner.
+    `handle.execute()` only says that the goal executes; the owner ends it, by `notify_execute` with what finishes it.
     """
 
     def notify_execute(self, goal_handle: ServerGoalHandle, execute_callback: Callable | None) -> None:

@@ -14,7 +14,6 @@ if __name__ == "__main__":
     leave_at_once()  # in the seconds that the imports take
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import rclpy
@@ -44,7 +43,7 @@ REDRAW = 0.2  # seconds
 class WatchNode(Node):
     """Subscribes to what the policy node says; never asks it for anything."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__("watch", **kwargs)
         self.declare_parameter("node", "specprune_policy")
         name = self.get_parameter("node").get_parameter_value().string_value
@@ -55,7 +54,7 @@ class WatchNode(Node):
             (PruningStats, f"{name}/pruning", self.watched.on_pruning, QOS),
             (String, f"{name}/status", self.watched.on_status, LATCHED),
         ):
-            self.create_subscription(kind, topic, lambda message, hear=hear: hear(message, clock()), qos)
+            self.create_subscription(kind, topic, lambda message, hear=hear: hear(message, time.monotonic()), qos)
 
 
 def watch(node: WatchNode, interruption: Interruption, *, once: bool, console: Console) -> int:

@@ -42,8 +42,7 @@ class InferenceWorker:
         """`now`: the node's clock, nanoseconds. `due`: whether to infer now; otherwise new images are only remembered.
 
         `chunk_seconds`: how long a chunk lasts. `on_chunk` and `on_error` (something unexpected failed) are called on
-        the turns' thread. `on_chunk` may raise
-        a UserError, which becomes the problem.
+        the turns' thread. `on_chunk` may raise a UserError, which becomes the problem.
         """
         self._policy, self._sensors, self.turns = policy, sensors, turns
         self._chunk_seconds = chunk_seconds

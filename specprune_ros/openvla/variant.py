@@ -13,7 +13,7 @@
 | `lora_adapter/` without weights | un-merged LoRA; the base checkpoint has to be given | |
 | `quantized.json` | weights quantised by `specprune-quantize`; it says all of the above | |
 
-What no file tells (views, chunk length, diffusion steps, crop) is `config.FamilyConfig`'s.
+What no file tells: chunk length, views, crop and the like are `family.FamilyConfig`'s, diffusion steps are arguments.
 """
 
 from dataclasses import dataclass, field

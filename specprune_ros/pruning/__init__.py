@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The method, SpecPrune-VLA: torch only, no ROS."""
+"""The method, SpecPrune-VLA: tensors in, choices out. No model and no ROS."""

@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 from specprune_ros.errors import UserError
 from specprune_ros.replay.options import BAD_INPUT, COMPARE, INTERRUPTED, parse, say
 
+FROM_PIP = ("rosbags", "plotly")  # Ubuntu 24.04 has none of the one, and too old a one of the other
+
 
 def main() -> int:
     """Exit code: 0; 2 for a user's mistake, 3 when a limit is exceeded, 130 when interrupted."""
@@ -17,6 +19,11 @@ def main() -> int:
         return _compare() if COMPARE in sys.argv[1:] else _replay()
     except UserError as error:
         say(str(error))
+        return BAD_INPUT
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in FROM_PIP:
+            raise
+        say(f"{error.name} is not installed, which only replay needs; run: pip install {' '.join(FROM_PIP)}")
         return BAD_INPUT
     except KeyboardInterrupt:
         say("interrupted; nothing was written")

@@ -19,12 +19,10 @@ class History(Generic[Sample]):
         self._stamps: deque[int] = deque(maxlen=length)
         self._samples: deque[Sample] = deque(maxlen=length)
         self._arrivals: deque[float] = deque(maxlen=50)
-        self.received = 0
         self.dropped = 0  # duplicates, and stamps older than everything kept
 
     def add(self, stamp: int, sample: Sample, arrival: float) -> bool:
         """Keep a sample; False if it is a duplicate or too old. `arrival`: seconds of a steady clock, for `rate`."""
-        self.received += 1
         self._arrivals.append(arrival)
         if self._stamps and stamp < self._stamps[-1] - BACKWARD_JUMP:
             self.clear()

@@ -38,8 +38,7 @@ class Transform:
 class TransformBuffer:
     """May be filled and read from different threads."""
 
-    def __init__(self, cache_time: float = CACHE_TIME) -> None:
-        self._cache_time = cache_time
+    def __init__(self) -> None:
         self._caches: dict[str, TransformCache] = {}
         self._frames: set[str] = set()
         self._lock = threading.Lock()
@@ -69,9 +68,9 @@ class TransformBuffer:
         link = Link(parent, Pose(position, quaternion / np.linalg.norm(quaternion)))
         with self._lock:
             # As in tf2, a frame stays static or timed as it was first seen; but what comes on /tf always ages.
-            cache = self._caches.setdefault(child, TransformCache(self._cache_time, static))
+            cache = self._caches.setdefault(child, TransformCache(CACHE_TIME, static))
             if cache.static and not static:
-                cache = self._caches[child] = TransformCache(self._cache_time, static)
+                cache = self._caches[child] = TransformCache(CACHE_TIME, static)
             if not cache.insert(stamp, link):
                 raise TransformError(f"{parent} -> {child} at {stamp:.6f} s is older than the buffer keeps")
             self._frames.update((parent, child))

@@ -53,7 +53,6 @@ class Watched:
     told: float | None = None  # when the newest diagnostics of the node came
     others: set[str] = field(default_factory=set)  # other policy nodes that were heard
     instruction: str = ""
-    execute: bool | None = None  # whether the newest chunk is to be followed
     status: str = ""
     inferences: deque[Inference] = field(default_factory=lambda: deque(maxlen=KEPT))
     arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
@@ -83,7 +82,6 @@ class Watched:
 
     def on_chunk(self, message: Any, now: float) -> None:
         """specprune_ros/ActionChunk; one without steps is a stop."""
-        self.execute = bool(message.execute)
         if message.steps:
             self.instruction = message.instruction
             self._chunk_seconds = message.steps * from_stamp(message.dt) / NANOSECONDS

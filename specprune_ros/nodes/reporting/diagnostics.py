@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """/diagnostics: what works, what does not, and what to do about it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -28,8 +29,8 @@ class Status:
 class Diagnostics:
     """Publishes every second, and at once when a level changes. Its timer does not depend on the ROS clock."""
 
-    def __init__(self, node: Node, collect) -> None:
-        """`collect`: () -> list[Status], called on the executor's thread."""
+    def __init__(self, node: Node, collect: Callable[[], list[Status]]) -> None:
+        """`collect` is called on the executor's thread."""
         self._node, self._collect = node, collect
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", QOS)
         self._levels: list[tuple[str, bytes]] = []
