@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from specprune_ros.engine.bounded import make_room
+
 KEPT = 16  # buffers; when another name or size comes, the oldest is dropped
 
 
@@ -32,7 +34,6 @@ class Downloads:
     def _buffer(self, name: str, tensor: Tensor) -> Tensor:
         key = name, tensor.shape, tensor.dtype
         if key not in self._buffers:
-            while len(self._buffers) >= KEPT:
-                del self._buffers[next(iter(self._buffers))]
+            make_room(self._buffers, KEPT)
             self._buffers[key] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=self._on_gpu)
         return self._buffers[key]

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from specprune_ros.engine.bounded import make_room
 from specprune_ros.engine.cuda_graph import Graphs
 from specprune_ros.engine.decoding import PassLengths, Pruning
 from specprune_ros.engine.device_scope import device_scope, on_model_device
@@ -199,14 +200,14 @@ class Engine:
 
     def _preparation(self, sizes: Sizes) -> FramePreparation:
         if sizes not in self._preparations:
-            _make_room(self._preparations, KEPT_FRAME_SIZES)
+            make_room(self._preparations, KEPT_FRAME_SIZES)
             device, image_size = self.model.device, self.model.config.image_size
             self._preparations[sizes] = FramePreparation(sizes, image_size, self._crop, device)
         return self._preparations[sizes]
 
     def _look(self, sizes: Sizes, example: FrameInputs) -> Callable[[FrameInputs], Seen]:
         if sizes not in self._looks:
-            _make_room(self._looks, KEPT_FRAME_SIZES)
+            make_room(self._looks, KEPT_FRAME_SIZES)
             size = self.model.config
             patches = size.towers[0].patch_size, size.patches_per_view
             frame_pass = FramePass(*patches, self._preparation(sizes), self.config)
@@ -235,7 +236,7 @@ class Engine:
     def _pass(self, mode: str, prompt: Prompt, layout: SequenceLayout, plan: Schedule | None, example: Inputs) -> Pass:
         key = (mode, prompt.shape)
         if key not in self._passes:
-            _make_room(self._passes, KEPT_PASSES)
+            make_room(self._passes, KEPT_PASSES)
             pruning = Pruning(self.config, plan, self._state) if self.config and plan and self._state else None
             forward = ForwardPass(self.model, layout, pruning)
             fixed_shapes = self.config is None or self.config.selection == "budget" or mode == Mode.DENSE
@@ -269,9 +270,3 @@ class Engine:
 
 def _sizes(views: list[NDArray[np.uint8]]) -> Sizes:
     return tuple((view.shape[0], view.shape[1]) for view in views)
-
-
-def _make_room(cache: dict[Any, Any], limit: int) -> None:
-    """Drop the oldest entries, so that one more fits."""
-    while len(cache) >= limit:
-        del cache[next(iter(cache))]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from specprune_ros.engine import kernels
 from specprune_ros.engine.kernels import Product, Quantized
 from specprune_ros.engine.precision_fp8 import Fp8Linear
-from specprune_ros.engine.precision_int8 import FEWEST_ROWS, Int8Linear
+from specprune_ros.engine.precision_int8 import Int8Linear, int8_product
 from specprune_ros.engine.precision_rows import RowScaledLinear
 from specprune_ros.openvla.decoder import DecoderLayer, Rope
 
@@ -51,7 +51,7 @@ class FusedScaledLayer(nn.Module):
         linears = layer.qkv_proj, layer.o_proj, layer.gate_up_proj, layer.down_proj
         self._qkv, self._o, self._gate_up, self._down = (cast(RowScaledLinear, linear) for linear in linears)
         self._kind = layer.qkv_proj.weight.dtype
-        self._multiply = int8_product if self._kind == torch.int8 else Fp8Product(layer.qkv_proj.weight.device)
+        self._multiply = multiply_int8 if self._kind == torch.int8 else Fp8Product(layer.qkv_proj.weight.device)
 
     def forward(self, x: Tensor, rope: Rope, rows: slice = slice(None)) -> tuple[Tensor, Tensor, Tensor]:
         layer, kind, multiply, x = self._layer, self._kind, self._multiply, x.contiguous()
@@ -82,11 +82,8 @@ class Fp8Product:
         return Product(numbers, x.scale, linear.scale)
 
 
-def int8_product(x: Quantized, linear: RowScaledLinear) -> Product:
-    numbers, count = x.numbers, len(x.numbers)
-    if count < FEWEST_ROWS:
-        numbers = F.pad(numbers, (0, 0, 0, FEWEST_ROWS - count))
-    return Product(torch._int_mm(numbers, linear.weight.t())[:count], x.scale, linear.scale)
+def multiply_int8(x: Quantized, linear: RowScaledLinear) -> Product:
+    return Product(int8_product(x.numbers, linear.weight), x.scale, linear.scale)
 
 
 def _attended(q: Tensor, k: Tensor, v: Tensor, rows: slice) -> Tensor:

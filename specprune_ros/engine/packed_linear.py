@@ -9,7 +9,7 @@ compiler emits for frozen weights; without oneDNN in torch the layers stay as th
 import torch
 from torch import Tensor, nn
 
-TOKENS = 512  # the layout is tuned for about this many rows; any number works
+TUNED_ROWS = 512  # the layout is tuned for about this many rows (tokens); any number works
 
 
 class PackedLinear(nn.Module):
@@ -17,7 +17,7 @@ class PackedLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), TOKENS)
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), TUNED_ROWS)
         self._bias = None if linear.bias is None else linear.bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:

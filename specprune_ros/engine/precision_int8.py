@@ -14,13 +14,13 @@ import time
 import warnings
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from specprune_ros.engine.packed_linear import PackedLinear
+from specprune_ros.engine.packed_linear import TUNED_ROWS, PackedLinear
 from specprune_ros.engine.precision_rows import INT8_LIMIT, RowScaledLinear, quantize_int8
 
 ZERO_POINT = 128  # of unsigned activations
-PACKED_ROWS = 512  # the layout is tuned for about this many rows; any number works
 FEWEST_ROWS = 17  # that torch._int_mm takes on CUDA
 NO_VNNI = "this processor has no instructions for 8-bit products (AVX-512 VNNI, AVX-VNNI or AMX)"
 ROUNDS = 5  # of a product in each format, in turn
@@ -41,7 +41,7 @@ class Int8Linear(RowScaledLinear):
         if products_saturate():
             weight = halved(weight)
             self.scale.mul_(2)
-        self._packed = torch.ops.onednn.qlinear_prepack(weight, [PACKED_ROWS, self.in_features])
+        self._packed = torch.ops.onednn.qlinear_prepack(weight, [TUNED_ROWS, self.in_features])
         self._no_zero_points = torch.zeros(self.out_features, dtype=torch.int32)
         self.weight = weight.new_empty(0)
 
@@ -58,12 +58,17 @@ class Int8Linear(RowScaledLinear):
         return y.to(rows.dtype)
 
     def _on_cuda(self, rows: Tensor) -> Tensor:
-        count = len(rows)
-        if count < FEWEST_ROWS:
-            rows = torch.nn.functional.pad(rows, (0, 0, 0, FEWEST_ROWS - count))
         quantized, scale = quantize_int8(rows)
-        y = torch._int_mm(quantized, self.weight.t())[:count] * scale[:count].float() * self.scale
+        y = int8_product(quantized, self.weight) * scale * self.scale
         return (y if self.bias is None else y + self.bias).to(rows.dtype)
+
+
+def int8_product(x: Tensor, weight: Tensor) -> Tensor:
+    """(R, K) and (N, K) int8 -> (R, N) int32, on CUDA: sum_k x[i, k] * weight[j, k]."""
+    count = len(x)
+    if count < FEWEST_ROWS:
+        x = F.pad(x, (0, 0, 0, FEWEST_ROWS - count))
+    return torch._int_mm(x, weight.t())[:count]
 
 
 def halved(weight: Tensor) -> Tensor:
@@ -106,12 +111,14 @@ def beats_float32(width: int, rows: int) -> bool:
     seconds: tuple[list[float], list[float]] = ([], [])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for _ in range(ROUNDS):
-        for layer, times in zip(layers, seconds, strict=True):
-            begin = time.perf_counter()
-            layer(x)
-            times.append(time.perf_counter() - begin)
-    torch.set_num_threads(threads)
+    try:
+        for _ in range(ROUNDS):
+            for layer, times in zip(layers, seconds, strict=True):
+                begin = time.perf_counter()
+                layer(x)
+                times.append(time.perf_counter() - begin)
+    finally:
+        torch.set_num_threads(threads)
     return min(seconds[0]) < min(seconds[1])
 
 

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from specprune_ros.engine.bounded import make_room
+
 KEPT = 16  # buffers; when another name or size comes, the oldest is dropped
 
 
@@ -27,8 +29,7 @@ class Uploads:
         size, dtype = sum(array.size for array in arrays), arrays[0].dtype
         key = name, size, dtype
         if key not in self._buffers:
-            while len(self._buffers) >= KEPT:
-                del self._buffers[next(iter(self._buffers))]
+            make_room(self._buffers, KEPT)
             self._buffers[key] = Buffer(size, dtype, self._device)
         return self._buffers[key].fill(arrays)
 

@@ -69,7 +69,7 @@ def load(
     if contents.variant.leftover_adapter and not quantized:
         check_presence(contents.weights, contents.variant.leftover_adapter)
     _check_memory(model, target)
-    _make_room(model, target)
+    _allocate(model, target)
     model.eval()
     if quantized:
         quantized.fill(model)
@@ -80,7 +80,7 @@ def load(
     )
 
 
-def _make_room(model: OpenVLA, device: torch.device) -> None:
+def _allocate(model: OpenVLA, device: torch.device) -> None:
     """Memory for the weights of a model on the meta device. `to_empty` does so too, but imports sympy to say how."""
     for part in model.modules():
         for name, weight in part.named_parameters(recurse=False):

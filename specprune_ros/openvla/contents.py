@@ -20,7 +20,7 @@ from specprune_ros.openvla.config import (
 from specprune_ros.openvla.discrete_head import BINS
 from specprune_ros.openvla.family import Fact, FamilyConfig, facts, family_config
 from specprune_ros.openvla.files import Fields, read_json
-from specprune_ros.openvla.film_towers import TOWERS, FilmTowers
+from specprune_ros.openvla.film_towers import BACKBONE, FilmTowers
 from specprune_ros.openvla.image_config import image_size, pixel_scales
 from specprune_ros.openvla.lora import LoraWeights
 from specprune_ros.openvla.model_sizes import model_config
@@ -29,7 +29,7 @@ from specprune_ros.openvla.statistics import Normalizer, choose_key, has_motion,
 from specprune_ros.openvla.variant import Variant, identify
 from specprune_ros.openvla.weight_containers import read_state
 from specprune_ros.openvla.weight_files import Outlines, WeightFiles, Weights
-from specprune_ros.openvla.weight_map import COMPONENTS
+from specprune_ros.openvla.weight_map import COMPONENT_SLOTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +117,7 @@ def _weights(variant: Variant) -> Weights:
         return Outlines(variant.quantized.weights)
     weights: Weights = WeightFiles(variant.weights)
     if variant.adapter:
-        weights = LoraWeights(weights, variant.adapter, skip=TOWERS if variant.film else "")
+        weights = LoraWeights(weights, variant.adapter, skip=BACKBONE if variant.film else "")
     if variant.film:
         adapter = variant.adapter or variant.leftover_adapter
         weights = FilmTowers(weights, variant.components["vision_backbone"], adapter)
@@ -129,7 +129,7 @@ def _components(variant: Variant) -> dict[str, dict[str, Tensor]]:
     if variant.quantized:
         outlines = variant.quantized.components.items()
         return {name: {key: torch.empty(s, device="meta") for key, s in shapes.items()} for name, shapes in outlines}
-    return {name: read_state(variant.components[name]) for name in COMPONENTS if name in variant.components}
+    return {name: read_state(variant.components[name]) for name in COMPONENT_SLOTS if name in variant.components}
 
 
 def _diffusion_steps(variant: Variant, raw: dict[str, Any], given: dict[str, Any]) -> DiffusionSteps:

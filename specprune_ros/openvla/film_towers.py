@@ -16,7 +16,7 @@ from specprune_ros.openvla.lora import adapter_scaling, check_factors, default_s
 from specprune_ros.openvla.weight_containers import read_state
 from specprune_ros.openvla.weight_files import Weights
 
-TOWERS = "vision_backbone."
+BACKBONE = "vision_backbone."  # how the names of all weights of both towers start
 FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])\.\w+\.weight")
 WRAPPED_BLOCK = re.compile(r"(\.blocks\.\d+)\.block\.")
 
@@ -43,7 +43,7 @@ class FilmTowers:
                 raise CheckpointError(f"{path} has LoRA factors of {name} but not all of it; copy the file again")
             shapes = (tuple(tensor.shape) for tensor in (self._weights[name], factors["A"], factors["B"]))
             check_factors(f"{path}: {name}", *shapes)
-        others = {name: shape for name, shape in model.shapes.items() if not name.startswith(TOWERS)}
+        others = {name: shape for name, shape in model.shapes.items() if not name.startswith(BACKBONE)}
         self.shapes = others | {name: tuple(tensor.shape) for name, tensor in self._weights.items()}
 
     def __str__(self) -> str:

@@ -8,13 +8,12 @@ from specprune_ros.openvla.files import Fields
 from specprune_ros.openvla.image_config import PixelScale, image_size
 from specprune_ros.openvla.statistics import Normalizer
 from specprune_ros.openvla.variant import Variant
+from specprune_ros.openvla.weight_containers import Shapes
 from specprune_ros.openvla.weight_map import HEAD_WRAPPER, TOWERS
 
 RELEASE_HEADS = {1024: 16, 1152: 16}  # attention heads by width: DINOv2 ViT-L/14, SigLIP so400m/14
 
 PADDING = 64  # rows of the vocabulary behind the last token
-
-Shapes = dict[str, tuple[int, ...]]
 
 
 def _size(shapes: Shapes, name: str, axis: int) -> int:

@@ -23,15 +23,13 @@ from specprune_ros.openvla.config import DIFFUSION, DISCRETE, L1
 from specprune_ros.openvla.digest import digest_of
 from specprune_ros.openvla.files import Fields, exists, read_json
 from specprune_ros.openvla.model import OpenVLA
-from specprune_ros.openvla.weight_containers import FLOATS, SafetensorsFile, Shape
+from specprune_ros.openvla.weight_containers import FLOATS, SafetensorsFile, Shapes
 
 MANIFEST = "quantized.json"
 FORMAT = 1  # of the folder; another one is refused
 SHARD_BYTES = 1 << 30  # a file holds about this much, because writing one needs its size in memory again
 SMALL = {torch.int8: "I8", torch.uint8: "U8", torch.float8_e4m3fn: "F8_E4M3"}  # safetensors' names
 AGAIN = "make the folder anew with specprune-quantize"
-
-Shapes = dict[str, Shape]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 ZIP, PICKLE = b"PK", b"\x80"  # how files of torch.save start, since 2020 and before
 
 Shape = tuple[int, ...]
+Shapes = dict[str, Shape]  # by the names of the weights
 
 
 class WeightContainer(Protocol):

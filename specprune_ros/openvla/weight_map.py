@@ -49,7 +49,7 @@ LAYER_PARTS = {
 
 @torch.no_grad()
 def fill(model: OpenVLA, weights: Weights, components: dict[str, dict[str, Tensor]]) -> None:
-    """Copy every weight to its place. `components`: state dicts by name, of those in COMPONENTS.
+    """Copy every weight to its place. `components`: state dicts by name, of those in COMPONENT_SLOTS.
 
     Raises CheckpointError for a missing, an unknown or a misshapen weight.
     """
@@ -89,7 +89,7 @@ def fill(model: OpenVLA, weights: Weights, components: dict[str, dict[str, Tenso
         for source, tensor in state.items():
             place(
                 f"{HEAD_WRAPPER.sub('', source)} of the {component.replace('_', ' ')}",
-                COMPONENTS[component](source),
+                COMPONENT_SLOTS[component](source),
                 tensor,
             )
     if missing:
@@ -162,7 +162,7 @@ def _head_slot(source: str) -> Slot:
     return Slot("action_head." + name.replace("ffn.0", "norm").replace("ffn.1", "linear"))
 
 
-COMPONENTS: dict[str, Callable[[str], Slot]] = {
+COMPONENT_SLOTS: dict[str, Callable[[str], Slot]] = {
     "action_head": _head_slot,
     "noisy_action_projector": lambda source: Slot(f"action_head.noisy_action_projector.{source}"),
     "proprio_projector": lambda source: Slot(f"proprio_projector.{source}"),
