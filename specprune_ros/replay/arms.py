@@ -16,6 +16,7 @@ from specprune_ros.parameter_file import read_own_parameters
 from specprune_ros.policy import ActionChunk, Observation, Policy
 from specprune_ros.pruning.config import PRESETS, ROBOT, PruningConfig
 from specprune_ros.replay.arm_names import DEFAULT_ARMS, DENSE, NODE
+from specprune_ros.replay.jpeg import encoded
 from specprune_ros.replay.settings import PRUNING, Settings, settings
 
 JPEG_QUALITY = 95  # compressed_image_transport's default
@@ -100,5 +101,5 @@ class Arms:
 
 def jpeg_round_trip(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(H, W, 3) RGB uint8, encoded and decoded at the quality that image_transport uses."""
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return np.asarray(cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), np.uint8)
+    decoded = cv2.imdecode(encoded(frame, JPEG_QUALITY), cv2.IMREAD_COLOR)
+    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)

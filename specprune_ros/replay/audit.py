@@ -19,6 +19,7 @@ from specprune_ros.replay.ingest import Seen
 from specprune_ros.replay.intervals import Intervals
 from specprune_ros.replay.orientation import about_motion
 from specprune_ros.replay.settings import Settings
+from specprune_ros.replay.summary import number
 from specprune_ros.replay.topics import Topics
 from specprune_ros.replay.unnorm_keys import KeyFit, Ranges, about_keys
 from specprune_ros.sensing.config import JOINT_STATES, TF, image_input
@@ -91,14 +92,14 @@ class Stream:
         return {
             "topic": self.topic,
             "messages": self.count,
-            "rate_hz": _number(1 / p50 if p50 > 0 else math.nan),
+            "rate_hz": number(1 / p50 if p50 > 0 else math.nan),
             "interval_s": {
-                "p50": _number(p50),
-                "p99": _number(self.intervals.percentile(0.99)),
-                "max": _number(self.intervals.largest if self.intervals.count else math.nan),
+                "p50": number(p50),
+                "p99": number(self.intervals.percentile(0.99)),
+                "max": number(self.intervals.largest if self.intervals.count else math.nan),
             },
-            "jitter_s": _number(self.intervals.percentile(0.95) - p50),
-            "delay_s": {"p50": _number(self.delays.percentile(0.5)), "p99": _number(self.delays.percentile(0.99))},
+            "jitter_s": number(self.intervals.percentile(0.95) - p50),
+            "delay_s": {"p50": number(self.delays.percentile(0.5)), "p99": number(self.delays.percentile(0.99))},
             "gaps": self.gap_count,
             "first_gaps_s": [list(gap) for gap in self.gaps],
             "without_stamp": self.unstamped,
@@ -172,7 +173,7 @@ class Audit:
         if name in self._pictures:
             self._pictures[name].add(zlib.crc32(message.message.data), time)
             self.frames[name] = message.message.header.frame_id
-            self._newest[name] = stamp
+            self._newest[name] = stamp if stamp != UNSTAMPED else now  # as the node
             if len(self._newest) == len(self._pictures) > 1:
                 self.skew.add((max(self._newest.values()) - min(self._newest.values())) / NANOSECONDS)
                 self._newest.clear()
@@ -295,7 +296,7 @@ class Audit:
         """Plain values for JSON."""
         return {
             "inputs": {name: stream.summary() for name, stream in self.streams.items()},
-            "camera_skew_s": {"p50": _number(self.skew.percentile(0.5)), "max": _number(self.skew.largest)},
+            "camera_skew_s": {"p50": number(self.skew.percentile(0.5)), "max": number(self.skew.largest)},
             "image_frames": self.frames,
             "observations": self.observations,
             "refused": sum(self.refusals.values()),
@@ -306,7 +307,3 @@ class Audit:
             "camera_motion": {camera: motion.summary() for camera, motion in self._motions.items()},
             "frozen_s": {name: [list(span) for span in picture.frozen] for name, picture in self._pictures.items()},
         }
-
-
-def _number(value: float) -> float | None:
-    return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -14,6 +14,7 @@ from specprune_ros.openvla.preprocessing import seen_side
 from specprune_ros.policy import ActionChunk, Observation, Policy
 from specprune_ros.recording.bag_writer import BagWriter
 from specprune_ros.recording.definitions import CHUNK, STATISTICS
+from specprune_ros.replay.jpeg import encoded
 from specprune_ros.replay.moment import Moment
 from specprune_ros.stamps import NANOSECONDS
 from specprune_ros.viewing.patch_drawing import draw_kept
@@ -119,7 +120,7 @@ class ChunksBag:
         side = self._policy.image_size
         small = np.asarray(cv2.resize(frame, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
         drawn = draw_kept(small, kept, self._policy.patch_grid, self._crop)
-        _, data = cv2.imencode(".jpg", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        data = encoded(drawn, QUALITY)
         return self._types[COMPRESSED](self._header(stamp, camera), "rgb8; jpeg compressed bgr8", data)
 
 

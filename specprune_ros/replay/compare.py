@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from specprune_ros.errors import ConfigError, UserError
 from specprune_ros.recording.bag_writer import no_space
 from specprune_ros.replay.arm_names import DENSE
+from specprune_ros.replay.html_table import html_table
 from specprune_ros.replay.options import COMPARE
 from specprune_ros.replay.summary import FORMAT, number
 
@@ -196,7 +197,7 @@ def _page(found: dict[str, Any], one: dict[str, Any], other: dict[str, Any], pat
     parts = [f"<p>{name}: {html.escape(str(path))}</p>" for name, path in zip("AB", paths, strict=True)]
     parts += [f'<p class="warning">{html.escape(text)}</p>' for text in found["warnings"]]
     parts += [f'<p class="verdict">{n}: {html.escape(r["verdict"][0])}</p>' for n, r in (("A", one), ("B", other))]
-    parts += [_html_table(*table) for table in _tables(found)]
+    parts += [html_table(*table) + "<br>" for table in _tables(found)]
     parts.append(_plot(one, other, list(found["arms"])))
     title = "Two replays compared"
     return (
@@ -204,12 +205,6 @@ def _page(found: dict[str, Any], one: dict[str, Any], other: dict[str, Any], pat
         f'<link rel="icon" href="data:,"><style>{STYLE}</style></head><body><h1>{title}</h1>{"".join(parts)}'
         "</body></html>\n"
     )
-
-
-def _html_table(heads: tuple[str, ...], rows: list[list[str]]) -> str:
-    head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table><br>"
 
 
 def _plot(one: dict[str, Any], other: dict[str, Any], arms: list[str]) -> str:

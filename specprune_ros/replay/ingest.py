@@ -18,7 +18,7 @@ from specprune_ros.replay.bag import BagMessage
 from specprune_ros.replay.settings import Settings
 from specprune_ros.replay.topics import Topics
 from specprune_ros.sensing.assembler import ObservationAssembler, Sensed
-from specprune_ros.sensing.config import TF
+from specprune_ros.sensing.config import JOINT_STATES, TF
 from specprune_ros.sensing.end_effector import EndEffector
 from specprune_ros.sensing.transforms import BufferedTransforms
 from specprune_ros.stamps import NANOSECONDS, from_stamp
@@ -75,7 +75,7 @@ class Ingest:
         self.assembler = ObservationAssembler(
             inputs,
             topics.images,
-            topics.joints or "joint_states",
+            topics.joints or JOINT_STATES,
             self.end_effector,
             settings.controller.joint_names,
             axis_angle_near,
@@ -161,14 +161,14 @@ class Ingest:
                     self.assembler.add_camera_info(camera, content)
         elif message.topic == topics.joints:
             stamp = self._stamp(content.header.stamp, message.time)
-            self._watch.on_message("joint_states", message, from_stamp(content.header.stamp), self._now)
+            self._watch.on_message(JOINT_STATES, message, from_stamp(content.header.stamp), self._now)
             self.assembler.add_joints(content, stamp)
         elif message.topic in topics.tf or message.topic in topics.tf_static:
             static = message.topic in topics.tf_static
             stamps = [from_stamp(transform.header.stamp) for transform in content.transforms]
             if stamps and not static:
                 self._stamp(content.transforms[-1].header.stamp, message.time)
-            self._watch.on_message("tf_static" if static else "tf", message, max(stamps, default=0), self._now)
+            self._watch.on_message("tf_static" if static else TF, message, max(stamps, default=0), self._now)
             self._transforms.add(content, static, self._now)
         elif message.topic == topics.instruction and not self._fixed_instruction and content.data.strip():
             self._instruction = content.data

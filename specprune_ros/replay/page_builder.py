@@ -19,6 +19,7 @@ from specprune_ros.policy import ActionChunk, Policy
 from specprune_ros.replay.arm_names import DENSE
 from specprune_ros.replay.differences import Difference
 from specprune_ros.replay.figures import TIMED, Lines, colors, figures, thinned
+from specprune_ros.replay.html_table import html_table
 from specprune_ros.replay.measurements import Measurements
 from specprune_ros.replay.moment import Moment, Spool
 from specprune_ros.replay.recorded_gripper import RecordedGripper
@@ -240,7 +241,7 @@ def _table(report: dict[str, Any]) -> str:
                 f"{late}, {gripper['flips_missed']}, {gripper['flips_added']}",
             ]
         rows.append(cells)
-    return _html_table(heads, rows)
+    return _scrolled(heads, rows)
 
 
 def _modes(report: dict[str, Any]) -> str:
@@ -251,7 +252,7 @@ def _modes(report: dict[str, Any]) -> str:
         shares = [_text(arm["mode_share"].get(mode), "{:.0%}") for mode in modes]
         reasons = [f"{reason.replace('_', ' ')} ({count})" for reason, count in arm["reasons"].items()]
         rows.append([name, *shares, ", ".join(reasons)])
-    return _html_table(("arm", *modes, "mode: reason (how often)"), rows)
+    return _scrolled(("arm", *modes, "mode: reason (how often)"), rows)
 
 
 def _audit(audit: dict[str, Any]) -> str:
@@ -278,7 +279,7 @@ def _audit(audit: dict[str, Any]) -> str:
         [refusal["text"], str(refusal["count"]), f"{refusal['first_s']:g}", f"{refusal['last_s']:g}"]
         for refusal in audit["refusals"]
     ]
-    refused = _html_table(("what the live node would have refused", "times", "first s", "last s"), refusals)
+    refused = _scrolled(("what the live node would have refused", "times", "first s", "last s"), refusals)
     skew = audit["camera_skew_s"]["max"]
     frozen = [f"{camera} from {start:g} s" for camera, spans in audit["frozen_s"].items() for start, _ in spans]
     jumps = [f"at {time:g} s" for time, _ in audit["clock_jumps_s"]]
@@ -289,7 +290,7 @@ def _audit(audit: dict[str, Any]) -> str:
     )
     return (
         '<section><h2>The recording</h2><p class="note">What is wrong with it stands at the top of this page.</p>'
-        f"{_html_table(heads, rows)}<p>{html.escape(facts)}</p>{refused if refusals else ''}{_ranges(audit)}</section>"
+        f"{_scrolled(heads, rows)}<p>{html.escape(facts)}</p>{refused if refusals else ''}{_ranges(audit)}</section>"
     )
 
 
@@ -303,7 +304,7 @@ def _ranges(audit: dict[str, Any]) -> str:
         *("statistics of", "proprio outside their range", "joints outside"),
         *("step: goes, of their longest", "turns, of their longest"),
     )
-    return _html_table(heads, rows) if rows else ""
+    return _scrolled(heads, rows) if rows else ""
 
 
 def _outside(shares: list[float]) -> str:
@@ -311,10 +312,9 @@ def _outside(shares: list[float]) -> str:
     return f"{worst:.0%} (number {shares.index(worst)})" if worst else "never"
 
 
-def _html_table(heads: tuple[str, ...], rows: list[list[str]]) -> str:
-    head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
+def _scrolled(heads: tuple[str, ...], rows: list[list[str]]) -> str:
+    """A table that a narrow window scrolls."""
+    return f'<div class="scroll">{html_table(heads, rows)}</div>'
 
 
 def _text(value: float | None, form: str) -> str:

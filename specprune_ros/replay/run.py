@@ -19,6 +19,7 @@ from specprune_ros.replay.arms import Arms
 from specprune_ros.replay.audit import Audit
 from specprune_ros.replay.bag import Bag, BagMessage
 from specprune_ros.replay.ingest import Ingest, Seen
+from specprune_ros.replay.jpeg import encoded
 from specprune_ros.replay.moment import Moment, Spool
 from specprune_ros.replay.schedule import Schedule
 from specprune_ros.replay.settings import Settings
@@ -230,6 +231,4 @@ class Replay:
 def _picture(frame: NDArray[np.uint8], side: int) -> bytes:
     """A JPEG of the view at the policy's resolution."""
     small = cv2.resize(frame, (side, side), interpolation=cv2.INTER_AREA)
-    return cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, FRAME_QUALITY])[
-        1
-    ].tobytes()
+    return encoded(np.asarray(small, np.uint8), FRAME_QUALITY).tobytes()
