@@ -8,8 +8,8 @@
 
 Episodes start from initial states and placements that training never used (`training/placements.py`). The policy runs
 through `Policy.act`, its chunks through the real chunk executor; there is no ROS in between. Simulated time stands
-still during an inference, or goes on for `--latency`. Run it again to go on
-after an interruption, or with more arms: finished episodes stay in FILE. Beside FILE a table and a plot are written.
+still during an inference, or goes on for `--latency`. Run it again to go on after an interruption, or with more arms:
+finished episodes stay in FILE. Beside FILE a table and a plot are written.
 """
 
 import argparse

@@ -31,6 +31,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from specprune_ros.camera import Camera
+from specprune_ros.engine.bounded import make_room
 from specprune_ros.errors import UserError
 from specprune_ros.openvla.model import OpenVLA
 from specprune_ros.policy import ActionChunk, Observation, Policy
@@ -82,14 +83,14 @@ def measure(
         missing = [chosen for chosen in arms if chosen.name not in rows]
         if not missing:
             continue
-        steps = list(_steps(read_episode(path), policy, cameras))
+        steps = list(observed_steps(read_episode(path), policy, cameras))
         with remembered_towers():
             dense = _replay(policy, Arm("dense"), steps)
             for chosen in missing:
                 torch.manual_seed(number)  # of the arms that draw patches
                 chunks = _replay(policy, chosen, steps)
                 # The first inference of every episode is dense, whatever the arm.
-                rows[chosen.name] = [_error(*pair) for pair in zip(chunks[1:], dense[1:], strict=True)]
+                rows[chosen.name] = [error_of(*pair) for pair in zip(chunks[1:], dense[1:], strict=True)]
                 if store is not None:
                     store.write_text(json.dumps(known))
     return {chosen.name: [rows[chosen.name] for rows in known.values()] for chosen in arms}
@@ -105,8 +106,7 @@ def remembered_towers() -> Iterator[None]:
             return see(model, pixels, film)
         key = hashlib.sha256(pixels[0].numpy().tobytes() + film.float().numpy().tobytes()).digest()
         if key not in features:
-            while len(features) >= REMEMBERED:
-                del features[next(iter(features))]
+            make_room(features, REMEMBERED)
             features[key] = see(model, pixels, film)
         return features[key]
 
@@ -145,7 +145,7 @@ class Step:
     gripper: np.ndarray
 
 
-def _steps(episode: Episode, policy: Policy, cameras: Cameras | None) -> Iterator[Step]:
+def observed_steps(episode: Episode, policy: Policy, cameras: Cameras | None) -> Iterator[Step]:
     """Every observation of a recording that begins a chunk, with the velocity that its poses show."""
     stride, motion = policy.chunk_length, TwistEstimator(window=0.15, max_age=0.2)
     gripper = episode.points[:, :, episode.facts["points"].index("gripper")]
@@ -171,7 +171,7 @@ def _replay(policy: Policy, chosen: Arm, steps: list[Step]) -> list[ActionChunk]
     return chunks
 
 
-def _error(chunk: ActionChunk, dense: ActionChunk) -> dict[str, float]:
+def error_of(chunk: ActionChunk, dense: ActionChunk) -> dict[str, float]:
     """Of one chunk against the dense one: how far apart the arm would end, and what share of the steps flips."""
     apart = (chunk.actions - dense.actions)[:, :6].sum(axis=0)
     flips = (chunk.actions[:, 6] > 0.5) != (dense.actions[:, 6] > 0.5)

@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 sys.path.sort(key=lambda folder: folder == str(Path(__file__).parent))  # last, or `import libero` finds libero.py
@@ -26,11 +27,6 @@ LATENCIES = (0.0, 0.05, 0.074, 0.109, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)  # s; 0.0
 STEPS = 400
 
 
-class Seen:
-    def __init__(self, stamp: float) -> None:
-        self.stamp = stamp
-
-
 class Chunks:
     """Stands in for a policy: chunks without motion."""
 
@@ -38,21 +34,19 @@ class Chunks:
         self._actions = np.zeros((length, 7))
 
     def act(self, seen: Any) -> Any:
-        chunk = Seen(seen.stamp)
-        chunk.actions = self._actions  # type: ignore[attr-defined]
-        return chunk
+        return SimpleNamespace(stamp=seen.stamp, actions=self._actions)
 
 
 def measure(latency: float, chunk: int) -> dict[str, float | None]:
     executor = ChunkExecutor(7, PERIOD)
     executor.enable()
-    inference = Inference(Chunks(chunk), executor, Arm("", latency=latency))  # type: ignore[arg-type]
+    inference = Inference(Chunks(chunk), executor, Arm("", latency=latency))  # type: ignore[arg-type]  # a stand-in
     ages = []
     for step in range(STEPS):
         now = step * PERIOD
         inference.deliver(now)
         if inference.due(now):
-            inference.start(now, Seen(now), np.empty(0))  # type: ignore[arg-type]
+            inference.start(now, SimpleNamespace(stamp=now), np.empty(0))  # type: ignore[arg-type]  # no picture
             inference.deliver(now)
         command = executor.step(now)
         if isinstance(command, Command):

@@ -21,7 +21,7 @@ import machine
 import numpy as np
 import torch
 from arms import Arm, arm
-from libero_open_loop import _error, _steps, recording_parser, recordings
+from libero_open_loop import error_of, observed_steps, recording_parser, recordings
 from torch import Tensor
 from tqdm import tqdm
 
@@ -60,13 +60,13 @@ def main(arguments: list[str]) -> None:
     small = {"": whole} if not given.parts else {f", {part}": partly(given, PARTS[part]) for part in PARTS}
     rows: dict[str, list[dict[str, float]]] = {name + part: [] for name in given.arms for part in small}
     for path in tqdm(paths, unit="episode"):
-        steps = itertools.islice(_steps(read_episode(path), native, None), given.inferences)
+        steps = itertools.islice(observed_steps(read_episode(path), native, None), given.inferences)
         observations = [step.observation for step in steps]
         for name in given.arms:
             expected = _replay(native, arm(name), observations)
             for part, policy in small.items():
                 found = _replay(policy, arm(name), observations)
-                rows[name + part] += [_error(*pair) | agreement(*pair) for pair in zip(found, expected, strict=True)]
+                rows[name + part] += [error_of(*pair) | agreement(*pair) for pair in zip(found, expected, strict=True)]
     summary = {name: summarize(measured) for name, measured in rows.items()}
     content = {
         "run": machine.describe(torch.device(given.device)),

@@ -26,6 +26,7 @@ import numpy as np
 
 from specprune_ros.processes.free_domain import free_domain, local_network
 from specprune_ros.replay.bag import Bag
+from specprune_ros.stamps import NANOSECONDS
 from specprune_ros.viewing.dashboard import screen
 from specprune_ros.viewing.mode_colors import MODE_COLORS
 from specprune_ros.viewing.watched import Watched
@@ -136,7 +137,7 @@ def listen() -> Listener:
     with Bag(ROOT / "examples/libero_bag") as bag:
         begin, enabled = time.monotonic(), False
         for message in bag.messages(types):
-            at = (message.time - bag.start) / 1e9
+            at = (message.time - bag.start) / NANOSECONDS
             if at > END:
                 break
             while time.monotonic() < begin + at / SPEED:

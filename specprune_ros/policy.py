@@ -343,6 +343,7 @@ class Policy:
         Raises ObservationError, one line, when an input does not fit; the history stays.
         """
         begin = time.perf_counter()
+        self._threads.apply()  # whichever thread this is
         if not isinstance(observation, Observation):
             raise ObservationError(f"the observation is a {type(observation).__name__}; give a policy.Observation")
         stamp = as_seconds(observation.stamp)
