@@ -9,6 +9,8 @@ SIZES = {"GB": 1e9, "MB": 1e6, "kB": 1e3}
 
 @dataclass(frozen=True)
 class Check:
+    """One row."""
+
     name: str
     verdict: str
     detail: str  # what was found, and what to do unless the verdict is pass

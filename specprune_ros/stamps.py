@@ -4,6 +4,7 @@
 from typing import Protocol
 
 NANOSECONDS = 1_000_000_000  # in a second
+ROUNDING = 1e-6  # seconds by which a time in float64 may be off; it resolves 0.24 us of the time since 1970
 
 
 class Stamp(Protocol):
@@ -14,6 +15,7 @@ class Stamp(Protocol):
 
 
 def from_stamp(stamp: Stamp) -> int:
+    """Nanoseconds."""
     return stamp.sec * NANOSECONDS + stamp.nanosec
 
 

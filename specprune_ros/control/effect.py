@@ -9,10 +9,10 @@ import numpy as np
 
 from specprune_ros.arrays import Floats
 from specprune_ros.pose import Pose
+from specprune_ros.stamps import ROUNDING
 
 BLOCK = 0.2  # seconds of motion that are compared as one
 BLOCKS = 10  # two seconds
-ROUNDING = 1e-6  # seconds; stamps are floats
 LAGS = 3  # blocks by which an arm may be late
 SHARE = 0.2  # of the commanded motion that has to be there; half is a slow arm, none is no arm
 PAUSE = 3.0  # seconds without a command, after which the comparison starts over; a slow machine waits between chunks

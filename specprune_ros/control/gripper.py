@@ -4,8 +4,7 @@
 import numpy as np
 
 from specprune_ros.arrays import Floats
-
-ROUNDING = 1e-6  # seconds; stamps are floats
+from specprune_ros.stamps import ROUNDING
 
 
 class GripperDebounce:

@@ -13,6 +13,8 @@ SNAP = 1e-3  # steps; stamps carry rounding errors, so a time this close to a st
 
 @dataclass(frozen=True, eq=False)
 class Plan:
+    """Actions in checkpoint units, one after the other from a stamp on."""
+
     actions: Floats  # (C, A) float64
     stamp: float  # seconds, start of step 0
     dt: float  # seconds per step

@@ -10,6 +10,8 @@ from specprune_ros.parameters import check, parameter
 
 @dataclass(frozen=True)
 class ReplanConfig:
+    """The parameters `replan.*`."""
+
     when: str = parameter(
         "continuous",
         "continuous: as soon as the last inference is done; chunk_end: just in time for the running chunk's end, which "
@@ -42,6 +44,8 @@ class ReplanConfig:
 
 
 class ReplanReason(StrEnum):
+    """Why an inference starts."""
+
     CONTINUOUS = "continuous"
     NO_PLAN = "no_plan"  # nothing is running
     CHUNK_END = "chunk_end"  # the running chunk ends within the expected latency

@@ -122,6 +122,8 @@ class Tick:
 
 @dataclass(frozen=True)
 class Ending:
+    """How a run ended, and why, in one line."""
+
     outcome: Outcome
     message: str
 

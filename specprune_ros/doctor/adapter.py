@@ -15,11 +15,12 @@ TOLERANCE = 0.2  # of one adapter: bfloat16's rounding stays below
 
 
 def check_adapter(subject: Subject) -> list[Check]:
+    """At most one row; none without an adapter and without a base to compare with."""
     variant = subject.variant
     if variant is None or variant.quantized:
         return []
     if variant.adapter:
-        row = subject_row(subject, "un-merged; it is merged in float32 when the checkpoint loads, nothing to do")
+        row = _unmerged(subject, "un-merged; it is merged in float32 when the checkpoint loads, nothing to do")
         return [row]
     if subject.base is None and variant.leftover_adapter is None:
         return []
@@ -27,7 +28,7 @@ def check_adapter(subject: Subject) -> list[Check]:
     return [compared] if compared else []
 
 
-def subject_row(subject: Subject, detail: str) -> Check:
+def _unmerged(subject: Subject, detail: str) -> Check:
     assert subject.variant and subject.variant.adapter
     adapter = subject.variant.adapter
     scaling = subject.attempt("adapter", lambda: adapter_scaling(adapter))

@@ -50,6 +50,7 @@ def read_episode(path: Path) -> Episode:
 
 
 def check_episode(subject: Subject, episode: Episode) -> list[Check]:
+    """Rows about the numbers of an episode beside the statistics; none for a list of instructions."""
     rows: list[Check] = []
     if subject.contents is None:
         return rows

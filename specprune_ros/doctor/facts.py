@@ -20,6 +20,7 @@ EXAMPLES: dict[str, Any] = {
 
 
 def check_facts(subject: Subject) -> list[Check]:
+    """One row about the facts together; none before an unnorm_key is chosen."""
     if not subject.unnorm_key or any(row.name == "facts" for row in subject.problems):
         return []
     missing = missing_facts(subject)
@@ -38,6 +39,7 @@ def check_facts(subject: Subject) -> list[Check]:
 
 
 def missing_facts(subject: Subject) -> list[str]:
+    """Names of the facts that neither a file nor a parameter tells."""
     return [name for name in KINDS if name not in subject.facts] if subject.unnorm_key else []
 
 

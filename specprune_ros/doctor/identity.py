@@ -21,6 +21,7 @@ BYTES = {"float32": 4, "bfloat16": 2}
 
 
 def check_identity(subject: Subject) -> list[Check]:
+    """Rows about variant, proprio, sizes, weights and memory, as far as they could be read."""
     rows = []
     if subject.variant:
         steps = {step_of(path) for path in subject.variant.components.values()}

@@ -20,6 +20,8 @@ from specprune_ros.doctor.subject import Subject, read_subject
 
 @dataclass(frozen=True)
 class Report:
+    """What was read of a checkpoint, and the rows about it."""
+
     subject: Subject
     checks: list[Check]
 
@@ -41,6 +43,7 @@ class Report:
         return "\n\n".join(parts)
 
     def json(self) -> dict[str, Any]:
+        """What `--json` prints."""
         subject = self.subject
         config = subject.contents.config if subject.contents else None
         return {

@@ -45,6 +45,7 @@ def bounds_of(subject: Subject, group: str) -> Bounds:
 
 
 def normalization_of(subject: Subject) -> str:
+    """quantile or bounds; quantile while nothing says which."""
     fact = subject.facts.get("proprio_normalization")
     return fact.value if fact else "quantile"
 

@@ -90,6 +90,7 @@ def choose_tile(seconds: Mapping[int, Sequence[float]]) -> Calibration:
 
 
 def snapped(length: int, tile: int) -> int:
+    """The multiple of `tile` that is nearest to `length`."""
     return round_half_up(length / tile) * tile
 
 

@@ -27,6 +27,8 @@ class CaptureError(RuntimeError):
 
 
 class Graph(Protocol):
+    """A captured pass."""
+
     def replay(self) -> None: ...
 
 

@@ -10,7 +10,7 @@ and for a float32 model, which is wanted for parity.
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -25,6 +25,7 @@ def current_device(device: torch.device) -> AbstractContextManager[Any]:
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """No TF32 in matrix products and convolutions. The setting is the process's, so it is put back afterwards."""
+    # torch's own types do not know of the second one.
     switches: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
     before = [switch.fp32_precision for switch in switches]
     for switch in switches:
@@ -51,4 +52,4 @@ def on_model_device(method: Method) -> Method:
         with device_scope(self.model.device):
             return method(self, *args, **kwargs)
 
-    return run  # type: ignore[return-value]
+    return cast(Method, run)

@@ -33,6 +33,7 @@ class FusedLayer(nn.Module):
         self._layer = layer
 
     def forward(self, x: Tensor, rope: Rope, rows: slice = slice(None)) -> tuple[Tensor, Tensor, Tensor]:
+        """As `DecoderLayer.forward`."""
         layer, x = self._layer, x.contiguous()
         qkv = layer.qkv_proj(layer.input_norm(x))
         q, k = kernels.rotated(qkv, rope, layer.num_heads)
@@ -54,6 +55,7 @@ class FusedScaledLayer(nn.Module):
         self._multiply = multiply_int8 if self._kind == torch.int8 else Fp8Product(layer.qkv_proj.weight.device)
 
     def forward(self, x: Tensor, rope: Rope, rows: slice = slice(None)) -> tuple[Tensor, Tensor, Tensor]:
+        """As `DecoderLayer.forward`."""
         layer, kind, multiply, x = self._layer, self._kind, self._multiply, x.contiguous()
         qkv = multiply(kernels.quantize(x, kind, layer.input_norm), self._qkv)
         q, k, v = kernels.scaled_and_rotated(qkv, rope, layer.num_heads)

@@ -17,6 +17,7 @@ class Fp8Linear(RowScaledLinear):
     quantize = staticmethod(quantize_fp8)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., K) -> (..., N) in the input's number format."""
         quantized, scale = quantize_fp8(x.reshape(-1, self.in_features))
         y = torch._scaled_mm(
             quantized, self.weight.t(), scale_a=scale, scale_b=self.scale[None], out_dtype=x.dtype, use_fast_accum=True

@@ -46,6 +46,7 @@ class Int8Linear(RowScaledLinear):
         self.weight = weight.new_empty(0)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., K) -> (..., N) in the input's number format."""
         rows = x.reshape(-1, self.in_features)
         y = self._on_cpu(rows) if self._packed is not None else self._on_cuda(rows)
         return y.view(*x.shape[:-1], self.out_features)

@@ -47,6 +47,7 @@ class Buffer:
         self._fetched = torch.cuda.Event() if on_gpu else None
 
     def fill(self, arrays: Sequence[NDArray[Any]]) -> Tensor:
+        """The arrays one behind the other: flat, on the device, until the next call."""
         if self._fetched:
             self._fetched.synchronize()  # the GPU may not have fetched the last contents yet
         start = 0

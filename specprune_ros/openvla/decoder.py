@@ -60,6 +60,7 @@ class DecoderLayer(nn.Module):
         return x + self.feed_forward(self.post_attention_norm(x)), q, k
 
     def feed_forward(self, x: Tensor) -> Tensor:
+        """SwiGLU: (L, hidden) -> (L, hidden)."""
         gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
         result: Tensor = self.down_proj(F.silu(gate) * up)
         return result

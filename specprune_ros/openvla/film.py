@@ -35,6 +35,8 @@ class Film(nn.Module):
 
 
 class BlockFilm(nn.Module):
+    """Scale and shift of one block."""
+
     def __init__(self, hidden_size: int, width: int):
         super().__init__()
         self.scale = nn.Linear(hidden_size, width)

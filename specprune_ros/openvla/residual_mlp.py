@@ -26,6 +26,8 @@ class ResidualMLP(nn.Module):
 
 
 class ResidualBlock(nn.Module):
+    """x + ReLU(Linear(LayerNorm(x)))."""
+
     def __init__(self, width: int):
         super().__init__()
         self.norm = nn.LayerNorm(width)

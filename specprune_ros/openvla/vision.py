@@ -39,6 +39,8 @@ class VisionTower(nn.Module):
 
 
 class VisionBlock(nn.Module):
+    """Attention and feed-forward, each behind a norm, with FiLM between them."""
+
     def __init__(self, config: TowerConfig):
         super().__init__()
         width = config.width
@@ -51,6 +53,7 @@ class VisionBlock(nn.Module):
         self.fc2 = nn.Linear(config.mlp_width, width)
 
     def forward(self, x: Tensor, film: Tensor | None = None) -> Tensor:
+        """(V, tokens, width) -> the same. `film`: (2, width), a factor and an offset."""
         x = x + self.attend(self.norm1(x))
         if film is not None:
             factor, offset = film
@@ -59,6 +62,7 @@ class VisionBlock(nn.Module):
         return result
 
     def attend(self, x: Tensor) -> Tensor:
+        """(V, tokens, width) -> the same; every view by itself."""
         views, tokens, width = x.shape
         q, k, v = self.qkv(x).view(views, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v)

@@ -33,6 +33,8 @@ class WeightContainer(Protocol):
 
 
 class SafetensorsFile:
+    """A safetensors file; see `WeightContainer`."""
+
     def __init__(self, path: Path):
         self.path = path
         self.shapes, self.dtypes = {}, {}
@@ -54,6 +56,8 @@ class SafetensorsFile:
 
 
 class TorchFile:
+    """A file of torch.save; see `WeightContainer`."""
+
     def __init__(self, path: Path):
         self.path = path
         state = read_state(path)

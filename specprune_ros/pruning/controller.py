@@ -47,6 +47,8 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class Decision:
+    """The mode of an inference, and why."""
+
     mode: Mode
     reason: Reason
 

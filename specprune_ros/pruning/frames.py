@@ -68,6 +68,8 @@ def reference_delay(config: PruningConfig, speed: float) -> float:
 
 @dataclass(frozen=True)
 class StampedFrames:
+    """What the towers saw at one time."""
+
     stamp: float  # seconds
     frames: Tensor  # (V, S, S, 3) uint8
     cue: MotionCue

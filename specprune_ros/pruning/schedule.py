@@ -157,4 +157,5 @@ def snap(patches: int, fixed_tokens: int, tile: int, most: int) -> int:
 
 
 def round_half_up(value: float) -> int:
+    """`rnd` of docs/method.md; Python rounds halves to even."""
     return math.floor(value + 0.5)

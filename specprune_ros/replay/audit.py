@@ -119,6 +119,7 @@ class Picture:
     frozen: list[tuple[float, float]] = field(default_factory=list)  # when, how long
 
     def add(self, digest: int, time: float) -> None:
+        """A picture with this digest came at `time`, seconds of the bag."""
         if digest == self.digest:
             return
         self.end(time)

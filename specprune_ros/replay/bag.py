@@ -26,6 +26,8 @@ DAMAGE = (ReaderError, apsw.Error, struct.error, EOFError, ValueError, TypeError
 
 @dataclass(frozen=True, eq=False)
 class BagMessage:
+    """A message, and when it was recorded."""
+
     topic: str
     time: int  # when it was recorded, nanoseconds
     message: Any

@@ -76,6 +76,7 @@ class CameraMotion:
             self._add_step(last, picture, last.pose.rotation.inv().apply(moved) if self.on_arm else moved)
 
     def _add_step(self, last: Picture, picture: Picture, moved: NDArray[np.float64]) -> None:
+        # OpenCV's types do not know that None, no first guess, will do.
         flow = cv2.calcOpticalFlowFarneback(last.gray, picture.gray, None, 0.5, 3, 13, 3, 5, 1.1, 0)  # type: ignore[call-overload]
         self._moved += np.linalg.norm(flow, axis=-1) > MOTION
         self.count += 1

@@ -21,7 +21,7 @@ from specprune_ros.sensing.assembler import ObservationAssembler, Sensed
 from specprune_ros.sensing.config import JOINT_STATES, TF
 from specprune_ros.sensing.end_effector import EndEffector
 from specprune_ros.sensing.transforms import BufferedTransforms
-from specprune_ros.stamps import NANOSECONDS, from_stamp
+from specprune_ros.stamps import NANOSECONDS, Stamp, from_stamp
 
 SETTLE = NANOSECONDS // 50  # 20 ms
 JUMP = NANOSECONDS // 1000  # a clock that goes back by more was set back, as for the node
@@ -181,10 +181,10 @@ class Ingest:
                 self._waiting.add(message.topic)
                 self._due = message.time + SETTLE
 
-    def _stamp(self, stamp: object, time: int) -> int:
+    def _stamp(self, stamp: Stamp, time: int) -> int:
         """The node's time, which a message without a stamp gets; without a clock, stamps advance it."""
         if self._stamped:
-            own = from_stamp(stamp)  # type: ignore[arg-type]
+            own = from_stamp(stamp)
             # A stamp far behind is a recording that started over; one a little behind is an input with more delay.
             if own > self._now or self._now - own > NANOSECONDS:
                 self._advance(own, time)

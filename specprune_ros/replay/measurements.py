@@ -155,10 +155,12 @@ def column(values: Differences, measure: str) -> NDArray[np.float64]:
 
 
 def percentile(values: Differences, measure: str, rank: float = FLOOR) -> float | None:
+    """Of the differences that are known; None without any."""
     found = column(values, measure)
     return float(np.percentile(found, rank)) if found.size else None
 
 
 def mean(values: Differences, measure: str) -> float:
+    """Of the differences that are known; 0 without any."""
     found = column(values, measure)
     return float(found.mean()) if found.size else 0.0

@@ -14,6 +14,8 @@ JOINT_STATES, TF = "joint_states", "tf"  # the inputs beside the cameras, as par
 
 @dataclass(frozen=True)
 class InputsConfig:
+    """The parameters `inputs.*`."""
+
     cameras: tuple[str, ...] = parameter(
         ("primary", "wrist"),
         "Views in the checkpoint's order; view NAME is read from ~/image_NAME.",
@@ -104,9 +106,10 @@ class InputsConfig:
         for entry in self.own_limits:
             wrong = f"inputs.own_limits: '{entry}'"
             match = re.fullmatch(r"\s*(\w+)\.(max_age|max_skew)\s*=\s*([0-9.eE+-]+)\s*", entry)
+            name, limit, number = match.groups() if match else ("", "", "")
             try:
-                name, limit, seconds = match[1], match[2], float(match[3])  # type: ignore[index]
-            except (TypeError, ValueError):
+                seconds = float(number)
+            except ValueError:
                 raise ConfigError(
                     f"{wrong} is not INPUT.max_age=SECONDS or INPUT.max_skew=SECONDS; write tf.max_age=0.8"
                 ) from None

@@ -164,7 +164,8 @@ class JointInput:
     def newest_stamp(self, names: Sequence[str] | None = None) -> int | None:
         """Stamp of the joint that lags behind most, of `names` or all, nanoseconds; None while one is missing."""
         stamps = [self._positions[name].newest_stamp for name in (self._positions if names is None else names)]
-        return None if None in stamps else min(stamps, default=None)  # type: ignore[type-var]
+        known = [stamp for stamp in stamps if stamp is not None]
+        return min(known, default=None) if len(known) == len(stamps) else None
 
     def rate(self, now: float) -> float:
         """Messages per second of the slowest joint."""

@@ -22,6 +22,8 @@ LONGEST = 0.15  # seconds of motion that a gap explains at most: after a longer 
 
 @dataclass(frozen=True)
 class Sample(Generic[Value]):
+    """A value, its stamp, and when it came."""
+
     stamp: int  # nanoseconds
     value: Value
     arrival: float  # seconds of a steady clock

@@ -31,6 +31,8 @@ class TransformLoopError(TransformError):
 
 @dataclass(frozen=True, eq=False)
 class Transform:
+    """What a lookup found."""
+
     pose: Pose  # of the source frame in the target frame
     stamp: float | None  # seconds; None when every link of the chain is static
 

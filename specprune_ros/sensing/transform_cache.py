@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from scipy.spatial.transform import Rotation, Slerp
 
 from specprune_ros.pose import Pose
-
-ROUNDING = 1e-6  # seconds; float64 resolves 0.24 us of the time since 1970, so a stamp may come back a little later
+from specprune_ros.stamps import ROUNDING
 
 
 class ExtrapolationError(Exception):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 SAMPLE_PERIOD = 0.02  # seconds
 KEPT = 500  # samples: 10 s
-MIB = 1 << 10  # in kB
+KB_PER_MIB = 1 << 10  # proc(5) says kB and means 1024 bytes
 
 
 def memory(pid: int) -> tuple[float, float]:
@@ -18,7 +18,8 @@ def memory(pid: int) -> tuple[float, float]:
     Anonymous memory is what can leak. The whole also counts mapped files and DDS's shared memory, which fill up once.
     """
     fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return tuple(int(fields[name].split()[0]) / MIB for name in ("RssAnon", "VmRSS"))  # type: ignore[return-value]
+    anonymous, whole = (int(fields[name].split()[0]) / KB_PER_MIB for name in ("RssAnon", "VmRSS"))
+    return anonymous, whole
 
 
 class MachineDelay:

@@ -8,7 +8,7 @@ import dataclasses
 import sys
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rcl_interfaces.srv import SetParameters
@@ -19,7 +19,10 @@ from specprune_ros.errors import UserError
 from specprune_ros.nodes.parameters.unknown import LATER, no_such_parameter, warn_of_unknown
 from specprune_ros.parameters import allowed, check, from_mapping, full_name
 
-Config = TypeVar("Config")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
 
 WAITS = "in force at the next configure (deactivate, cleanup, configure, activate)"
 INT64_MAX = 2**63 - 1
@@ -45,7 +48,7 @@ def declare(node: Node, group: str, config_class: type[Config], defaults: Config
     Raises ConfigError that names the parameter, its value and what is allowed.
     """
     base = config_class() if defaults is None else defaults
-    fields = dataclasses.fields(config_class)  # type: ignore[arg-type]
+    fields = dataclasses.fields(config_class)
     overrides = {field.name: override(node, full_name(group, field.name)) for field in fields}
     types = ros_types(config_class)
     given = {name: plain(_as(types[name], value)) for name, value in overrides.items() if value is not None}
@@ -223,9 +226,9 @@ class LiveParameters:
 
 def with_live_fields(running: Config, declared: Config) -> Config:
     """`running` with the fields of `declared` that may change while a node runs."""
-    fields = dataclasses.fields(running)  # type: ignore[arg-type]
+    fields = dataclasses.fields(running)
     live = {field.name: getattr(declared, field.name) for field in fields if field.metadata["live"]}
-    return dataclasses.replace(running, **live)  # type: ignore[type-var]
+    return dataclasses.replace(running, **live)
 
 
 def plain(value: Any) -> Any:

@@ -21,6 +21,8 @@ LONGEST_INSTRUCTION = 1000  # characters; it is repeated in every chunk and in t
 
 @dataclass(frozen=True)
 class NodeConfig:
+    """The parameters without a group."""
+
     instruction: str = parameter("", "What the arm should do, in words; also settable on ~/instruction.")
     dry_run: bool = parameter(False, "Compute and publish everything, move nothing, even when motion is enabled.")
     recording: str = parameter(

@@ -20,6 +20,8 @@ PREFIX = "pruning."
 
 @dataclass(frozen=True)
 class PruningSwitch:
+    """`pruning.enabled`."""
+
     enabled: bool = parameter(True, "Prune; without it every inference is dense.")
 
 
