@@ -9,11 +9,9 @@ are; all else (RMSNorm, residual sums, rotary embedding, SwiGLU's product) is th
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import machine
@@ -33,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=machine.writable)
     args = parser.parse_args()
     device = torch.device(args.device)
     dtype = machine.fastest_dtype(device)
@@ -56,9 +54,7 @@ def main() -> None:
         lengths[length] = measure(runs, args.rounds, device, f"{length} tokens")
     result = {"seconds": lengths, "dtype": str(dtype).removeprefix("torch."), "machine": machine.describe(device)}
     print(table(lengths))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    machine.write(result, args.json)
 
 
 def parts(layer: DecoderLayer, x: torch.Tensor, rope: Rope) -> dict[str, Callable[[], Any]]:

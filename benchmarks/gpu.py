@@ -45,7 +45,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "out", type=Path, metavar="OUT.json", help="written; read, when it exists and a report is asked"
+        "out", type=machine.writable, metavar="OUT.json", help="written; or read, when it exists and a report is asked"
     )
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu (default: cuda)")
     parser.add_argument(
@@ -83,7 +83,6 @@ def measure(args: argparse.Namespace) -> None:
         "seconds": {},
     }
     end = time.monotonic() + args.limit
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     with torch.cuda.device(device if device.type == "cuda" else -1):
         for name in args.chosen:
             function, most = SECTIONS[name]

@@ -157,7 +157,7 @@ def gpu_tests(bench: Bench) -> dict[str, Any]:
         *files,
     ]
     if bench.reduced:
-        command = [*command[:-1], "--collect-only"]
+        command.append("--collect-only")
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, cwd=ROOT, env=os.environ | {"CI": "1"})
     said = done.stdout.replace(f"{ROOT}/", "").replace(sys.prefix, "PYTHON")  # nothing of where it ran
     return {"exit_code": done.returncode, "tail": said[-4000:]}

@@ -83,9 +83,10 @@ def main() -> None:
     rates = {precision: machine.matmul_rate(device, dtype, precision) for precision in precisions}
     for _ in measure(variants, device, args.rounds, QUICK_SECONDS if args.quick else None):
         result = summarize(variants, model, device, dtype, share, rates) | {"tile": tile}
-        machine.write(result, args.json, plot, None)  # after every round, so that an end in the middle leaves something
+        machine.write(result, args.json)  # after every round, so that an end in the middle leaves something
     print(table(result))
-    machine.write(result, args.json, plot, args.plot)
+    if args.plot:
+        plot(result, args.plot)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -104,8 +105,8 @@ def parse_arguments() -> argparse.Namespace:
         help="measure every variant in this number format too (NAME_int8 ...), turn by turn with the native ones",
     )
     parser.add_argument("--quick", action="store_true", help="dense, paper and fast only; ends within 5 minutes")
-    parser.add_argument("--json", type=Path, help="write the result here")
-    parser.add_argument("--plot", type=Path, help="write a picture here")
+    parser.add_argument("--json", type=machine.writable, help="write the result here")
+    parser.add_argument("--plot", type=machine.writable, help="write a picture here")
     args = parser.parse_args()
     if args.layers < 4:
         parser.error("--layers must be at least 4, so that there is something behind the static selection")
@@ -310,15 +311,14 @@ def runs_of(tokens: tuple[int, ...]) -> str:
 
 def plot(result: dict[str, Any], path: Path) -> None:
     """Stacked stages per variant, with the arithmetic floor and the speed-up over dense."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     unit, scale = ("ms", 1e3) if result["device"] == "cuda" else ("s", 1.0)
     rows = list(result["variants"].items())[::-1]
-    figure, axes = plt.subplots(figsize=(9, 0.6 * len(rows) + 1.8), layout="constrained")
-    colours = dict(zip(STAGES, plt.get_cmap("tab10").colors, strict=False))
+    figure = Figure(figsize=(9, 0.6 * len(rows) + 1.8), layout="constrained")
+    axes = figure.subplots()
+    colours = {stage: f"C{number}" for number, stage in enumerate(STAGES)}
     for position, (name, row) in enumerate(rows):
         left = 0.0
         for stage in STAGES if row["stages_s"] else ():
@@ -337,7 +337,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     axes.set_title(
         f"OpenVLA-OFT 7B geometry, {result['layers']} layers, {result['dtype']}, {where}; speed-up over our dense"
     )
-    handles = [plt.Rectangle((0, 0), 1, 1, color=colours[stage]) for stage in STAGES]
+    handles = [Patch(color=colours[stage]) for stage in STAGES]
     axes.legend(handles, STAGES, ncols=len(STAGES), loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False)
     figure.savefig(path, dpi=120)
 

@@ -72,7 +72,9 @@ def _missing(given: argparse.Namespace, setup: Setup, results: Results) -> list[
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Success rates in the LIBERO simulator.")
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--json", type=Path, required=True, help="results; a table and a plot are written beside it")
+    parser.add_argument(
+        "--json", type=machine.writable, required=True, help="results; a table and a plot are written beside it"
+    )
     parser.add_argument("--arms", nargs="+", default=["dense", "paper"], help="see arms.py; default: dense paper")
     parser.add_argument("--suites", nargs="+", default=["libero_spatial"], help="default: %(default)s")
     parser.add_argument("--tasks", nargs="+", type=int, default=list(range(10)), help="default: all ten")

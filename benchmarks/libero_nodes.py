@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
     direct, nodes = ([bool(episode[name]) for episode in episodes] for name in ("direct", "nodes"))
     summary = {"episodes": len(episodes), **paired_rates(direct=direct, nodes=nodes)}
     run = machine.describe(torch.device("cpu"))
-    given.json.write_text(json.dumps({"run": run, "summary": summary, "episodes": episodes}, indent=1))
+    machine.write({"run": run, "summary": summary, "episodes": episodes}, given.json)
     print(json.dumps(summary, indent=1))
 
 
@@ -71,7 +71,7 @@ def _through_nodes(given: argparse.Namespace, state: int) -> dict[str, bool | in
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Success through the ROS nodes and directly.")
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--json", type=machine.writable, required=True)
     parser.add_argument("--task", type=int, default=3, help="of libero_spatial (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=10, help="default: %(default)s, at most 30")
     parser.add_argument("--pruning", default="paper", help="a preset, or off (default: %(default)s)")

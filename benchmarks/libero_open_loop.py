@@ -50,13 +50,16 @@ MEASURES = ("centimetres", "degrees", "gripper_flips")
 def main(arguments: list[str]) -> None:
     given = _parser().parse_args(arguments)
     arms = [arm(name) for name in given.arms]
+    pairs = list(zip(given.pairs[::2], given.pairs[1::2], strict=False))
+    if len(given.pairs) % 2 or not set(given.pairs) <= set(given.arms):
+        raise UserError("--pairs takes arms of --arms, two for each comparison: first second ...")
     paths = recordings(given)
     policy = Policy.from_checkpoint(given.checkpoint, given.device, given.dtype)
     rows = measure(policy, arms, paths, given.json.with_suffix(".rows.json"))
     summary = {name: summarize(of_arm, rows[arms[0].name]) for name, of_arm in rows.items()}
     content = {"run": machine.describe(torch.device(given.device)), "episodes": len(paths), "arms": summary}
-    content["pairs"] = [_pair(first, second, rows) for first, second in zip(*[iter(given.pairs)] * 2, strict=True)]
-    given.json.write_text(json.dumps(content, indent=1))
+    content["pairs"] = [_pair(first, second, rows) for first, second in pairs]
+    machine.write(content, given.json)
     _plot(summary, given.json.with_suffix(".png"))
     for name, row in summary.items():
         print(name, ", ".join(f"{key} {value:.3g}" for key, value in row.items()))
@@ -243,7 +246,7 @@ def recording_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("data", type=Path, help="folder of training.collect, of episodes never trained on")
-    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--json", type=machine.writable, required=True)
     parser.add_argument("--episodes", type=int, default=None, help="at most this many (default: all)")
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
     parser.add_argument("--dtype", default="float32", help="default: %(default)s")

@@ -10,7 +10,6 @@ selection does `alpha` decide how many patches are kept: all runs use it.
 """
 
 import argparse
-import json
 import math
 import sys
 from pathlib import Path
@@ -51,7 +50,7 @@ def main(arguments: list[str]) -> None:
     }
     run = machine.describe(torch.device(given.device))
     content = {"run": run, "episodes": len(paths), "preset": {"arm": BASE, **rows[BASE]}, "constants": curves}
-    given.json.write_text(json.dumps(content, indent=1))
+    machine.write(content, given.json)
     _plot(curves, given.json.with_suffix(".png"))
 
 

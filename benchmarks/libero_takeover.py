@@ -88,7 +88,6 @@ class Episodes:
 
 def main() -> int:
     given = _parser().parse_args()
-    given.json.parent.mkdir(parents=True, exist_ok=True)  # now, not after minutes
     episodes = []
     with tempfile.TemporaryDirectory() as folder:
         # Both ways of taking over in one run: the topic is there, and says nothing while ~/takeover is called.
@@ -112,13 +111,13 @@ def write(episodes: list[dict[str, Any]], path: Path) -> dict[str, Any]:
     alone, pushed = ([each["solved"] for each in episodes if bool(each["push"]) == push] for push in (False, True))
     summary = {"states": len(alone), **paired_rates(without=alone, with_push=pushed)}
     run = machine.describe(torch.device("cpu")) | {"command": " ".join(sys.argv)}
-    path.write_text(json.dumps({"run": run, "summary": summary, "episodes": episodes}, indent=1) + "\n")
+    machine.write({"run": run, "summary": summary, "episodes": episodes}, path)
     return summary
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Success in LIBERO with a person who takes over, and without.")
-    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--json", type=machine.writable, required=True)
     parser.add_argument("--task", type=int, default=3, help="of libero_spatial (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=10, help="default: %(default)s, at most 30")
     parser.add_argument("--pruning", default="paper", help="a preset, or off (default: %(default)s)")

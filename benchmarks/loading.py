@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> None:
                 rows.append(alone(loaded, folder, precision, cached))
                 print(json.dumps(rows[-1]), flush=True)
     content = {"run": machine.describe(torch.device("cpu")), "layers": given.layers, "rows": rows}
-    machine.write(content, given.json, lambda *_: None, None)
+    machine.write(content, given.json)
 
 
 def write_random(folder: Path, layers: int) -> None:
@@ -130,7 +130,7 @@ def _read(folder: Path) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Load times of a 7B checkpoint with random weights.")
     parser.add_argument("folder", type=Path, help="where the checkpoint and its quantised forms are written")
-    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--json", type=machine.writable, required=True)
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS[1:], default=["int8"], help="default: int8")
     parser.add_argument("--layers", type=int, default=OPENVLA_7B.decoder.num_layers, help="of the decoder")
     return parser

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the numbers were measured on, and how fast it multiplies matrices."""
 
+import argparse
 import json
 import os
 import platform
@@ -8,7 +9,6 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,16 +84,20 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def write(
-    result: dict[str, Any], numbers: Path | None, plot: Callable[[dict[str, Any], Path], None], picture: Path | None
-) -> None:
-    """The result as JSON and as what `plot` draws, each where it is asked for."""
-    for path in filter(None, (numbers, picture)):
+def writable(name: str) -> Path:
+    """Type of an option: a file to write. Its folder is made at once: after an hour is late to find it missing."""
+    path = Path(name)
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    if numbers:
-        numbers.write_text(json.dumps(result, indent=1) + "\n")
-    if picture:
-        plot(result, picture)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot make the folder of {name}: {error.strerror}") from error
+    return path
+
+
+def write(result: dict[str, Any], path: Path | None) -> None:
+    """The result as JSON, where a file is given."""
+    if path:
+        path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def _processor() -> str:

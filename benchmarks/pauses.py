@@ -8,7 +8,6 @@ is there when the running one ends, or as soon as it can. The result is exact an
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +15,7 @@ from typing import Any
 
 sys.path.sort(key=lambda folder: folder == str(Path(__file__).parent))  # last, or `import libero` finds libero.py
 
+import machine
 import numpy as np
 from arms import Arm
 from closed_loop import PERIOD, Inference
@@ -62,11 +62,10 @@ def measure(latency: float, chunk: int) -> dict[str, float | None]:
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Age of actions and pauses over the latency.")
     parser.add_argument("--chunk", type=int, default=8, help="steps per chunk (default: %(default)s)")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=machine.writable)
     given = parser.parse_args(arguments)
     rows = [measure(latency, given.chunk) for latency in LATENCIES]
-    if given.json:
-        given.json.write_text(json.dumps({"chunk": given.chunk, "rows": rows}, indent=1) + "\n")
+    machine.write({"chunk": given.chunk, "rows": rows}, given.json)
     print(
         "| latency, ms | age of an action when it is executed, ms | steps without an action | inferences per second |"
     )

@@ -13,7 +13,6 @@ cannot (no VNNI), slowly. `--parts` quantises one kind of matrix at a time, all 
 
 import argparse
 import itertools
-import json
 import re
 import sys
 
@@ -75,7 +74,7 @@ def main(arguments: list[str]) -> None:
         "exact": given.exact,
         "arms": summary,
     }
-    given.json.write_text(json.dumps(content, indent=1) + "\n")
+    machine.write(content, given.json)
     for name, row in summary.items():
         print(name, ", ".join(f"{key} {value:.3g}" for key, value in row.items()))
 

@@ -35,8 +35,8 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--layers", type=int, default=8, help="decoder layers (default: 8)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--json", type=machine.writable)
+    parser.add_argument("--plot", type=machine.writable)
     args = parser.parse_args()
     if args.layers < 4:
         parser.error("--layers must be at least 4, so that there is something behind the static selection")
@@ -64,7 +64,9 @@ def main() -> None:
         "machine": machine.describe(device),
     }
     print(table(result))
-    machine.write(result, args.json, plot, args.plot)
+    machine.write(result, args.json)
+    if args.plot:
+        plot(result, args.plot)
 
 
 def static_only(per_view: int) -> PruningConfig:
@@ -119,12 +121,10 @@ def table(result: dict[str, Any]) -> str:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
     draw(left, result["kept"], result["fit_kept"], "static selection")
     left.set_xlabel("patches kept, two views")
     for label, points in result["views"].items():

@@ -160,21 +160,20 @@ def run(way: str, given: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> int:
     given = _parser().parse_args()
-    given.json.parent.mkdir(parents=True, exist_ok=True)  # now, not after minutes
     rounds = []
     for number in range(given.rounds):
         for way in WAYS if number % 2 == 0 else WAYS[::-1]:
             rounds.append({"way": way, **run(way, given)})
             print(json.dumps(rounds[-1]), flush=True)
     facts = machine.describe(torch.device("cpu")) | {"cores": os.cpu_count()}
-    given.json.write_text(json.dumps({"run": facts, "rounds": rounds}, indent=1) + "\n")
+    machine.write({"run": facts, "rounds": rounds}, given.json)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Two arms from one model, against two nodes.")
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--json", type=machine.writable, required=True)
     parser.add_argument("--seconds", type=float, default=30.0, help="of each measurement (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=1, help="of both ways (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of an inference, 0: as nodes measure (default: 1)")

@@ -14,14 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from specprune_ros.control.command import Command
 from specprune_ros.control.executor import ChunkExecutor, ExecutorConfig
-
-matplotlib.use("Agg")  # no display needed
 
 RECORDING = Path(__file__).parents[1] / "test" / "data" / "libero_episode.npz"
 STEP = 0.05  # seconds, of the recording, of a chunk and of control

@@ -11,14 +11,11 @@ velocity loop of 20 ms). Nothing here is timed, so that the machine does not mat
 """
 
 import argparse
-import json
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+import machine
 import numpy as np
+from matplotlib.figure import Figure
 from tqdm import tqdm
 from trajectory_controller import Knot, TrajectoryController
 
@@ -159,7 +156,8 @@ def measure(seeds: int) -> dict[str, dict[str, list[dict[str, float]]]]:
 
 
 def plot(found: dict[str, dict[str, list[dict[str, float]]]], path: Path) -> None:
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2)
     for axis, name in zip(axes, ("rms", "largest"), strict=True):
         for output in JOINT_OUTPUTS:
             values = np.array([[seed[name] for seed in found[output][str(jitter)]] for jitter in JITTERS])
@@ -176,16 +174,15 @@ def plot(found: dict[str, dict[str, list[dict[str, float]]]], path: Path) -> Non
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--json", type=machine.writable)
+    parser.add_argument("--plot", type=machine.writable)
     options = parser.parse_args()
     found = measure(options.seeds)
     for output, jitters in found.items():
         for jitter, seeds in jitters.items():
             rms, largest = (np.array([seed[name] for seed in seeds]) for name in ("rms", "largest"))
             print(f"{output:32s} {jitter:>3s} ms  r.m.s. {rms.mean():8.2f}  largest {largest.max():9.1f}")
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    machine.write(found, options.json)
     if options.plot:
         plot(found, options.plot)
 

@@ -10,11 +10,9 @@ with minimum and maximum, and time and counted decoder operations as a share of 
 
 import argparse
 import dataclasses
-import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import machine
@@ -53,8 +51,7 @@ def main() -> None:
     rows = sampler_rows(packed(sampler, device, dtype)) + film_rows(geometry, device, dtype)
     result = measure(rows, device, args.rounds) | {"steps": args.steps, "machine": machine.describe(device)}
     print(table(result))
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    machine.write(result, args.json)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -63,7 +60,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--steps", type=int, default=10, help="denoising steps (default: 10)")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write the result here")
+    parser.add_argument("--json", type=machine.writable, help="write the result here")
     return parser.parse_args()
 
 

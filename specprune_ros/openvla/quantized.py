@@ -56,14 +56,13 @@ class Quantized:
     def fill(self, model: OpenVLA) -> None:
         """Copy the weights into a model whose layers are prepared for them. Ask `check_places` first."""
         wanted = model.state_dict()
-        progress = tqdm(total=len(wanted), desc="loading weights", unit="tensor", mininterval=0.5)
-        for file in _weight_files(self.folder):
-            for name, tensor in file.tensors(file.shapes):
-                if tensor.dtype not in SMALL and not all(math.isfinite(bound.item()) for bound in tensor.aminmax()):
-                    raise CheckpointError(f"{file.path}: {name} holds NaN or Inf; {AGAIN}")
-                wanted[name].copy_(tensor)
-                progress.update()
-        progress.close()
+        with tqdm(total=len(wanted), desc="loading weights", unit="tensor", mininterval=0.5) as progress:
+            for file in _weight_files(self.folder):
+                for name, tensor in file.tensors(file.shapes):
+                    if tensor.dtype not in SMALL and not all(math.isfinite(bound.item()) for bound in tensor.aminmax()):
+                        raise CheckpointError(f"{file.path}: {name} holds NaN or Inf; {AGAIN}")
+                    wanted[name].copy_(tensor)
+                    progress.update()
 
     def check_places(self, model: OpenVLA) -> None:
         """Raises CheckpointError unless the files hold exactly this model's weights, each in its shape and format."""
