@@ -267,8 +267,7 @@ class PolicyNode(LifecycleNode):
         problem = self._failure
         if self._has_namesake():
             problem = self._namesake_problem()
-            if self.session is not None:
-                self.session.enable(False)
+            self.hold(problem)
         values: dict[str, object] = {"refused instruction": self._refused_instruction, "run": self.runs.described()}
         lifecycle = Status("lifecycle", problem or self._state, ERROR if problem else OK, values)
         return [lifecycle, *(self.session.statuses() if self.session is not None else [])]
@@ -280,8 +279,8 @@ class PolicyNode(LifecycleNode):
 
     def _namesake_problem(self) -> str:
         return (
-            f"another node is named {self.get_fully_qualified_name()}, motion is off; end one of them (one that was "
-            "killed is forgotten after 20 s), or give each arm a namespace"
+            f"another node is named {self.get_fully_qualified_name()}, and both would move the arm; end one of them "
+            "(one that was killed is forgotten after 20 s), or give each arm a namespace"
         )
 
 
