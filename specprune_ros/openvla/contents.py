@@ -20,7 +20,7 @@ from specprune_ros.openvla.config import (
 from specprune_ros.openvla.discrete_head import BINS
 from specprune_ros.openvla.family import Fact, FamilyConfig, facts, family_config
 from specprune_ros.openvla.files import Fields, read_json
-from specprune_ros.openvla.film_towers import BACKBONE, FilmTowers
+from specprune_ros.openvla.film_towers import FilmTowers
 from specprune_ros.openvla.image_config import image_size, pixel_scales
 from specprune_ros.openvla.lora import LoraWeights
 from specprune_ros.openvla.model_sizes import model_config
@@ -28,7 +28,7 @@ from specprune_ros.openvla.prompt import PromptTokenizer
 from specprune_ros.openvla.statistics import Normalizer, choose_key, has_motion, normalizer, read_statistics
 from specprune_ros.openvla.variant import Variant, identify
 from specprune_ros.openvla.weight_containers import read_state
-from specprune_ros.openvla.weight_files import Outlines, WeightFiles, Weights
+from specprune_ros.openvla.weight_files import BACKBONE, Outlines, WeightFiles, Weights
 from specprune_ros.openvla.weight_map import COMPONENT_SLOTS
 
 

@@ -14,9 +14,8 @@ from torch import Tensor
 from specprune_ros.errors import CheckpointError
 from specprune_ros.openvla.lora import adapter_scaling, check_factors, default_scaling, merged
 from specprune_ros.openvla.weight_containers import read_state
-from specprune_ros.openvla.weight_files import Weights
+from specprune_ros.openvla.weight_files import BACKBONE, Weights
 
-BACKBONE = "vision_backbone."  # how the names of all weights of both towers start
 FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])\.\w+\.weight")
 WRAPPED_BLOCK = re.compile(r"(\.blocks\.\d+)\.block\.")
 

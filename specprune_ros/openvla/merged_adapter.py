@@ -11,7 +11,7 @@ from torch import Tensor
 from specprune_ros.errors import CheckpointError
 from specprune_ros.openvla.lora import FILE, adapter_factors, adapter_scaling, check_factors, merged
 from specprune_ros.openvla.weight_containers import open_safetensors
-from specprune_ros.openvla.weight_files import Weights
+from specprune_ros.openvla.weight_files import BACKBONE, Weights
 
 COMPARED = 6  # weights; each is some MB
 LARGEST = 64 << 20  # numbers in a weight that is compared
@@ -88,7 +88,7 @@ def check_presence(weights: Weights, adapter: Path) -> None:
 
 def _comparable(name: str, tuned: Weights, base: Weights | None) -> bool:
     shape = tuned.shapes.get(name)
-    if shape is None or math.prod(shape) > LARGEST or name.startswith("vision_backbone."):
+    if shape is None or math.prod(shape) > LARGEST or name.startswith(BACKBONE):
         return False
     return base is None or base.shapes.get(name) == shape
 

@@ -16,7 +16,8 @@ from specprune_ros.openvla.weight_containers import FLOATS, SafetensorsFile, Sha
 SINGLES = ("model.safetensors", "pytorch_model.bin")
 SHARD = re.compile(r"(model|pytorch_model)-(\d{5})-of-(\d{5})\.(safetensors|bin)")
 INDEX_SUFFIX = ".index.json"
-TOP = ("vision_backbone.", "projector.", "language_model.")  # how the release's names start
+BACKBONE = "vision_backbone."  # how the names of all weights of both towers start
+TOP = (BACKBONE, "projector.", "language_model.")  # how the release's names start
 WRAPPERS = ("base_model.model.", "module.", "_orig_mod.", "model.", "vla.")  # what wraps a whole model when it is saved
 
 

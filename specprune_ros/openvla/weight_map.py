@@ -14,9 +14,9 @@ from specprune_ros.errors import CheckpointError
 from specprune_ros.openvla.config import DISCRETE
 from specprune_ros.openvla.model import OpenVLA
 from specprune_ros.openvla.stored_linear import StoredLinear
-from specprune_ros.openvla.weight_files import Outlines, Weights
+from specprune_ros.openvla.weight_files import BACKBONE, Outlines, Weights
 
-TOWERS = ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer.")
+TOWERS = (f"{BACKBONE}featurizer.", f"{BACKBONE}fused_featurizer.")
 DECODER = "language_model.model."
 LM_HEAD = "language_model.lm_head."
 UNUSED = re.compile(r"\.attn_pool\.|featurizer\.norm\.|rotary_emb\.inv_freq")
