@@ -11,9 +11,10 @@ from training_data import INSTRUCTIONS, episode, write_data
 from specprune_ros.openvla.preprocessing import CenterCrop
 from specprune_ros.openvla.statistics import normalizer
 from training.data import DataError, Samples, crop, cropped_points
-from training.data_card import KEY, summarize
+from training.data_card import statistics_key, summarize
 from training.episodes import VIEWS, read_episode, write_episode
 
+KEY = statistics_key(["synthetic"])
 CPU = torch.device("cpu")
 
 
@@ -49,6 +50,11 @@ def test_statistics_are_those_of_all_steps(folder):
     assert entry["action"]["mask"] == [True] * 6 + [False]
     assert entry["num_transitions"] == 80 and entry["num_trajectories"] == 4
     assert "4 episodes, 80 steps" in (folder / "README.md").read_text()
+
+
+def test_statistics_are_named_as_the_public_checkpoints_name_them():
+    assert statistics_key(["libero_goal", "libero_goal_swap"]) == "libero_goal_no_noops"
+    assert statistics_key(["libero_object", "libero_spatial"]) == "libero_4_task_suites_no_noops"
 
 
 def test_chunks_stay_inside_their_episode(folder):

@@ -31,7 +31,7 @@ class Batch:
     proprio: Tensor  # (B, P) normalised
     actions: Tensor  # (B, C, A) normalised
     points: Tensor  # (B, V, K, 2) of the cropped views, in image widths, nan where not seen
-    goal: Tensor  # (B, 2, 3) from the gripper to bowl and goal, metres
+    goal: Tensor  # (B, 2, 3) from the gripper to thing and goal, metres
     kinds: Tensor  # (B, K) index into `Samples.kinds`, -1 where an episode has fewer points
     is_named: Tensor  # (B, K) bool: things that the instruction names, and the gripper
     instructions: list[str]

@@ -11,10 +11,11 @@ from tqdm import tqdm
 
 from training.episodes import episode_paths, read_episode
 
-KEY = "libero_spatial_no_noops"  # of the statistics; the public checkpoints' own for this suite
+SUITES = "libero_spatial", "libero_object", "libero_goal"
+MIXTURE = "libero_4_task_suites"  # the public checkpoints' name for several suites, and ours for any other
 NORMALIZED = [True] * 6 + [False]  # the gripper is 0 or 1 already
 
-CARD = """# Demonstrations of LIBERO-Spatial
+CARD = """# Demonstrations of {suites}
 
 Recorded in simulation with a scripted expert that reads the simulator's state (`training/expert.py`). Executed actions
 carry correlated Gaussian noise, so that the data holds recoveries; labels are the expert's clean actions. Where the
@@ -59,9 +60,11 @@ def write_summary(folder: Path, commands: list[str]) -> None:
         failed = len(list((folder / suite / f"task{task}").glob(f"{kind}-[0-9]*.failed")))
         group = (suite, task, kind)
         rows.append(f"| {suite} | {task} | {kind} | {counts[group]} | {steps[group]} | {failed} |")
-    statistics = {KEY: summarize(np.concatenate(actions), np.concatenate(proprio), len(paths))}
+    suites = sorted({suite for suite, _, _ in counts})
+    statistics = {statistics_key(suites): summarize(np.concatenate(actions), np.concatenate(proprio), len(paths))}
     (folder / "dataset_statistics.json").write_text(json.dumps(statistics, indent=1))
     card = CARD.format(
+        suites=", ".join(suites),
         episodes=len(paths),
         steps=sum(steps.values()),
         megabytes=sum(path.stat().st_size for path in paths) / 1e6,
@@ -71,6 +74,12 @@ def write_summary(folder: Path, commands: list[str]) -> None:
         commands="`, `".join(_commands(folder, commands)),
     )
     (folder / "README.md").write_text(card)
+
+
+def statistics_key(suites: list[str]) -> str:
+    """What the public checkpoints call the statistics of these suites; variants count as their suite."""
+    names = {next((key for key in SUITES if suite.startswith(key)), MIXTURE) for suite in suites}
+    return (names.pop() if len(names) == 1 else MIXTURE) + "_no_noops"
 
 
 def summarize(actions: np.ndarray, proprio: np.ndarray, episodes: int) -> dict[str, Any]:

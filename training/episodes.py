@@ -7,7 +7,7 @@
 | `proprio` | (T, 8) float32, LIBERO's |
 | `actions` | (T, 7) float32, the expert's clean actions, checkpoint units; executed with noise, or a policy's |
 | `points` | (T, 2, K, 2) float32: x, y of K things per view, in image widths; nan where they are not in the image |
-| `goal` | (T, 2, 3) float32: from the gripper to the bowl to move and to where it goes, metres, world axes |
+| `goal` | (T, 2, 3) float32: from the gripper to the thing to move and to where it goes, metres, world axes |
 | `facts` | JSON: instruction, suite, task, seed, wide, noise, point names, versions, digest of a driving policy |
 """
 

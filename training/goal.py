@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A second auxiliary task: where, from the gripper, the bowl to move is and where it goes. Its head is dropped later.
+"""A second auxiliary task: where, from the gripper, the thing to move is and where it goes. Its head is dropped later.
 
-Behaviour cloning learns slowly which of two bowls the instruction means and how depth shows in two views, because most
-actions are clipped to full speed. The decoder says both at its end, from the hidden states that the action head reads.
+Behaviour cloning learns slowly which of several things the instruction means and how depth shows in two views, because
+most actions are clipped to full speed. The decoder says both at its end, from the hidden states that the action head
+reads.
 """
 
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ class GoalHead(nn.Module):
         self.linear = nn.Linear(step_width, 6)
 
     def forward(self, steps: Tensor) -> Tensor:
-        """(B, C, step width) hidden states of a chunk -> (B, 2, 3) from the gripper to bowl and goal, in `METRES`."""
+        """(B, C, step width) hidden states of a chunk -> (B, 2, 3) from the gripper to thing and goal, in `METRES`."""
         return self.linear(steps.mean(dim=1)).float().unflatten(1, (2, 3))
 
 

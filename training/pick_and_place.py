@@ -23,7 +23,9 @@ APPROACH, GRASP = 0.12, 0.035  # height of the hand above a bowl's origin, befor
 FURNITURE_RADIUS = 0.15
 
 OPENING = 0.078  # between the fingers
-PALM, TIPS = 0.025, 0.012  # the hand is at most this far below a thing's top, and at least this far above its bottom
+PALM, TIPS = 0.026, 0.012  # from the point between the finger tips up to the palm, and down to the tips' ends
+HAND = np.array([0.106, 0.032])  # half the size of the palm, along the fingers' opening and across
+GAP = 0.01  # of the palm from everything
 ABOVE_TOP = 0.07  # the hand above a thing's top, before the grasp
 TURNS = np.radians(np.arange(-85, 95, 5))  # of the hand about the vertical
 COST_OF_TURN = 0.006  # metres of width that are worth a radian
@@ -54,7 +56,7 @@ GRASPS = {
     },
     "libero_goal": dict.fromkeys(range(10), Grasp(side=1)),
 }
-TASKS = {"libero_goal": (1, 4, 8)}  # that the expert knows, where these are not all ten
+TASKS = {"libero_goal": (1, 2, 4, 6, 8)}  # that the expert knows, where these are not all ten
 
 
 @dataclass(frozen=True)
@@ -80,20 +82,23 @@ def pick_and_place(env: LiberoEnv, grasp: Grasp | None = None) -> PickAndPlace:
     moved, target = scene.goal
     if scene.is_drawer(target):
         raise _cannot(env, "it opens no drawers")
+    if not scene.is_level(target):
+        raise _cannot(env, f"{target} is not level, and it lays nothing down")
     surface = _surface(scene, target)
     if _is_bowl(moved):
         grasp = _known_grasp(env) if grasp is None else grasp
         rim = _rim_offset(scene, moved, grasp)
         return PickAndPlace(moved, target, _turned(grasp.angle), rim + GRASP * UP, APPROACH, surface)
     corners = scene.corners(moved)
-    angle = min(TURNS, key=lambda turn: float(np.ptp(corners @ _fingers(turn)) + COST_OF_TURN * abs(turn)))
+    bottom, top = corners[:, 2].min(), corners[:, 2].max()
+    height = max((bottom + top) / 2, top - PALM + GAP, bottom + TIPS)
+    angle = turn_of_hand(scene, moved, height)
     width = np.ptp(corners @ _fingers(angle))
     if width > OPENING:
-        raise _cannot(env, f"{moved} is {100 * width:.0f} cm wide, which its gripper does not open, and it cannot push")
-    axes = np.array([_fingers(angle - np.pi / 2), _fingers(angle)])
-    middle = (corners @ axes.T).min(axis=0) / 2 + (corners @ axes.T).max(axis=0) / 2
-    bottom, top = corners[:, 2].min(), corners[:, 2].max()
-    grip = middle @ axes + max((bottom + top) / 2, top - PALM, bottom + TIPS) * UP
+        raise _cannot(env, f"{moved} is {100 * width:.0f} cm wide, wider than its gripper opens, and it pushes nothing")
+    axes = np.array([_fingers(angle), _fingers(angle + np.pi / 2)])
+    middle = ((corners @ axes.T).min(axis=0) + (corners @ axes.T).max(axis=0)) / 2
+    grip = middle @ axes + height * UP
     return PickAndPlace(moved, target, _turned(angle), grip, top + ABOVE_TOP, surface - bottom)
 
 
@@ -117,6 +122,25 @@ def _surface(scene: Scene, target: str) -> float:
 def known_tasks(suite: str) -> tuple[int, ...]:
     """Indices of the tasks that the expert solves, of a suite or a variant of it."""
     return next((tasks for name, tasks in TASKS.items() if suite.startswith(name)), tuple(range(10)))
+
+
+def turn_of_hand(scene: Scene, thing: str, height: float) -> float:
+    """Rad about the vertical, for gripping a thing at a height above its origin; 0 has the fingers along world y.
+
+    The fingers go along its narrowest side, but a smaller turn is worth a little width, and a turn that keeps the palm
+    off other things any width that fits.
+    """
+    corners = scene.corners(thing)
+    others = [scene.corners(name) + scene.position(name) for name in scene.objects if name != thing]
+    around = np.concatenate([np.empty((0, 3)), *others]) - scene.position(thing)
+    high = around[around[:, 2] > height + PALM - GAP]
+
+    def cost(angle: float) -> tuple[bool, bool, float]:
+        width = float(np.ptp(corners @ _fingers(angle)))
+        gaps = np.abs(high @ np.array([_fingers(angle), _fingers(angle + np.pi / 2)]).T) - HAND
+        return width > OPENING, bool((gaps < GAP).all(axis=1).any()), width + COST_OF_TURN * abs(angle)
+
+    return min(TURNS, key=cost)
 
 
 def _known_grasp(env: LiberoEnv) -> Grasp:

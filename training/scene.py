@@ -7,6 +7,8 @@ import numpy as np
 
 from specprune_ros.sim.libero_env import LiberoEnv
 
+LEVEL = 0.99  # cosine of a slope
+
 
 class Scene:
     """Reads the simulator's state. Positions: metres, world, of the origins of bodies and the middles of regions."""
@@ -49,6 +51,10 @@ class Scene:
     def is_drawer(self, name: str) -> bool:
         """Whether a region moves on joints of its own."""
         return name in self.regions and bool(self._robosuite.object_sites_dict[name].joints)
+
+    def is_level(self, name: str) -> bool:
+        """Whether things can stand there."""
+        return name in self.objects or bool(self._robosuite.sim.data.get_site_xmat(name)[2, 2] > LEVEL)
 
     def corners(self, name: str) -> np.ndarray:
         """(N, 3) corners of the boxes around the parts of an object that can touch, from its origin, world axes."""
