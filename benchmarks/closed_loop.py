@@ -9,6 +9,7 @@ from arms import Arm, GripperRun, as_seen
 
 from specprune_ros.control.command import Command, HoldReason, Refusal
 from specprune_ros.control.executor import ChunkExecutor
+from specprune_ros.errors import UserError
 from specprune_ros.policy import ActionChunk, Observation, Policy
 from specprune_ros.sensing.twist_estimator import TwistEstimator
 from specprune_ros.sim.libero_env import CAMERAS, CONTROL_RATE, LiberoEnv, simulator_action
@@ -20,7 +21,8 @@ from training.scene import Scene
 
 PERIOD = 1.0 / CONTROL_RATE
 TOLERANCE = 1e-6  # seconds, of sums of steps
-MAX_STEPS = 220  # the public evaluations' limit for LIBERO-Spatial
+# The public evaluations' limits, also for variants of the suites.
+MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +59,7 @@ def run_episode(
     inference = Inference(policy, executor, arm)
     motion = TwistEstimator(window=0.15, max_age=0.2)
     places, pauses = [], 0
-    for step in range(MAX_STEPS):
+    for step in range(step_limit(env.task.suite)):
         now = step * PERIOD
         pose = env.base_pose.inverse() @ env.eef_pose
         motion.add(now, pose.position, pose.quaternion)
@@ -76,6 +78,11 @@ def run_episode(
         if solved:
             break
     return _outcome(bool(solved), step + 1, inference.chunks, pauses, _jerk(places))
+
+
+def step_limit(suite: str) -> int:
+    """The most steps of an episode."""
+    return next((steps for name, steps in MAX_STEPS.items() if suite.startswith(name)), max(MAX_STEPS.values()))
 
 
 class Inference:
@@ -117,7 +124,8 @@ class Bowl:
 
     def push(self, env: LiberoEnv) -> None:
         goal = Scene(env).goal
-        assert goal is not None
+        if goal is None:
+            raise UserError(f"nothing to slide: '{env.instruction}' moves no object from one place to another")
         direction = np.random.default_rng([self.seed, env.task.index, 1]).uniform(0, 2 * np.pi)
         MovingObject(env, goal[0], self.speed, direction, TABLE)
 
@@ -143,12 +151,13 @@ def blinded(observation: Observation) -> Observation:
 
 def _run_expert(env: LiberoEnv) -> Outcome:
     expert = Expert(env)
-    for step in range(MAX_STEPS):
+    limit = step_limit(env.task.suite)
+    for step in range(limit):
         if expert.failed:
             return Outcome(False, step)
         if env.step(simulator_action(expert.act())):
             return Outcome(True, step + 1)
-    return Outcome(False, MAX_STEPS)
+    return Outcome(False, limit)
 
 
 def _outcome(success: bool, steps: int, chunks: list[ActionChunk], pauses: int, jerk: float) -> Outcome:

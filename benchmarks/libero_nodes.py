@@ -19,7 +19,7 @@ sys.path.sort(key=lambda folder: folder == str(Path(__file__).parent))  # last, 
 import machine
 import torch
 from arms import arm
-from closed_loop import MAX_STEPS, run_episode
+from closed_loop import run_episode, step_limit
 from significance import paired_rates
 from tqdm import tqdm
 
@@ -57,7 +57,11 @@ def _through_nodes(given: argparse.Namespace, state: int) -> dict[str, bool | in
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "specprune_ros.demo", "--out", folder, "--checkpoint", given.checkpoint]
         command += ["--task", str(given.task), "--init-state", str(state), "--pruning", given.pruning]
-        command += ["--no-shadows" if given.no_shadows else "--shadows", "--seconds", str(MAX_STEPS / CONTROL_RATE)]
+        command += [
+            "--no-shadows" if given.no_shadows else "--shadows",
+            "--seconds",
+            str(step_limit("libero_spatial") / CONTROL_RATE),
+        ]
         subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
         summary = json.loads((Path(folder) / "summary.json").read_text())
     return {

@@ -228,13 +228,13 @@ def test_the_sensitivity_has_a_point_per_value(tmp_path):
 
 @pytest.mark.sim
 def test_the_closed_loop_infers_once_a_chunk(libero_spatial, monkeypatch):
-    monkeypatch.setattr(closed_loop, "MAX_STEPS", 10)
+    monkeypatch.setattr(closed_loop, "step_limit", lambda suite: 10)
     env, chosen = libero_spatial(128), arms.arm("paper")
     policy = Policy.from_checkpoint(TINY, pruning=chosen.pruning)
     result = closed_loop.run_episode(env, policy, chosen, env.task.initial_state(20))
     assert not result.success and result.steps == 10 and result.inferences == 2
     assert result.modes["dense"] == 1 and 0 < result.flop_share < 1
-    monkeypatch.setattr(closed_loop, "MAX_STEPS", 12)
+    monkeypatch.setattr(closed_loop, "step_limit", lambda suite: 12)
     # Answers are asked for when they will come in time for the end of the running chunk: at 0 and at 0.3 s.
     late = closed_loop.run_episode(env, policy, arms.arm("paper@0.074"), env.task.initial_state(20))
     assert (late.inferences, late.pauses) == (2, 2)

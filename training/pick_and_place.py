@@ -96,9 +96,9 @@ def pick_and_place(env: LiberoEnv, grasp: Grasp | None = None) -> PickAndPlace:
     width = np.ptp(corners @ _fingers(angle))
     if width > OPENING:
         raise _cannot(env, f"{moved} is {100 * width:.0f} cm wide, wider than its gripper opens, and it pushes nothing")
-    axes = np.array([_fingers(angle), _fingers(angle + np.pi / 2)])
-    middle = ((corners @ axes.T).min(axis=0) + (corners @ axes.T).max(axis=0)) / 2
-    grip = middle @ axes + height * UP
+    along = corners @ _axes(angle).T
+    middle = (along.min(axis=0) + along.max(axis=0)) / 2
+    grip = middle @ _axes(angle) + height * UP
     return PickAndPlace(moved, target, _turned(angle), grip, top + ABOVE_TOP, surface - bottom)
 
 
@@ -137,7 +137,7 @@ def turn_of_hand(scene: Scene, thing: str, height: float) -> float:
 
     def cost(angle: float) -> tuple[bool, bool, float]:
         width = float(np.ptp(corners @ _fingers(angle)))
-        gaps = np.abs(high @ np.array([_fingers(angle), _fingers(angle + np.pi / 2)]).T) - HAND
+        gaps = np.abs(high @ _axes(angle).T) - HAND
         return width > OPENING, bool((gaps < GAP).all(axis=1).any()), width + COST_OF_TURN * abs(angle)
 
     return min(TURNS, key=cost)
@@ -151,6 +151,11 @@ def _known_grasp(env: LiberoEnv) -> Grasp:
 def _fingers(angle: float) -> np.ndarray:
     """(3,) direction of the fingers."""
     return np.array([-np.sin(angle), np.cos(angle), 0.0])
+
+
+def _axes(angle: float) -> np.ndarray:
+    """(2, 3) the directions of the fingers, and across."""
+    return np.array([_fingers(angle), _fingers(angle + np.pi / 2)])
 
 
 def _turned(angle: float) -> Rotation:
