@@ -8,7 +8,7 @@ checks values here, declares ROS parameters in the node, and writes the paramete
 import dataclasses
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from specprune_ros.errors import ConfigError
@@ -20,6 +20,11 @@ KINDS = {
     str: "a text; quote one that YAML takes for something else, as 'yes'",
 }
 LISTS = {int: "a list of whole numbers", float: "a list of numbers", str: "a list of texts"}
+
+
+def repeated(values: Sequence[Any]) -> Any | None:
+    """The first value that is there twice, None without one."""
+    return next((value for index, value in enumerate(values) if value in values[:index]), None)
 
 
 def parameter(

@@ -126,6 +126,7 @@ class SessionBench:
         self.policy = policy or FakePolicy()
         monkeypatch.setattr("specprune_ros.nodes.model.load_policy", lambda *_: self.policy)
         monkeypatch.setattr(Turns, "_run", lambda turns: None)
+        monkeypatch.setattr("specprune_ros.nodes.session.clock_problem", lambda node: "")  # time is what the test says
         self.sent = []
         publish = LifecyclePublisher.publish
 

@@ -65,6 +65,8 @@ def test_aloha_has_two_arms_with_proportional_grippers():
         ({"gripper_output": "trajectory", "gripper_dimensions": (5, 6), "gripper_joint_names": ("f",)}, "2 grippers"),
         ({"metres_per_unit": -1.0}, "metres_per_unit"),
         ({"frame": "camera"}, "base, tool"),
+        ({"gripper_dimensions": (6, 6)}, "gripper_dimensions has 6 twice"),
+        ({**ALOHA, "joint_names": ("a", "b", "b")}, "joint_names has b twice"),
     ],
 )
 def test_contradictions_are_refused_in_one_line(changes, says):

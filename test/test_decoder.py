@@ -85,6 +85,24 @@ def test_a_broken_image_comes_through_for_its_user_to_refuse():
     assert isinstance(sink.images[1][0], DecodedImage)
 
 
+def test_whatever_a_picture_does_the_next_one_is_decoded(monkeypatch: pytest.MonkeyPatch):
+    def fails(message: Any, topic: str) -> np.ndarray:
+        if message.format == "bad":
+            raise MemoryError
+        return to_rgb(message, topic)
+
+    monkeypatch.setattr(module, "to_rgb", fails)
+    sink = Sink()
+    decoder = NewestDecoder("/camera", sink)
+    bad = SimpleNamespace(header="h", format="bad", data=b"")
+    decoder.put(bad)
+    sink.wait(1)
+    decoder.put(jpeg(50))
+    sink.wait(2)
+    decoder.close()
+    assert sink.images[0][0] is bad and isinstance(sink.images[1][0], DecodedImage)
+
+
 def test_closing_drops_what_waits():
     decoder = NewestDecoder("/camera", Sink())
     decoder.close()

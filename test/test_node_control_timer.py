@@ -15,8 +15,10 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.time import Time
+from rosgraph_msgs.msg import Clock
 
 from specprune_ros.nodes.control_timer import ControlTimer
+from specprune_ros.nodes.subscribing import clock_problem
 
 pytestmark = pytest.mark.ros
 
@@ -113,6 +115,21 @@ def test_a_change_of_the_clock_neither_starts_nor_stops_it(node):
     assert not timer._timer.is_canceled()
     timer.stop()
     assert timer._timer.is_canceled()
+
+
+def test_simulated_time_needs_one_publisher(node):
+    assert clock_problem(node) == ""
+    node.set_parameters([Parameter("use_sim_time", value=True)])
+    assert clock_problem(node).startswith("use_sim_time is true and nobody publishes /clock; start the simulator, or")
+    clocks = [rclpy.create_node(name, context=node.context) for name in ("gazebo", "player")]
+    for number, told in enumerate(("", "/gazebo and /player publish /clock, so that time jumps; leave one of them")):
+        clocks[number].create_publisher(Clock, "/clock", 1)
+        until = time.monotonic() + PATIENCE
+        while node.count_publishers("/clock") <= number and time.monotonic() < until:
+            time.sleep(0.01)
+        assert clock_problem(node) == told
+    for clock in clocks:
+        clock.destroy_node()
 
 
 def test_a_session_has_such_a_timer(open_bench):

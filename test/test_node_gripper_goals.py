@@ -10,6 +10,8 @@ import pytest
 pytest.importorskip("rclpy")
 pytest.importorskip("control_msgs")
 
+from action_msgs.msg import GoalStatus
+
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.errors import ConfigError
 from specprune_ros.nodes.outputs.gripper import PATIENCE, PAUSE, GripperMessages, open_gripper
@@ -38,8 +40,16 @@ class Answer:
         self._callback = callback
 
     def complete(self, accepted=True, error=None):
-        self._done, self._error = True, error
-        self._result = None if error else SimpleNamespace(accepted=accepted)
+        self.ending = Answer()
+        self.give(SimpleNamespace(accepted=accepted, get_result_async=lambda: self.ending), error)
+
+    def end(self, status, stalled=False, reached=False, error=None):
+        """The result of an accepted goal."""
+        result = SimpleNamespace(position=0.03, stalled=stalled, reached_goal=reached)
+        self.ending.give(SimpleNamespace(status=status, result=result), error)
+
+    def give(self, result, error=None):
+        self._done, self._error, self._result = True, error, None if error else result
         self._callback(self)
 
 
@@ -103,6 +113,41 @@ def test_a_refused_goal_is_told_and_sent_again_after_a_pause(world, answer):
     assert world.move(OPEN, PAUSE) == 2
     world.answers[1].complete()
     assert world.gripper.problem() == "" and world.move(OPEN) == 2
+
+
+def test_a_goal_that_fails_is_told_until_one_succeeds(world):
+    world.move(OPEN)
+    world.answers[0].complete()
+    world.answers[0].end(GoalStatus.STATUS_ABORTED)
+    assert world.gripper.problem().startswith("/policy/gripper aborted a goal at position 0.03; check that the gripper")
+    assert world.move(OPEN, 60.0) == 1  # it is not moved while the arm is on its way
+    assert world.move(CLOSED) == 2
+    world.answers[1].complete()
+    assert world.gripper.problem() == ""
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        {"status": GoalStatus.STATUS_SUCCEEDED, "reached": True},
+        {"status": GoalStatus.STATUS_ABORTED, "stalled": True},  # it holds something
+        {"status": GoalStatus.STATUS_ABORTED, "error": RuntimeError("the server is gone")},
+        {"status": GoalStatus.STATUS_CANCELED},
+    ],
+)
+def test_a_gripper_that_holds_something_has_not_failed(world, end):
+    world.move(CLOSED)
+    world.answers[0].complete()
+    world.answers[0].end(**end)
+    assert world.gripper.problem() == ""
+
+
+def test_a_goal_that_was_replaced_may_be_aborted(world):
+    world.move(OPEN)
+    world.answers[0].complete()
+    world.move(CLOSED)
+    world.answers[0].end(GoalStatus.STATUS_ABORTED)
+    assert world.gripper.problem() == ""
 
 
 def test_a_goal_without_an_answer_is_sent_again_and_a_late_answer_means_nothing(world):

@@ -45,6 +45,13 @@ process = NodeProcess()
 process.node = Kept()
 process.end(0)
 """
+START_ALONE = """
+from specprune_ros.errors import UserError
+try:
+    process.start(Hanging)
+except UserError as error:
+    print("refused:", error)
+"""
 PATIENCE = 300.0  # seconds; Python imports for a minute when others use all processors
 LONG = 1.5  # seconds without a beat; there are four in one
 
@@ -82,3 +89,22 @@ def test_the_control_loop_feeds_the_watchdog(tmp_path):
 def test_leaving_ros_does_not_keep_the_process():
     ended = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "holds\n", "")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        (
+            "ROS_LOG_DIR",
+            "/proc/nowhere",
+            "failed to initialize logging: Failed to create log directory '/proc/nowhere'",
+        ),
+        ("ROS_STATIC_PEERS", "no address", "error creating node: Unable to resolve peer no address"),
+    ],
+)
+def test_an_environment_in_which_ros_cannot_work_is_told_in_a_line(variable, value, said):
+    command = [sys.executable, "-c", HANGING.replace("process.run(process.start(Hanging))", START_ALONE)]
+    environment = {**os.environ, "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET", variable: value}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert ended.stdout.startswith(f"refused: {said}"), ended
+    assert ended.stdout.endswith("; check what follows --ros-args and the variables ROS_*\n") and not ended.returncode

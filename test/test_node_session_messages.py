@@ -8,6 +8,8 @@ import pytest
 
 pytest.importorskip("rclpy")
 
+import rclpy
+from geometry_msgs.msg import TwistStamped
 from session_bench import SECOND, STEP, FakePolicy
 from std_msgs.msg import String
 
@@ -282,6 +284,22 @@ def test_without_a_receiver_the_arm_holds(bench):
     bench.set(dry_run=True)  # which needs none
     assert bench.session.run_tick(bench.now).receiver == ""
     start_moving(bench)
+
+
+def test_who_records_the_commands_does_not_receive_them(bench):
+    start_moving(bench)
+    recorder = rclpy.create_node("rosbag2_recorder", context=bench.context)
+    topic = bench.session.receivers().topic
+    recorder.create_subscription(TwistStamped, topic, lambda message: None, 10)
+    bench.until(lambda: bench.session.receivers().onlookers == ("/rosbag2_recorder",))
+    assert bench.session.receivers().count == 1 and isinstance(bench.tick(), Motion)
+    for subscription in list(bench.node.subscriptions):
+        if subscription.topic_name == topic:
+            bench.node.destroy_subscription(subscription)
+    bench.until(lambda: not bench.session.receivers().count)
+    assert isinstance(bench.tick(), Hold)
+    assert f"nobody but /rosbag2_recorder listens to {topic}; start" in bench.status("motion").message
+    recorder.destroy_node()
 
 
 # Answers and ~/status

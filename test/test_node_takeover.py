@@ -8,7 +8,8 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from geometry_msgs.msg import TwistStamped
+import rclpy
+from geometry_msgs.msg import Twist, TwistStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from session_bench import SECOND, STEP, FakePolicy, SessionBench
@@ -194,6 +195,26 @@ def test_a_person_stays_in_charge_when_the_node_starts_over(bench):
     answer = bench.node._on_takeover(SetBool.Request(data=False), SetBool.Response())
     assert answer.success and answer.message == "released"
     assert bench.node.session.in_charge == "nobody"
+
+
+def test_a_device_whose_messages_are_of_another_type_is_told(make):
+    bench = make(**DEVICE)
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    other = rclpy.create_node("joystick", context=context)
+    try:
+        assert "not heard" not in bench.status("motion").message
+        other.create_publisher(Twist, "/teleop", 10)
+        start_moving(bench)
+        bench.until(lambda: "/joystick publishes" in bench.status("motion").message)
+        told = bench.status("motion")
+        assert told.level == WARN and told.message == (
+            "moving; takeover.topic is not heard: /joystick publishes geometry_msgs/msg/Twist on /teleop, and this "
+            "node reads geometry_msgs/msg/TwistStamped; let the device publish that, or set takeover.message"
+        )
+    finally:
+        other.destroy_node()
+        context.shutdown()
 
 
 def test_a_device_takes_over_while_its_messages_arrive(make):

@@ -294,7 +294,7 @@ def test_listening_looks_at_every_new_set_of_images(open_bench, monkeypatch):
     assert len(seen) == count_before
 
 
-def test_tasks_and_takeover(open_bench):
+def test_tasks_and_takeover(open_bench, monkeypatch):
     bench = open_bench(**{"recording": "/data/run_7", "takeover.topic": "/teleop"})
     found, detail = verdict(bench, "/run_policy")
     assert found == PASS and "refuse" in detail and "/data/run_7" in detail
@@ -304,6 +304,8 @@ def test_tasks_and_takeover(open_bench):
     )
     bench.node.create_publisher(TwistStamped, "/teleop", 10)
     bench.until(lambda: verdict(bench, "takeover")[0] == PASS)
+    monkeypatch.setattr(bench.session, "device_problem", lambda: "takeover.topic is not heard: why")
+    assert verdict(bench, "takeover") == (FAIL, "takeover.topic is not heard: why")
     bench.take_over()
     found, detail = verdict(bench, "takeover")
     assert found == WARN and "a person is in charge by ~/takeover" in detail

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from specprune_ros.errors import ObservationError
+from specprune_ros.errors import ConfigError, ObservationError
 from specprune_ros.sensing.assembler import ObservationAssembler
 from specprune_ros.sensing.config import InputsConfig
 from specprune_ros.sensing.end_effector import EndEffector, PoseMotion
@@ -71,6 +71,19 @@ class Inputs:
             self.sensors.assemble(now)
 
 
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"base_frame": "base", "ee_frame": "base"}, "inputs.base_frame and inputs.ee_frame are both base; name"),
+        ({"joint_names": ("a", "b", "a")}, "inputs.joint_names has a twice"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(config, says):
+    with pytest.raises(ConfigError, match=says):
+        InputsConfig(**config)
+    assert InputsConfig(base_frame="", ee_frame="").ee_frame == ""
+
+
 def test_an_image_may_be_as_old_as_the_limit():
     inputs = Inputs()
     inputs.see(START, START)
@@ -78,6 +91,13 @@ def test_an_image_may_be_as_old_as_the_limit():
     inputs.refused(START + SECOND // 2 + MS, "newest image on /a/image is 0.50 s old (inputs.max_age 0.5 s)")
     assert "0.50 s old" in inputs.sensors.problem(START + SECOND // 2 + MS)
     assert inputs.sensors.problem(START + SECOND // 2) == ""
+
+
+def test_stamps_from_another_start_of_time_are_told_so():
+    inputs = Inputs()
+    inputs.see(START, START)
+    inputs.refused(START + 86_401 * SECOND, "s old (inputs.max_age 0.5 s); let its driver stamp by the system clock")
+    inputs.refused(START + 86_399 * SECOND, "s old (inputs.max_age 0.5 s); check the camera, or the clock")
 
 
 def test_an_image_may_be_as_far_ahead_as_the_limit():
@@ -158,6 +178,15 @@ def test_a_frozen_or_misnamed_camera_is_odd():
         inputs.sensors.add_image("b", image(START + k * SECOND, noisy), START)
         inputs.sensors.assemble(START + k * SECOND)
     assert "image on /a/image has been the same picture for 2.0 s" in inputs.sensors.oddity()
+    inputs.sensors.topics["b"] = "/a/image"
+    assert inputs.sensors.oddity() == "the views a and b read the same topic /a/image; check the remapping"
+    inputs = Inputs(cameras=("front", "wrist"))
+    for camera, frame in (("front", "wrist_optical"), ("wrist", "optical")):
+        message = image(START)
+        message.header.frame_id = frame
+        inputs.sensors.add_image(camera, message, START)
+    inputs.sensors.assemble(START)
+    assert "the view front gets images whose frame_id is wrist_optical, which names" in inputs.sensors.oddity()
     inputs = Inputs()
     assert inputs.sensors.oddity() == ""
     region = SimpleNamespace(width=0, height=0, x_offset=0, y_offset=0)

@@ -11,7 +11,7 @@ from PIL import Image as Pillow
 
 from specprune_ros.errors import ObservationError
 from specprune_ros.sensing.camera_check import CameraCheck
-from specprune_ros.sensing.images import to_rgb
+from specprune_ros.sensing.images import ENCODINGS, to_rgb
 
 HEIGHT, WIDTH = 48, 64
 SCENE = np.zeros((HEIGHT, WIDTH, 3), np.uint8)  # colours that no mistake maps to themselves
@@ -173,6 +173,21 @@ def test_half_a_jpeg_is_no_picture(monkeypatch, data, share):
     monkeypatch.setattr(cv2, "imdecode", lambda *_: SCENE)
     with pytest.raises(ObservationError, match=r"/cam .* is cut short; check the camera"):
         to_rgb(compressed(data[: int(len(data) * share)], "jpeg"), "/cam")
+
+
+def test_a_megabyte_that_decodes_to_gigabytes_is_refused_by_its_header(monkeypatch):
+    monkeypatch.setattr(cv2, "imdecode", None)
+    for width in (8001, 12_000, 23_000):  # at the last two Pillow warns, and refuses
+        data = io.BytesIO()
+        Pillow.new("1", (width, 8000)).save(data, "PNG")
+        with pytest.raises(ObservationError, match="more than 64 million pixels; check the camera's driver"):
+            to_rgb(compressed(data.getvalue(), "png"), "/camera")
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_picture_without_width_is_told(encoding):
+    with pytest.raises(ObservationError, match="/camera has 96 bytes for height 24 x step 4 and width 0"):
+        to_rgb(SimpleNamespace(encoding=encoding, height=24, width=0, step=4, data=bytes(96)), "/camera")
 
 
 def test_exif_does_not_turn_the_picture():

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from specprune_ros.arrays import Floats
 from specprune_ros.errors import ConfigError
-from specprune_ros.parameters import check, parameter
+from specprune_ros.parameters import check, parameter, repeated
 
 DELTA_END_EFFECTOR, ABSOLUTE_JOINT = "delta_end_effector", "absolute_joint"
 CARTESIAN_OUTPUTS, JOINT_OUTPUTS = ("twist", "pose"), ("joint_trajectory",)
@@ -160,6 +160,10 @@ class ControllerConfig:
                 f"controller.trajectory_time {self.trajectory_time:g} s is shorter than a control period of "
                 f"{1 / self.rate:g} s; the arm would stop between points"
             )
+        for name, values in (("joint_names", self.joint_names), ("gripper_dimensions", self.gripper_dimensions)):
+            twice = repeated(values)
+            if twice is not None:
+                raise ConfigError(f"controller.{name} has {twice} twice; name each once")
         strangers = [name for name in self.continuous_joints if name not in self.joint_names]
         if strangers:
             raise ConfigError(f"controller.continuous_joints: {strangers[0]} is not in controller.joint_names")

@@ -58,7 +58,10 @@ class NodeProcess:
         with self.interruption.at_once(lambda: None):  # nothing to stop yet
             self.heartbeat.beat()
             init_rclpy()
-            self.node = make_node()
+            try:
+                self.node = make_node()
+            except RuntimeError as error:  # RCLError: DDS has refused its settings
+                raise _of_ros(error) from error
             self.node.while_loading = self._loading
         self._use_limit()
         return self.node
@@ -115,7 +118,7 @@ def spin_some(executor: SingleThreadedExecutor, node: "PolicyNode") -> None:
         executor.spin_once(timeout_sec=SIGNAL_TIME)
     except Exception as error:
         text = "".join(traceback.format_exception(error))
-        node.get_logger().error(f"unexpected error, motion is off:\n{text}")
+        node.get_logger().error(f"unexpected error, motion is off:\n{text}", throttle_duration_sec=5.0)
         if node.session is not None:
             node.session.enable(False)
 
@@ -129,11 +132,15 @@ def leave(code: int) -> NoReturn:
 
 
 def init_rclpy() -> None:
-    """Raises UserError for ROS arguments that do not parse."""
+    """Raises UserError for ROS arguments that do not parse, or an environment that ROS cannot work in."""
     if shared_memory.is_wanted(os.environ):
         shared_memory.remove_stale()
     try:
         # rclpy's own handlers would invalidate the publishers before the arm is told to hold.
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     except Exception as error:  # rclpy has several, of no common kind
-        raise UserError(f"{str(error).split(', at ')[0]}; check what follows --ros-args") from error
+        raise _of_ros(error) from error
+
+
+def _of_ros(error: Exception) -> UserError:
+    return UserError(f"{str(error).split(', at ')[0]}; check what follows --ros-args and the variables ROS_*")

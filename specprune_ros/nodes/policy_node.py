@@ -37,6 +37,7 @@ from specprune_ros.nodes.parameters.files import check_files
 from specprune_ros.nodes.parameters.groups import GROUPS, NodeConfig
 from specprune_ros.nodes.parameters.pruning import check_preset, declare_pruning, expand_preset
 from specprune_ros.nodes.reporting.diagnostics import ERROR, OK, Diagnostics, Status
+from specprune_ros.nodes.reporting.repeated_log import RepeatedLog
 from specprune_ros.nodes.run_policy import RunPolicyServer
 from specprune_ros.nodes.session import Session
 from specprune_ros.nodes.subscribing import LATCHED, SILENT, VOLATILE
@@ -62,6 +63,7 @@ class PolicyNode(LifecycleNode):
         self._state = "unconfigured"
         self._failure = ""
         self._refused_instruction = ""
+        self.warn = RepeatedLog(self.get_logger().warning)  # of what others ask for
         self.while_loading: Callable[[], AbstractContextManager] = nullcontext  # around what may take minutes
         self.parameters = LiveParameters(
             self,
@@ -94,7 +96,7 @@ class PolicyNode(LifecycleNode):
             try:
                 return change_state(request, response)
             except RuntimeError:  # RCLError
-                self.get_logger().warning(f"no transition {request.transition.id} from state {self._state}")
+                self.warn(f"no transition {request.transition.id} from state {self._state}")
                 response.success = False
                 return response
 
@@ -196,7 +198,7 @@ class PolicyNode(LifecycleNode):
         result = self.set_parameters([Parameter("instruction", value=message.data)])[0]
         self._refused_instruction = "" if result.successful else result.reason
         if not result.successful:
-            self.get_logger().warning(f"instruction refused: {result.reason}")
+            self.warn(f"instruction refused: {result.reason}")
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         problem = self._motion_problem()
@@ -236,7 +238,7 @@ class PolicyNode(LifecycleNode):
         """Why motion cannot be switched on; "" when it can."""
         if self._inactive():
             return self._inactive()
-        return self._namesake_problem() if self._has_namesake() else ""
+        return self._others_problem()
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self.session is not None:
@@ -264,21 +266,22 @@ class PolicyNode(LifecycleNode):
             self.session.on_parameters(names)
 
     def _statuses(self) -> list[Status]:
-        problem = self._failure
-        if self._has_namesake():
-            problem = self._namesake_problem()
+        if self.session is not None:
+            self.session.rivals.look()
+        problem = self._others_problem()
+        if problem:
             self.hold(problem)
+        problem = problem or self._failure
         values: dict[str, object] = {"refused instruction": self._refused_instruction, "run": self.runs.described()}
         lifecycle = Status("lifecycle", problem or self._state, ERROR if problem else OK, values)
         return [lifecycle, *(self.session.statuses() if self.session is not None else [])]
 
-    def _has_namesake(self) -> bool:
-        """Whether another node has this one's name: both would obey ~/enable and drive the same arm."""
+    def _others_problem(self) -> str:
+        """Which other node drives the same arm, or would; "" for none."""
         own = self.get_name(), self.get_namespace()
-        return self.get_node_names_and_namespaces().count(own) > 1
-
-    def _namesake_problem(self) -> str:
-        return (
+        if self.get_node_names_and_namespaces().count(own) < 2:
+            return self.session.rivals.problem if self.session is not None else ""
+        return (  # both would obey ~/enable
             f"another node is named {self.get_fully_qualified_name()}, and both would move the arm; end one of them "
             "(one that was killed is forgotten after 20 s), or give each arm a namespace"
         )

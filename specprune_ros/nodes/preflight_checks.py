@@ -42,6 +42,7 @@ def checks(session: Session, node: PolicyNode, arms: int = 1) -> list[Check]:
         *session.checkup,
         _latency(session, controller, arms),
         *_units(node.parameters.running(PruningConfig), controller),
+        *_clock(session),
         *_rates(session),
         _observation(session, node),
         _cameras(session),
@@ -93,6 +94,11 @@ def _units(pruning: PruningConfig, controller: ControllerConfig) -> list[Check]:
     """Whether pruning and controller mean the same time step and length."""
     found = [Check("units", WARN, doubt) for doubt in doubts(pruning, controller)]
     return found or [Check("units", PASS, f"steps of {controller.step_duration:g} s in pruning.* and controller.*")]
+
+
+def _clock(session: Session) -> list[Check]:
+    problem = session.clock_problem()
+    return [Check("clock", FAIL, problem)] if problem else []
 
 
 def _rates(session: Session) -> list[Check]:
@@ -175,7 +181,10 @@ def _gripper(session: Session, controller: ControllerConfig) -> Check:
 
 
 def _receiver(session: Session, controller: ControllerConfig) -> Check:
-    receivers = session.receivers()
+    receivers, others = session.receivers(), session.rivals.names
+    if receivers.count and others:
+        detail = f"{', '.join(others)} can drive the same arm; enable one of the policies at a time"
+        return Check(receivers.topic, WARN, detail)
     if receivers.count:
         detail = f"{receivers.count} subscriber(s)"
         if controller.whole_chunks:
@@ -208,6 +217,9 @@ def _takeover(session: Session, node: PolicyNode) -> list[Check]:
     topic = node.takeover.topic
     if not topic:
         return [Check("takeover", PASS, "by ~/takeover; takeover.topic names a device")]
+    problem = session.device_problem()
+    if problem:
+        return [Check("takeover", FAIL, problem)]
     if not node.count_publishers(topic):
         return [Check("takeover", WARN, f"nobody publishes on takeover.topic {topic}; start the device")]
     return [Check("takeover", PASS, f"by ~/takeover and {topic}")]

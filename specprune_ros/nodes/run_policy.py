@@ -85,7 +85,7 @@ class RunPolicyServer:
     def _on_goal(self, request: RunPolicy.Goal) -> GoalResponse:
         problem = self._problem() or self._refusal(request)
         if problem:
-            self._node.get_logger().warning(f"run_policy refused: {problem}")
+            self._node.warn(f"run_policy refused: {problem}")
             return GoalResponse.REJECT
         return GoalResponse.ACCEPT
 

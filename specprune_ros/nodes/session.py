@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rclpy.lifecycle import LifecycleNode
+from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from std_msgs.msg import String
 
 from specprune_ros.checkpoint_config import CheckpointConfig
@@ -39,9 +39,11 @@ from specprune_ros.nodes.parameters.pruning import PruningSwitch
 from specprune_ros.nodes.reporting.diagnostics import Status
 from specprune_ros.nodes.reporting.inference_record import InferenceRecord
 from specprune_ros.nodes.reporting.latency import pauses
+from specprune_ros.nodes.reporting.repeated_log import RepeatedLog
 from specprune_ros.nodes.reporting.session_status import Receivers, SessionStatus
 from specprune_ros.nodes.reporting.status_text import StatusText, inference_text
-from specprune_ros.nodes.subscribing import LATCHED, deaf
+from specprune_ros.nodes.rivals import Rivals
+from specprune_ros.nodes.subscribing import LATCHED, Listeners, clock_problem, deaf
 from specprune_ros.nodes.takeover_input import TakeoverInput
 from specprune_ros.nodes.tf_input import open_transforms
 from specprune_ros.nodes.worker import InferenceWorker
@@ -74,6 +76,7 @@ class Session:
     def __init__(self, node: LifecycleNode, parameters: LiveParameters, model: SharedModel, takeover: Takeover) -> None:
         """`takeover`: who took over, which outlives the session."""
         self._node, self._parameters, self._model, self._takeover = node, parameters, model, takeover
+        self._warn = RepeatedLog(node.get_logger().warning)  # of what others send
         self._controller = parameters.running(ControllerConfig)
         inputs = parameters.running(InputsConfig)
         # What is open when something fails is closed: a device must not find half a session.
@@ -102,9 +105,9 @@ class Session:
     def _open_takeover(self, opened: ExitStack) -> None:
         """Listen to the person's device. First, so that a wrong topic is refused before the model loads."""
         self._takeover.config = self._parameters.running(TakeoverConfig)
-        device = TakeoverInput(self._node, self._takeover.config, self._on_device)
-        opened.callback(device.destroy)
-        self._takeover.topic = device.topic
+        self._device = TakeoverInput(self._node, self._takeover.config, self._on_device)
+        opened.callback(self._device.destroy)
+        self._takeover.topic = self._device.topic
 
     def _warn_of_doubts(self) -> None:
         """What does not keep the node from running and is most likely a mistake."""
@@ -186,6 +189,7 @@ class Session:
             on_chunk=self._on_chunk,
             on_error=self._on_inference_error,
         )
+        self._listeners = Listeners(node, self._moving)
         self._report = SessionStatus(
             self.policy,
             self.warm_seconds,
@@ -196,8 +200,13 @@ class Session:
             self.end_effector,
             self._motion,
             receivers=self.receivers,
+            device_problem=self._device.problem,
+            clock_problem=self.clock_problem,
+            rivals=lambda: self.rivals.names,
             instruction=lambda: parameters.running(NodeConfig).instruction,
         )
+        self.rivals = Rivals(node, self._moving)
+        opened.callback(self.rivals.destroy)
         self.timer = ControlTimer(node, self._controller.period, self._tick)
         opened.callback(self.timer.destroy)
 
@@ -226,12 +235,16 @@ class Session:
         try:
             self._urdf_joints = continuous_joints(message.data)
         except UserError as error:
-            self._node.get_logger().warning(f"{self._description.topic_name}: {error}")
+            self._warn(f"{self._description.topic_name}: {error}")
             return
         self._set_motions()
 
     def _set_motions(self) -> None:
         self._motion.set_motions(self._urdf_joints | set(self._controller.continuous_joints))
+
+    def clock_problem(self) -> str:
+        """Why simulated time is none to rely on; "" when it is, or in wall time."""
+        return clock_problem(self._node)
 
     def measured_problem(self, now: int) -> str:
         """See `MotionLoop.measured_problem`."""
@@ -318,10 +331,18 @@ class Session:
         self.reset()
         self._motion.tick(self._last_now)  # the clock may stand still from now on, and so the timer
 
+    @property
+    def _moving(self) -> LifecyclePublisher:
+        """Of what moves the arm."""
+        return self._motion.publisher or self._publisher.chunks
+
     def receivers(self) -> Receivers:
         """Who listens to what moves the arm."""
-        publisher = self._motion.publisher or self._publisher.chunks
-        return Receivers(publisher.topic_name, publisher.get_subscription_count(), lambda: deaf(self._node, publisher))
+        publisher, listeners = self._moving, self._listeners
+        count = listeners.count()
+        return Receivers(
+            publisher.topic_name, count, lambda: deaf(self._node, publisher), onlookers=tuple(listeners.onlookers)
+        )
 
     def statuses(self) -> list[Status]:
         """For /diagnostics, on the executor's thread."""
@@ -360,6 +381,10 @@ class Session:
         """What the arm does, as ~/status says it."""
         return self._report.motion_message()
 
+    def device_problem(self) -> str:
+        """Why the device by which a person takes over is not heard; "" when it is, or when there is none."""
+        return self._device.problem()
+
     def gripper_problem(self) -> str:
         """Why the grippers do not obey; "" when that is not known."""
         return self._motion.gripper_problem
@@ -397,7 +422,7 @@ class Session:
     def _advise_on_instruction(self) -> None:
         instruction = self._parameters.running(NodeConfig).instruction
         for advice in instruction_advice(instruction, None):
-            self._node.get_logger().warning(f"the instruction {advice}")
+            self._warn(f"the instruction {advice}")
 
     def _locate_cameras(self) -> None:
         pruning = self._wanted_pruning()

@@ -12,7 +12,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from specprune_ros.control.takeover import TakeoverConfig
 from specprune_ros.errors import ConfigError
-from specprune_ros.nodes.subscribing import subscribe
+from specprune_ros.nodes.subscribing import TopicPeers, subscribe
 
 MESSAGES = {"twist": TwistStamped, "joint_trajectory": JointTrajectory, "joint_state": JointState}
 OWN = ("~/twist", "~/target_pose", "~/joint_trajectory", "~/gripper")
@@ -24,7 +24,8 @@ class TakeoverInput:
     def __init__(self, node: LifecycleNode, config: TakeoverConfig, on_message: Callable[[], None]) -> None:
         """Raises ConfigError for a topic that this node publishes: it would take over from itself."""
         self._node = node
-        self._subscription: Any = None
+        self._subscriptions: list[Any] = []
+        self._peers = TopicPeers(node, self._subscriptions, "let the device publish that, or set takeover.message")
         self.topic = node.resolve_topic_name(config.topic) if config.topic else ""
         if self.topic and self.topic in [node.resolve_topic_name(name) for name in OWN]:
             raise ConfigError(
@@ -32,10 +33,16 @@ class TakeoverInput:
                 "its own, and relay that one to the arm's controller"
             )
         if self.topic:
-            self._subscription = subscribe(
-                node, MESSAGES[config.message], config.topic, lambda message: on_message(), qos_profile_sensor_data
+            kind = MESSAGES[config.message]
+            self._subscriptions.append(
+                subscribe(node, kind, config.topic, lambda message: on_message(), qos_profile_sensor_data)
             )
 
+    def problem(self) -> str:
+        """Why the device that is there is not heard, and what to do; "" when it is, or when there is none."""
+        mismatch = self._peers.mismatch(self.topic)
+        return f"takeover.topic is not heard: {mismatch}" if mismatch else ""
+
     def destroy(self) -> None:
-        if self._subscription is not None:
-            self._node.destroy_subscription(self._subscription)
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)

@@ -22,6 +22,7 @@ from specprune_ros.replay.settings import Settings
 from specprune_ros.replay.summary import number
 from specprune_ros.replay.topics import Topics
 from specprune_ros.replay.unnorm_keys import KeyFit, Ranges, about_keys
+from specprune_ros.sensing.camera_check import of_one_topic, swapped_by_name
 from specprune_ros.sensing.config import JOINT_STATES, TF, image_input
 from specprune_ros.stamps import NANOSECONDS
 
@@ -242,24 +243,9 @@ class Audit:
                     f"from {time:g} s on, while the arm moves"
                 )
                 found.append(Finding("frozen_camera", "error", text))
-        for camera, frame in self.frames.items():
-            other = [name for name in self._pictures if name != camera and name in frame.lower()]
-            if other and camera not in frame.lower():
-                text = (
-                    f"the view {camera} gets images whose frame_id is {frame}, which names the view {other[0]}; the "
-                    "cameras may be swapped: check the remapping"
-                )
-                found.append(Finding("swapped_cameras", "error", text))
-        return [*found, *self._about_topics(), *about_motion(self._motions, self._topics.images, self._key)]
-
-    def _about_topics(self) -> list[Finding]:
-        found = []
-        for camera, topic in self._topics.images.items():
-            same = [name for name, other in self._topics.images.items() if other == topic and name != camera]
-            if same:
-                text = f"the views {camera} and {same[0]} read the same topic {topic}; check the remapping"
-                found.append(Finding("same_camera", "error", text))
-        return found
+        found += [Finding("swapped_cameras", "error", text) for text in swapped_by_name(self.frames)]
+        found += [Finding("same_camera", "error", text) for text in of_one_topic(self._topics.images)]
+        return [*found, *about_motion(self._motions, self._topics.images, self._key)]
 
     def _about_streams(self) -> list[Finding]:
         found = []

@@ -17,7 +17,7 @@ import numpy as np
 from specprune_ros.arrays import Floats, Pixels
 from specprune_ros.camera import Camera
 from specprune_ros.errors import ObservationError
-from specprune_ros.sensing.camera_check import CameraCheck, info_topic
+from specprune_ros.sensing.camera_check import CameraCheck, info_topic, of_one_topic, swapped_by_name
 from specprune_ros.sensing.camera_view import CameraView
 from specprune_ros.sensing.config import JOINT_STATES, TF, InputsConfig, image_input
 from specprune_ros.sensing.end_effector import EndEffector, MeasuredTwist
@@ -28,6 +28,11 @@ from specprune_ros.sensing.peers import Peers, UnknownPeers
 from specprune_ros.sensing.proprio import end_effector_proprio
 from specprune_ros.stamps import NANOSECONDS, stamp_or_arrival
 
+A_DAY = 86400.0  # seconds; no clock that is only wrong is that far behind
+OLD_STAMPS = (
+    "let its driver stamp by the system clock, not from the start of the device; of a bag, play it with --clock and "
+    "set use_sim_time"
+)
 IMAGES_KEPT = 8  # per camera, to find images of one time; 8 VGA images are 7 MB
 
 
@@ -75,6 +80,7 @@ class ObservationAssembler:
         self._images: dict[str, History[Any]] = {camera: History(IMAGES_KEPT) for camera in config.cameras}
         self._checks = {camera: CameraCheck(topic, info_topic(topic)) for camera, topic in self.topics.items()}
         self._camera_views = {camera: CameraView(topic, info_topic(topic)) for camera, topic in self.topics.items()}
+        self._frames: dict[str, str] = {}  # camera -> frame_id of its images
         self.locates_cameras = False  # whether observations say where the cameras are
         self._lost_camera = ""  # why it is not known of one
         self._proprio_joints = config.joint_names if config.proprio != "none" else ()
@@ -120,6 +126,7 @@ class ObservationAssembler:
                 return None
             messages = {camera: self._image_near(camera, stamp) for camera in self.config.cameras}
             joints = self._proprio_positions(stamp)
+        self._frames = {camera: message.header.frame_id for camera, (_, message) in messages.items()}
         views = {camera: self._view(camera, *found) for camera, found in messages.items()}
         proprio, measured = self._motion(stamp, joints)
         return Sensed(stamp, views, proprio, measured.twist, measured.problem, self._located(messages))
@@ -221,7 +228,8 @@ class ObservationAssembler:
 
     def oddity(self) -> str:
         """What is odd about a camera whose images are used, "" for nothing."""
-        problems = [check.problem(self.config.frozen_after) for check in self._checks.values()]
+        problems = [*of_one_topic(self.topics), *swapped_by_name(self._frames)]
+        problems += [check.problem(self.config.frozen_after) for check in self._checks.values()]
         return next(filter(None, [*problems, self._lost_camera]), "")
 
     def _newest_common_stamp(self, now: int) -> int:
@@ -241,7 +249,7 @@ class ObservationAssembler:
             if age > allowed:
                 raise ObservationError(
                     f"newest image on {self.topics[camera]} is {age:.2f} s old (inputs.max_age "
-                    f"{allowed:g} s); check the camera, or the clock of its machine"
+                    f"{allowed:g} s); {OLD_STAMPS if age > A_DAY else 'check the camera, or the clock of its machine'}"
                 )
             if -age > self.config.max_skew_of(image_input(camera)):
                 raise ObservationError(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is odd about a camera whose images can still be used: one picture for ever, no colours, another size."""
+"""What is odd about cameras whose images can still be used: one picture for ever, no colours, another size, swapped."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,29 @@ class CameraCheck:
                 f"{frozen_after:g} s); restart the camera"
             )
         return ""
+
+
+def of_one_topic(topics: Mapping[str, str]) -> list[str]:
+    """What is wrong with views that read the same topic, a line each. `topics`: view -> topic."""
+    found = []
+    for view, topic in topics.items():
+        same = [name for name, other in topics.items() if other == topic and name != view]
+        if same:
+            found.append(f"the views {view} and {same[0]} read the same topic {topic}; check the remapping")
+    return found
+
+
+def swapped_by_name(frames: Mapping[str, str]) -> list[str]:
+    """What is wrong with views whose images name another view, a line each. `frames`: view -> frame_id."""
+    found = []
+    for view, frame in frames.items():
+        other = [name for name in frames if name != view and name in frame.lower()]
+        if other and view not in frame.lower():
+            found.append(
+                f"the view {view} gets images whose frame_id is {frame}, which names the view {other[0]}; the cameras "
+                "may be swapped: check the remapping"
+            )
+    return found
 
 
 def info_topic(image_topic: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from specprune_ros.errors import ConfigError
-from specprune_ros.parameters import check, from_mapping, parameter
+from specprune_ros.parameters import check, from_mapping, parameter, repeated
 from specprune_ros.sensing.images import TRANSFORMS
 
 JOINT_STATES, TF = "joint_states", "tf"  # the inputs beside the cameras, as parameters and messages call them
@@ -84,6 +84,14 @@ class InputsConfig:
             raise ConfigError(
                 f"inputs.camera_transforms has {len(self.camera_transforms)} entries for {len(self.cameras)} cameras; "
                 "give one for all, or one for each"
+            )
+        twice = repeated(self.joint_names)
+        if twice is not None:
+            raise ConfigError(f"inputs.joint_names has {twice} twice; name each joint once, in the checkpoint's order")
+        if self.base_frame and self.base_frame == self.ee_frame:
+            raise ConfigError(
+                f"inputs.base_frame and inputs.ee_frame are both {self.base_frame}; name the frame of the robot's base "
+                "and that of its end effector"
             )
         _ = self._own_limits  # say now what is wrong with it
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from specprune_ros.arrays import Pixels
-from specprune_ros.errors import ObservationError
 from specprune_ros.sensing.images import to_rgb
 
 
@@ -61,5 +60,5 @@ class NewestDecoder:
     def _decoded(self, message: Any) -> Any:
         try:
             return DecodedImage(message.header, to_rgb(message, self._topic))
-        except ObservationError:
+        except Exception:  # whatever it is, whoever uses the image meets it again and says so; the thread goes on
             return message

@@ -4,6 +4,7 @@
 Decoded with OpenCV alone: the builds of cv_bridge disagree about padding, Bayer and YUV.
 """
 
+import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from PIL import Image
 from specprune_ros.arrays import Pixels
 from specprune_ros.errors import ObservationError
 
+MAX_PIXELS = 64_000_000  # more than a robot's camera has; a megabyte may decode to gigabytes, for a minute
 MIN_SIDE = 16  # pixels; anything smaller is not a picture of a scene
 
 # How a frame is turned into what the checkpoint saw in training.
@@ -101,9 +103,10 @@ def _raw(message: Any, topic: str) -> Pixels:
     encoding = _encoding(message.encoding, topic)
     height, width, step, data = message.height, message.width, message.step, message.data
     rows = _rows(encoding, height, step, len(data))
-    if rows is None or not len(data):
+    if rows is None or not len(data) or not width:
         raise ObservationError(
-            f"image on {topic} has {len(data)} bytes for height {height} x step {step}; the driver sends broken images"
+            f"image on {topic} has {len(data)} bytes for height {height} x step {step} and width {width}; the driver "
+            "sends broken images"
         )
     row = width * encoding.channels
     if step < row:
@@ -143,11 +146,14 @@ def _decompressed(message: Any, topic: str) -> Pixels:
     source = source.strip()
     if OTHER_DEPTH.fullmatch(source):
         raise ObservationError(f"{said} is not a colour picture of 8 bits; publish rgb8 or bgr8 as jpeg or png")
-    if _cut_short(bytes(message.data)):
+    data = bytes(message.data)
+    if _cut_short(data):
         raise ObservationError(f"{said} is cut short; check the camera, its cable and its driver")
+    if _is_huge(data):
+        raise ObservationError(f"{said} has more than {MAX_PIXELS // 10**6} million pixels; check the camera's driver")
     try:
         # Unchanged: with its own depth, and as it lies on the sensor, whatever its EXIF data say.
-        frame = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_UNCHANGED)
+        frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         frame = None
     if frame is None:
@@ -164,6 +170,17 @@ def _decompressed(message: Any, topic: str) -> Pixels:
     if frame.shape[2] == 4:
         return _converted(frame, cv2.COLOR_BGRA2RGB if bgr else cv2.COLOR_RGBA2RGB)
     return _converted(frame, cv2.COLOR_BGR2RGB) if bgr else np.asarray(frame, np.uint8)
+
+
+def _is_huge(data: bytes) -> bool:
+    """Whether it has more than `MAX_PIXELS`, by its header alone."""
+    try:
+        width, height = Image.open(io.BytesIO(data)).size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return True
+    except Exception:  # of several kinds: Pillow does not know it, and OpenCV may
+        return False
+    return width * height > MAX_PIXELS
 
 
 def _cut_short(data: bytes) -> bool:

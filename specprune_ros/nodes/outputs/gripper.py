@@ -2,9 +2,11 @@
 """What drives the grippers, by `controller.gripper_output`, when an opening changes: messages or goals."""
 
 import time
+from functools import partial
 from typing import Protocol
 
 import numpy as np
+from action_msgs.msg import GoalStatus
 from rclpy.action import ActionClient
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
@@ -107,6 +109,7 @@ class GripperGoals:
         self._sent: np.ndarray | None = None
         self._answer: Future | None = None  # to the goal sent last
         self._refused = False
+        self._failed = ""  # how the goal sent last failed
         self._asked = self._not_before = 0.0  # time.monotonic() of the last goal, and of the next one
 
     def move(self, openings: np.ndarray, header: Header) -> None:
@@ -129,9 +132,20 @@ class GripperGoals:
     def _on_answer(self, answer: Future) -> None:
         if id(answer) != id(self._answer):
             return  # it came too late
-        self._refused = answer.exception() is not None or not answer.result().accepted
+        self._refused, self._failed = answer.exception() is not None or not answer.result().accepted, ""
         if self._refused:
             self._sent, self._not_before = None, time.monotonic() + PAUSE
+            return
+        answer.result().get_result_async().add_done_callback(partial(self._on_result, answer))
+
+    def _on_result(self, answer: Future, result: Future) -> None:
+        """It is told and not tried again: an arm that goes on must not find its gripper moving at any moment."""
+        if id(answer) != id(self._answer) or result.exception() is not None:
+            return  # a newer goal has replaced it, or the server is gone
+        end = result.result()
+        held = end.result.stalled or end.result.reached_goal  # by what is between the fingers
+        if end.status == GoalStatus.STATUS_ABORTED and not held:
+            self._failed = f"aborted a goal at position {end.result.position:g}"
 
     def forget(self) -> None:
         self._sent = None
@@ -141,6 +155,10 @@ class GripperGoals:
             return f"no action server on {self.name}; start the gripper, or remap {NAME} to its GripperCommand action"
         if self._refused:
             return f"{self.name} refuses goals; check the gripper and controller.gripper_open_position"
+        if self._failed:
+            return (
+                f"{self.name} {self._failed}; check that the gripper is activated and free to move, then call ~/enable"
+            )
         return ""
 
     def destroy(self) -> None:

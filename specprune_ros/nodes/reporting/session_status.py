@@ -24,11 +24,13 @@ class Receivers:
     topic: str
     count: int
     deaf: Callable[[], str] = lambda: ""  # who subscribes and cannot hear it
+    onlookers: tuple[str, ...] = ()  # who listens and moves nothing
 
     def silence(self) -> str:
         """Why nobody listens, and what to do."""
         remedy = "start the arm's controller, or remap the topic to its own"
-        return f"nobody listens to {self.topic}; {self.deaf() or remedy}"
+        nobody = f"nobody but {', '.join(self.onlookers)}" if self.onlookers else "nobody"
+        return f"{nobody} listens to {self.topic}; {self.deaf() or remedy}"
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,16 @@ class SessionStatus:
         motion: MotionLoop,
         *,
         receivers: Callable[[], Receivers],
+        device_problem: Callable[[], str],
+        clock_problem: Callable[[], str],
+        rivals: Callable[[], list[str]],
         instruction: Callable[[], str],
     ) -> None:
         self._policy, self._warm_seconds = policy, warm_seconds
         self._record, self._worker, self._sensors = record, worker, sensors
         self._transforms, self._end_effector, self._motion = transforms, end_effector, motion
         self._receivers, self._instruction = receivers, instruction
+        self._device_problem, self._clock_problem, self._rivals = device_problem, clock_problem, rivals
         self.twist_problem = ""
         self.moved_constants: list[int] = []
 
@@ -109,7 +115,7 @@ class SessionStatus:
         values["images dropped (twice or out of order)"] = self._sensors.dropped()
         if clock_jumps:
             values["clock jumps"] = clock_jumps
-        message, level = self._sensors.problem(now), ERROR
+        message, level = self._clock_problem() or self._sensors.problem(now), ERROR
         if not message and self.twist_problem:
             message, level = f"end-effector velocity is unknown: {self.twist_problem}", WARN
         if not message and self.moved_constants:
@@ -141,6 +147,12 @@ class SessionStatus:
             values["trajectories sent"], values["newest trajectory s"] = motion.trajectories, motion.trajectory_seconds
         if not isinstance(motion.result, Hold):
             values["deviation m"], values["deviation rad"] = motion.result.deviation, motion.result.deviation_angle
+        others = self._rivals()
+        if others:
+            values[f"other policy nodes on {receivers.topic}"] = ", ".join(others)
+        problem = self._device_problem()
+        if problem:
+            return Status("motion", f"{told.message}; {problem}", max(told.level, WARN), values)
         return Status("motion", told.message, told.level, values)
 
     def _told_of_motion(self) -> Told:
