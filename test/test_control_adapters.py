@@ -43,6 +43,15 @@ def test_target_pose_keeps_its_leash():
     assert pose.rotation.magnitude() == pytest.approx(0.2)
 
 
+def test_the_target_stays_close_to_an_arm_that_does_not_obey():
+    target = TargetPose(ControllerConfig())
+    for _ in range(100):
+        far = target.advance(np.array([0.5, 0, 0, 0, 0, 1.5]), IDENTITY)
+    near = target.advance(np.array([0.5, 0, 0, 0, 0, 1.5]), IDENTITY, idle=True)
+    assert np.linalg.norm(far.position) == pytest.approx(0.1) and far.rotation.magnitude() == pytest.approx(0.5)
+    assert np.linalg.norm(near.position) == pytest.approx(0.02) and near.rotation.magnitude() == pytest.approx(0.1)
+
+
 def test_target_pose_holds_where_the_arm_was_and_starts_again_from_where_it_is():
     target = TargetPose(ControllerConfig())
     assert target.hold(None) is None

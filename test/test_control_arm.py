@@ -193,3 +193,27 @@ def test_after_a_hold_the_joints_start_from_where_they_were_moved_to():
     arm.executor.submit(to_joints([1.0, 1.0]), 5.0, DT, 5.0)
     first = arm.tick(5.0, joints=moved).joints
     assert np.abs(first - moved).max() <= 10.0 * 0.02**2 + 1e-9  # from rest, from there
+
+
+@pytest.mark.parametrize("trajectory", ["point", "chunk"])
+def test_an_arm_that_somebody_stopped_does_not_jump_when_it_is_let_go(trajectory):
+    """An emergency stop, a controller that was switched: the target waits close to the arm, not half a radian ahead."""
+    controller = ControllerConfig(**JOINTS, output="joint_trajectory", trajectory=trajectory)
+    arm = Arm(3, controller, LimitsConfig(), ExecutorConfig(max_observation_age=60.0))
+    arm.executor.enable()
+    joints, period, followed, ahead, speeds = np.zeros(2), controller.period, None, [], []
+    for tick in range(400):
+        now = tick * period
+        if tick % 20 == 0:
+            arm.executor.submit(np.tile([1.0, -1.0, 1.0], (40, 1)), now, DT, now)
+        motion = arm.tick(now, joints=joints.copy())
+        assert isinstance(motion, Motion)
+        followed = motion.trajectory or followed
+        target = motion.joints if followed is None else followed.at(now + period).positions
+        ahead.append(np.abs(target - joints).max())
+        if tick >= 200:  # it is let go, and lags behind
+            speeds.append(np.abs(0.35 * (target - joints)).max() / period)
+            joints = joints + 0.35 * (target - joints)
+    assert max(ahead[:100]) > 0.4 and max(ahead[120:200]) < 0.11
+    assert max(speeds) < 2.0 and arm.effect == ""
+    np.testing.assert_allclose(joints, [1.0, -1.0], atol=0.01)

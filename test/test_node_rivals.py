@@ -67,7 +67,7 @@ def test_one_that_drives_switches_motion_off(bench, monkeypatch):
     told = lifecycle(bench)
     name = bench.other.get_fully_qualified_name()
     assert told.level == ERROR and told.message.startswith(
-        f"{name} drives the same arm by {bench.topic}, motion is off"
+        f"{name} drives the same arm by {bench.topic}; switch its motion off"
     )
     assert bench.speeds()[-1] == 0 and bench.session._motion.result.reason == HoldReason.DISABLED
     refused = bench.enable()

@@ -9,6 +9,7 @@ from scipy.spatial.transform import Rotation
 from specprune_ros.arrays import Floats
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.deviation import integrate
+from specprune_ros.control.effect import IDLE_LEAD, IDLE_LEAD_ANGLE
 from specprune_ros.control.joint_limiter import JointStop
 from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.pose import Pose
@@ -42,10 +43,13 @@ class TargetPose:
         self._measured: Pose | None = None  # when it was advanced last
         self._held = False
 
-    def advance(self, twist: Floats, measured: Pose) -> Pose:
-        """The target after one period of `twist` (6,), at most the maximum lead away from the `measured` pose."""
+    def advance(self, twist: Floats, measured: Pose, *, idle: bool = False) -> Pose:
+        """The target after one period of `twist` (6,), at most the maximum lead away from the `measured` pose.
+
+        `idle`: the arm does not obey, and may be let go at any moment; the target stays close to it.
+        """
         start = measured if self._target is None or self._held else self._target
-        self._target, self._held = self._leashed(integrate(start, twist, self.config.period), measured), False
+        self._target, self._held = self._leashed(integrate(start, twist, self.config.period), measured, idle), False
         self._measured = measured
         return self._target
 
@@ -57,11 +61,14 @@ class TargetPose:
                 self._target, self._held = here, True
         return self._target
 
-    def _leashed(self, target: Pose, measured: Pose) -> Pose:
+    def _leashed(self, target: Pose, measured: Pose, idle: bool) -> Pose:
+        longest, widest = self.config.max_lead, self.config.max_lead_angle
+        if idle:
+            longest, widest = min(longest, IDLE_LEAD), min(widest, IDLE_LEAD_ANGLE)
         lead = target.position - measured.position
         turn = (target.rotation * measured.rotation.inv()).as_rotvec()
-        lead = _at_most(lead, self.config.max_lead)
-        turn = _at_most(turn, self.config.max_lead_angle)
+        lead = _at_most(lead, longest)
+        turn = _at_most(turn, widest)
         return Pose(measured.position + lead, (Rotation.from_rotvec(turn) * measured.rotation).as_quat())
 
 

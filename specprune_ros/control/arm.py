@@ -15,7 +15,7 @@ from specprune_ros.control.cartesian_limiter import CartesianLimiter, Limited
 from specprune_ros.control.chunk_trajectory import FEW_KNOTS, ChunkTrajectory, roll_out, starting
 from specprune_ros.control.command import Command, Hold, HoldReason
 from specprune_ros.control.deviation import PoseDeviation
-from specprune_ros.control.effect import MotionEffect
+from specprune_ros.control.effect import IDLE_LEAD_ANGLE, MotionEffect
 from specprune_ros.control.executor import ChunkExecutor, ExecutorConfig
 from specprune_ros.control.gripper import GripperDebounce
 from specprune_ros.control.joint_limiter import JointDoubt, JointLimiter, JointStop
@@ -23,6 +23,8 @@ from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.control.watchdog import Watchdog
 from specprune_ros.errors import ConfigError
 from specprune_ros.pose import Pose
+
+ROUNDING = 1e-6  # rad
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +216,18 @@ class Arm:
         openings = self._gripper.update(self.space.openings(command.action), now)
         return Motion(limited.value, None, None, openings, limited.hit, deviation, angle, command)
 
+    def _draw_in(self, joints: Floats) -> None:
+        """Keep the target close to joints that do not obey: whoever stopped them may let them go at any moment."""
+        allowed = self.space.config.max_lead_angle
+        if self._effect.problem and self.drives:
+            allowed = min(allowed, IDLE_LEAD_ANGLE)
+            if self._joints.ahead(joints) > allowed + ROUNDING:
+                self._joints.forget()
+                self._trajectory = None
+        self._joints.max_lead = allowed
+
     def _joint_motion(self, command: Command, now: float, joints: Floats) -> Motion | Hold:
+        self._draw_in(joints)
         wanted = self.space.joints(command.action)
         doubt = self._joints.doubt(wanted, joints)
         if doubt is not None:

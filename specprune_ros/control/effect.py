@@ -17,6 +17,7 @@ LAGS = 3  # blocks by which an arm may be late
 SHARE = 0.2  # of the commanded motion that has to be there; half is a slow arm, none is no arm
 PAUSE = 3.0  # seconds without a command, after which the comparison starts over; a slow machine waits between chunks
 LEAST_LENGTH, LEAST_ANGLE = 0.02, 0.1  # m and rad commanded in two seconds; less is noise
+IDLE_LEAD, IDLE_LEAD_ANGLE = 0.02, 0.1  # m, rad that a target runs ahead of an arm that does not move, at most
 ADVICE = (
     "is the controller active and the arm not in a protective stop? MoveIt Servo also has to be in the command type of "
     "the messages (~/switch_command_type)"

@@ -89,6 +89,12 @@ class JointLimiter:
         self._held, self._drift = None, velocity
         self.rest()
 
+    def ahead(self, measured: Floats) -> float:
+        """How far the last target is from where the joints are `measured` (J,) rad, at most; 0 without one."""
+        if self._sent is None:
+            return 0.0
+        return float(np.abs(beside(measured, self._sent, self.continuous) - self._sent).max())
+
     def hold(self, measured: Floats | None) -> JointStop | None:
         """Rest where the arm is `measured` (J,) rad, within braking distance of the last target.
 

@@ -52,8 +52,8 @@ class Rivals:
         if not driving:
             return ""
         return (
-            f"{driving[0]} drives the same arm by {self._publisher.topic_name}; switch its motion off, or remap one of the "
-            "two to its own arm"
+            f"{driving[0]} drives the same arm by {self._publisher.topic_name}; switch its motion off, or remap one "
+            "of the two to its own arm"
         )
 
     def destroy(self) -> None:

@@ -110,8 +110,8 @@ class Listeners:
 
     def _find_onlookers(self) -> Iterator[str]:
         for info in self._node.get_subscriptions_info_by_topic(self._publisher.topic_name):
-            compatible, _ = qos_check_compatible(self._publisher.qos_profile, info.qos_profile)
-            if info.node_name.startswith(ONLOOKERS) and compatible != QoSCompatibility.ERROR:
+            hears = info.qos_profile.durability != DurabilityPolicy.TRANSIENT_LOCAL  # or it is not counted
+            if info.node_name.startswith(ONLOOKERS) and hears:
                 yield full_name(info)
 
 
@@ -119,6 +119,8 @@ def deaf(node: Node, publisher: Publisher) -> str:
     """Who subscribes to a publisher's topic and cannot hear it, and why; "" for nobody."""
     own = type_name(publisher.msg_type)
     for info in node.get_subscriptions_info_by_topic(publisher.topic_name):
+        if info.node_name.startswith(ONLOOKERS):
+            continue
         if info.topic_type != own:
             return f"{full_name(info)} subscribes to {info.topic_type}, and this node publishes {own}"
         compatible, reason = qos_check_compatible(publisher.qos_profile, info.qos_profile)

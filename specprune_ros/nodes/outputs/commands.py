@@ -74,9 +74,10 @@ class TwistCommands:
 class PoseCommands:
     """Target poses of the end effector in the base frame, every tick; where it was when the arm holds."""
 
-    def __init__(self, node: LifecycleNode, config: ControllerConfig) -> None:
+    def __init__(self, node: LifecycleNode, arm: Arm) -> None:
         self.publisher = node.create_lifecycle_publisher(PoseStamped, "~/target_pose", QOS)
-        self._target = TargetPose(config)
+        self._arm = arm
+        self._target = TargetPose(arm.space.config)
 
     def configure(self, config: ControllerConfig) -> None:
         self._target.config = config
@@ -86,7 +87,7 @@ class PoseCommands:
 
     def move(self, motion: Motion, pose: Pose | None, header: Header) -> None:
         assert motion.twist is not None and pose is not None
-        self._publish(self._target.advance(motion.twist, pose), header)
+        self._publish(self._target.advance(motion.twist, pose, idle=bool(self._arm.effect)), header)
 
     def hold(self, pose: Pose | None, header: Header, first: bool) -> None:
         target = self._target.hold(pose)
@@ -141,7 +142,7 @@ def open_commands(node: LifecycleNode, arm: Arm) -> Commands | None:
     if output == "twist":
         return TwistCommands(node)
     if output == "pose":
-        return PoseCommands(node, arm.space.config)
+        return PoseCommands(node, arm)
     if output == "joint_trajectory":
         return TrajectoryCommands(node, arm)
     return None
