@@ -2,7 +2,7 @@
 """The node's parameter file, read as rcl reads it: sections by node name, namespaces, wildcards."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,37 @@ SECTION = "ros__parameters"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1, but 1e3 is a number, as for rcl's parser."""
+    """What rcl's parser makes of YAML: its own numbers and booleans, no dates, and a name twice in a mapping is merged.
+
+    `test_parameter_reading.py` compares the two.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        merged: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            key, value = self.construct_object(key_node, deep=True), self.construct_object(value_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(problem="no name", problem_mark=key_node.start_mark)
+            merged[key] = _merged(merged.get(key), value)
+        return merged
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+def _merged(before: Any, value: Any) -> Any:
+    if not isinstance(before, dict) or not isinstance(value, dict):
+        return value
+    return before | {key: _merged(before.get(key), entry) for key, entry in value.items()}
+
+
+_Loader.yaml_implicit_resolvers = {}
+SCALARS = (
+    ("bool", r"[yY]|yes|Yes|YES|true|True|TRUE|on|On|ON|[nN]|no|No|NO|false|False|FALSE|off|Off|OFF"),
+    ("int", r"[-+]?(0x[0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)"),
+    ("float", r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?\.?(inf|Inf|INF)|\.?(nan|NaN|NAN)"),
+    ("null", ""),
 )
+for _kind, _text in SCALARS:
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"(?:{_text})$"), [None])
+_Loader.bool_values = _Loader.bool_values | {"y": True, "n": False}
 
 
 def read_parameters(text: str, where: str, node: str) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from specprune_ros.parameter_file import read_parameters
+from specprune_ros.replay.settings import settings
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 GROUPS = "model|inputs|pruning|controller|limits|execution|replan|run"
@@ -28,6 +31,13 @@ def test_parameters_exist(document):
     # `limits.max_speed` in text, `limits.max_speed 0.05` in a command; not limits.py, not limits.*
     named = set(re.findall(rf"(?<![\w/.])((?:{GROUPS})\.[a-z_]+)\b(?!\()", document.read_text()))
     assert {name for name in named if not name.endswith((".py", ".md", ".yaml", ".safetensors"))} <= known
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_parameter_examples_are_what_the_node_takes(document):
+    for block in re.findall(r"```yaml\n(.*?)```", document.read_text(), re.DOTALL):
+        if "ros__parameters" in block and "..." not in block:
+            assert settings(read_parameters(block, document.name, "/specprune_policy")).unknown == ()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)

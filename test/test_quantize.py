@@ -2,6 +2,7 @@
 """Folders of quantised weights: written, read back, refused."""
 
 import json
+import resource
 import shutil
 from pathlib import Path
 
@@ -132,6 +133,40 @@ def test_missing_foreign_and_changed_files_are_refused(folder, good):
     content = (good / SHARD).read_bytes()
     (folder / SHARD).write_bytes(content[: len(content) // 2])
     assert "not a complete safetensors file" in refused(folder)
+
+
+@pytest.mark.parametrize("size", [1_000, 100_000], ids=["small files", "weights"])
+def test_a_disk_that_is_full_gets_one_line_and_nothing_is_left(tmp_path, capsys, size):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        code = main([str(TINY), str(tmp_path / "out"), "--precision", "int8"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("quantize: ")]
+    assert code == 1 and len(lines) == 1 and f"{tmp_path / 'out'}" in lines[0] and "another disk" in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_leaves_nothing(tmp_path, capsys, monkeypatch):
+    def interrupted(folder, *_):
+        (folder / "quantized-00001.safetensors").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("specprune_ros.quantize.quantize.write_quantized", interrupted)
+    assert main([str(TINY), str(tmp_path / "out"), "--precision", "int8"]) == 130
+    assert "interrupted; nothing was written" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_links_that_lead_nowhere(tmp_path, capsys):
+    """One in place of the new folder is in the way, one to a file that nobody reads is not."""
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert main([str(TINY), str(tmp_path / "link"), "--precision", "int8"]) == 1
+    assert "exists; give the name of a new folder" in capsys.readouterr().err
+    folder = shutil.copytree(TINY, tmp_path / "checkpoint")
+    (folder / "special_tokens_map.json").symlink_to(tmp_path / "nowhere")
+    assert main([str(folder), str(tmp_path / "out"), "--precision", "int8"]) == 0
 
 
 def test_it_is_made_once_and_from_a_checkpoint(good, tmp_path, capsys):

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 from light_replay import light_replay  # noqa: F401  a fixture that every test here uses
-from replay_bags import INSTRUCTION, NODE, PERIOD, SECOND, TYPES, BagMaker, parameter_file
+from replay_bags import INSTRUCTION, NODE, PERIOD, SECOND, START, TYPES, BagMaker, parameter_file
 from rosbags.rosbag2 import CompressionMode, Reader, StoragePlugin, Writer
 
 from specprune_ros.errors import UserError
@@ -109,6 +109,45 @@ def test_every_storage_gives_the_same(raw, tmp_path, storage, mode):
     bag = BagMaker(SHORT).write(tmp_path / "bag", storage, mode)
     report = replay(bag, tmp_path / "out", "--arms", "dense", "--every", "2")
     assert np.array_equal(actions(report, "dense"), actions(raw[1], "dense")[::2])
+
+
+def test_files_are_read_in_the_order_of_their_times(raw, tmp_path):
+    """Tools that sort names as text put bag_10 before bag_2, and metadata may be of other qualities of service."""
+    maker, bag = BagMaker(2 * SHORT), tmp_path / "bag"
+    whole = replay(maker.write(tmp_path / "whole"), tmp_path / "of_whole", "--arms", "dense")
+    maker.write(bag)
+    (bag / "bag.mcap").unlink()
+    for name, part in (("a", 1), ("b", 0)):
+        half = BagMaker(1)
+        half.messages = [entry for entry in maker.messages if (entry[0] >= SHORT * PERIOD) == part]
+        shutil.copy(half.write(tmp_path / name) / f"{name}.mcap", bag)
+    metadata = (bag / "metadata.yaml").read_text()
+    metadata = metadata.replace("- bag.mcap\n", "- a.mcap\n  - b.mcap\n", 1)
+    assert metadata.count("offered_qos_profiles: []") > 4
+    qos = (
+        "[{history: keep_last, depth: 5, reliability: reliable, durability: volatile, deadline: {sec: 1, nsec: 0}, "
+        "lifespan: {sec: 1, nsec: 0}, liveliness: automatic, liveliness_lease_duration: {sec: 1, nsec: 0}, "
+        "avoid_ros_namespace_conventions: false}]"
+    )
+    (bag / "metadata.yaml").write_text(metadata.replace("profiles: []", f"profiles: {qos}"))
+    report = replay(bag, tmp_path / "out", "--arms", "dense")
+    assert [moment["stamp"] for moment in report["moments"]] == [moment["stamp"] for moment in whole["moments"]]
+    assert report["audit"]["clock_jumps_s"] == []
+    assert np.array_equal(actions(report, "dense"), actions(whole, "dense"))
+
+
+def test_another_type_on_a_topic_does_not_matter(raw, tmp_path):
+    """Somebody published a text on it by hand."""
+    maker = BagMaker(SHORT)
+    path = tmp_path / "bag"
+    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connections = {}
+        text = (0, "/joint_states", "std_msgs/msg/String", maker.make("std_msgs/msg/String", "hello"))
+        for time, topic, kind, message in (text, *maker.messages):
+            if (topic, kind) not in connections:
+                connections[topic, kind] = writer.add_connection(topic, kind, typestore=TYPES)
+            writer.write(connections[topic, kind], START + time, TYPES.serialize_cdr(message, kind))
+    assert replay(path, tmp_path / "out", "--arms", "dense")["inferences"] == SHORT
 
 
 @pytest.mark.parametrize("suffix", ["mcap", "db3"])
@@ -392,6 +431,27 @@ def write_other_database(folder):
     return bag
 
 
+def write_lost_topic(folder):
+    """The metadata promise one topic that the file has not."""
+    maker = BagMaker(SHORT)
+    bag = maker.write(folder / "bag")
+    maker.drop(lambda _, topic: topic == "/tf")
+    shutil.copy(next(maker.write(folder / "other").glob("*.mcap")), bag / "bag.mcap")
+    return bag
+
+
+def write_other_profile(folder):
+    bag = BagMaker(SHORT).write(folder / "bag")
+    data = (bag / "bag.mcap").read_bytes()
+    (bag / "bag.mcap").write_bytes(data.replace(b"\x04\0\0\0ros2", b"\x04\0\0\0ros1", 1))
+    return bag
+
+
+def write_other_clock(folder):
+    """Stamps of a simulator, that the parameters say nothing of."""
+    return BagMaker(SHORT, simulated=True, offset=-365 * 24 * 3600).write(folder / "bag")
+
+
 def write_single_compressed(folder):
     return BagMaker(SHORT).write(folder / "bag", mode=CompressionMode.MESSAGE) / "bag.mcap"
 
@@ -460,7 +520,20 @@ def write_stale(folder):
             [],
             "is stored as my_own, which cannot be read; convert it",
         ),
-        (write_other_database, [], "metadata.yaml does not describe the files beside it; run `ros2 bag reindex"),
+        (write_other_database, [], "metadata.yaml does not describe the files beside it: none has /"),
+        (
+            write_lost_topic,
+            [],
+            "metadata.yaml does not describe the files beside it: none has /tf; run `ros2 bag reindex",
+        ),
+        (write_other_profile, [], "was not recorded by ROS 2, but by ROS 1 or another tool"),
+        (write_other_clock, [], "set use_sim_time"),
+        (None, ["-p", "use_sim_time:='false'"], "use_sim_time = 'false' has the wrong type; allowed: true or false"),
+        (
+            None,
+            ["-p", "inputs.joint_names:=[x, y]"],
+            "inputs.joint_names = ['x', true] has the wrong type; allowed: a list",
+        ),
         (write_single_compressed, [], "has messages that are compressed one by one; give the folder"),
         (write_cut_off_archive, [], "is damaged or was cut off (Compressed file ended before"),
         (

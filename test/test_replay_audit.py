@@ -52,6 +52,14 @@ def test_a_frozen_camera(tmp_path):
     assert "from 1 s on" in found["frozen_camera"]
 
 
+def test_a_pause_of_the_recorder_is_no_frozen_camera(tmp_path):
+    """The arm moves before and after it, and the last picture is not seen in between."""
+    maker = BagMaker(IMAGES)
+    maker.drop(lambda time, _: 1.05 < time < 2.3)
+    found = findings(maker.write(tmp_path / "bag"), tmp_path, "--every", "5")
+    assert "gap" in found and "frozen_camera" not in found
+
+
 def test_a_tf_gap(tmp_path):
     maker = BagMaker(IMAGES)
     maker.drop(lambda time, topic: topic == "/tf" and 1.0 < time < 2.0)

@@ -81,6 +81,27 @@ def test_command_prints_a_table_and_writes_a_page_that_needs_nothing_else(path, 
     assert len(page) < 500_000
 
 
+def test_a_report_that_was_edited_gets_one_line(path, report, tmp_path):
+    for number, change in enumerate(
+        (
+            lambda r: r.update(arms=None),
+            lambda r: r.pop("machine"),
+            lambda r: r.update(verdict=[]),
+            lambda r: next(iter(r["arms"].values())).pop("latency_ms"),
+            lambda r: r["moments"][0]["arms"].clear(),
+            lambda r: next(iter(r["moments"][0]["arms"].values())).update(actions=[[1, 2], [3]]),
+        )
+    ):
+        other = tmp_path / f"{number}.json"
+        change(edited := json.loads(json.dumps(report)))
+        other.write_text(json.dumps(edited))
+        with pytest.raises(UserError, match=f"{number}.json was changed or is not whole") as caught:
+            compare(["--compare", str(path), str(other), "--out", str(tmp_path)])
+        assert "\n" not in str(caught.value)
+    (tmp_path / "bom.json").write_text(json.dumps(report), encoding="utf-8-sig")
+    compare(["--compare", str(path), str(tmp_path / "bom.json"), "--out", str(tmp_path)])
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

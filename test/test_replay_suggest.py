@@ -61,6 +61,22 @@ def test_too_few_observations_and_a_missing_optimiser_get_one_line(tmp_path, mon
         suggest.open_study(tmp_path, [], 0)
 
 
+@pytest.mark.parametrize("content", [b"no database" * 100, None], ids=["rubbish", "folder"])
+def test_a_search_that_cannot_be_read_says_what_to_delete(tmp_path, content):
+    folder = tmp_path / "50% of #1?"  # what a URL would take for something else
+    folder.mkdir()
+    suggest.open_study(folder, [], 0)
+    assert (folder / suggest.STORAGE).is_file()
+    (folder / suggest.STORAGE).unlink()
+    if content is None:
+        (folder / suggest.STORAGE).mkdir()
+    else:
+        (folder / suggest.STORAGE).write_bytes(content)
+    with pytest.raises(UserError, match=r"suggest\.db cannot be read .*delete it") as caught:
+        suggest.open_study(folder, [], 0)
+    assert "\n" not in str(caught.value)
+
+
 def test_the_last_of_several_bags_judges_and_is_not_searched(bag, tmp_path, monkeypatch):
     monkeypatch.setattr(suggest, "FEW", FEW)
     judge = BagMaker(7).write(tmp_path / "judge")

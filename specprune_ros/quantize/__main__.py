@@ -17,13 +17,16 @@ from specprune_ros.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0, or 1 with a line on stderr."""
+    """Returns 0, 1 with a line on stderr, or 130 when interrupted."""
     given = _parser().parse_args(arguments)
     try:
         size = _quantize(given)
     except (UserError, OSError) as error:
         print(f"quantize: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("quantize: interrupted; nothing was written", file=sys.stderr)
+        return 130
     print(f"{given.out}: {bytes_text(size)} in {given.precision}; set model.checkpoint and model.precision to it")
     return 0
 

@@ -5,13 +5,15 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from specprune_ros.checkpoint_config import CheckpointConfig
 from specprune_ros.engine.precision import store_linears
-from specprune_ros.errors import ConfigError
+from specprune_ros.errors import ConfigError, no_space
 from specprune_ros.openvla import checkpoint as release
 from specprune_ros.openvla.contents import Contents, read_contents
 from specprune_ros.openvla.digest import digest
+from specprune_ros.openvla.files import exists, trouble
 from specprune_ros.openvla.quantized import write_quantized
 
 NOT_COPIED = (".index.json", "adapter_config.json")
@@ -24,7 +26,7 @@ def quantize(
 
     Raises UserError, one line; then there is no `out`.
     """
-    if out.exists():
+    if exists(out):
         raise ConfigError(f"{out} exists; give the name of a new folder")
     stated = model or CheckpointConfig()
     arguments = stated.unnorm_key or None, stated.facts(), base
@@ -36,14 +38,21 @@ def quantize(
         folder, "cpu", "float32", *arguments, lambda model: store_linears(model, precision, torch.device("cpu"))
     )
     part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    for home in dict.fromkeys((contents.variant.weights, folder)):
-        for path in home.glob("*.json"):
-            if not path.name.endswith(NOT_COPIED):
-                shutil.copyfile(path, part / path.name)
-    write_quantized(part, loaded.model, _manifest(contents, precision))
-    part.rename(out)
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        for home in dict.fromkeys((contents.variant.weights, folder)):
+            for path in home.glob("*.json"):
+                if not path.name.endswith(NOT_COPIED) and not trouble(path):  # what was needed is read already
+                    shutil.copyfile(path, part / path.name)
+        write_quantized(part, loaded.model, _manifest(contents, precision))
+        part.rename(out)
+    except OSError as error:
+        raise no_space(error, out) from error
+    except SafetensorError as error:  # it has the system's error as text alone
+        raise ConfigError(f"{out} cannot be written ({error}); free some space, or write to another disk") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return sum(path.stat().st_size for path in out.iterdir())
 
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bags written with rosbags: MCAP, with the definitions of every type."""
 
-import errno
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLi
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from specprune_ros.errors import UserError
+from specprune_ros.errors import UserError, no_space
 from specprune_ros.recording.definitions import register_own
 
 FOREVER = QosTime(9223372036, 854775807)
@@ -72,12 +71,3 @@ class BagWriter:
             self._writer.write(self._connections[topic], time, data)
         except OSError as problem:
             raise no_space(problem, self._writer.path) from problem
-
-
-def no_space(problem: OSError, path: Path) -> UserError:
-    """What to say about a file that could not be written."""
-    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"no space left for {path}; free some, or write to another disk")
-    if problem.errno == errno.EFBIG:
-        return UserError(f"no file may grow so large in {path}; raise `ulimit -f`, or write to another disk")
-    return UserError(f"{path} cannot be written ({problem.strerror or problem}); name another folder")

@@ -116,20 +116,22 @@ class Picture:
 
     digest: int = -1
     since: float = 0.0
+    last: float = 0.0  # time of the newest message with it; none at all is a gap, not a frozen camera
     moved: bool = False  # the arm, since then
     frozen: list[tuple[float, float]] = field(default_factory=list)  # when, how long
 
     def add(self, digest: int, time: float) -> None:
         """A picture with this digest came at `time`, seconds of the bag."""
-        if digest == self.digest:
-            return
-        self.end(time)
-        self.digest, self.since, self.moved = digest, time, False
+        if digest != self.digest:
+            self.end()
+            self.digest, self.since, self.moved = digest, time, False
+        self.last = time
 
-    def end(self, time: float) -> None:
-        """The picture changes at `time`, or the recording ends."""
-        if self.digest >= 0 and self.moved and time - self.since > FROZEN and len(self.frozen) < LISTED:
-            self.frozen.append((round(self.since, 3), round(time - self.since, 3)))
+    def end(self) -> None:
+        """The picture changes, or the recording ends."""
+        length = self.last - self.since
+        if self.digest >= 0 and self.moved and length > FROZEN and len(self.frozen) < LISTED:
+            self.frozen.append((round(self.since, 3), round(length, 3)))
 
 
 class Audit:
@@ -211,10 +213,10 @@ class Audit:
 
     # Results
 
-    def finish(self, until: float) -> None:
-        """The recording ends after `until` seconds."""
+    def finish(self) -> None:
+        """The recording has ended."""
         for picture in self._pictures.values():
-            picture.end(until)
+            picture.end()
 
     def findings(self, malformed: Counter[str]) -> list[Finding]:
         """What is worth a line, the worst first. `malformed`: topic -> messages that could not be read."""

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import apsw
-from rosbags.interfaces import Connection, MessageDefinitionFormat
+from rosbags.interfaces import Connection, ConnectionExtRosbag2, MessageDefinitionFormat
 from rosbags.rosbag2 import Reader, ReaderError
+from rosbags.rosbag2.reader import DirectoryReader
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
@@ -49,10 +50,8 @@ class Bag:
             raise BagError(without_metadata(path)) from None
         except Exception as error:  # damaged files raise of every kind
             raise BagError(unreadable(path, error)) from None
-        self.types: dict[str, str] = {connection.topic: connection.msgtype for connection in self._reader.connections}
-        self.counts: Counter[str] = Counter()
-        for connection in self._reader.connections:
-            self.counts[connection.topic] += connection.msgcount
+        _settle(self._reader)
+        self.types, self.counts = _inventory(self._reader.connections)
         if not sum(self.counts.values()):
             self.close()
             raise BagError(f"{path} holds no messages; record again, and look at `ros2 bag info {path}`")
@@ -91,22 +90,28 @@ class Bag:
     def messages(self, topics: Collection[str]) -> Iterator[BagMessage]:
         """The messages of these topics as they were recorded; those that do not deserialize are only counted.
 
-        Raises BagError when the file turns out to be damaged.
+        Of a topic with several types those of the one in `types`. Raises BagError when the file is damaged.
         """
-        connections = [connection for connection in self._reader.connections if connection.topic in topics]
+        connections = [
+            connection
+            for connection in self._reader.connections
+            if connection.topic in topics and connection.msgtype == self.types[connection.topic]
+        ]
         if not connections:
             return
-        stream, read = self._reader.messages(connections=connections), 0
+        stream = self._reader.messages(connections=connections)
+        read: set[str] = set()
         while True:
             try:
                 connection, time, data = next(stream)
             except StopIteration:
-                if not read and any(connection.msgcount for connection in connections):
-                    raise BagError(other_files(self.path)) from None
+                lost = {connection.topic for connection in connections if connection.msgcount} - read
+                if lost:
+                    raise BagError(other_files(self.path, min(lost))) from None
                 return
             except Exception as error:  # damaged files raise of every kind
                 raise BagError(unreadable(self.path, error)) from None
-            read += 1
+            read.add(connection.topic)
             try:
                 message = self._typestore.deserialize_cdr(data, connection.msgtype)
             except (SerdeError, *DAMAGE):
@@ -115,6 +120,36 @@ class Bag:
                 self.malformed[connection.topic] += 1
                 continue
             yield BagMessage(connection.topic, time, message, data)
+
+
+def _settle(reader: Reader) -> None:
+    """Files of a folder in the order of their times, not of the metadata, which tools that sort names as text make.
+
+    And qualities of service that the metadata has otherwise than the files are no reason not to read a topic.
+    """
+    if not isinstance(reader.storage, DirectoryReader):
+        return
+    reader.storage.storages.sort(key=lambda file: file.metadata.start_time)
+    promised = {(connection.topic, connection.msgtype): connection.ext for connection in reader.connections}
+    for file in reader.storage.storages:
+        for index, connection in enumerate(file.connections):
+            ext = promised.get((connection.topic, connection.msgtype))
+            own = connection.ext
+            if (
+                isinstance(ext, ConnectionExtRosbag2)
+                and isinstance(own, ConnectionExtRosbag2)
+                and ext.serialization_format == own.serialization_format
+            ):
+                file.connections[index] = connection._replace(ext=ext)
+
+
+def _inventory(connections: list[Connection]) -> tuple[dict[str, str], Counter[str]]:
+    """Topic -> its type, and how many messages of that it has. Of several types the one with most messages counts."""
+    found: dict[str, Counter[str]] = {}
+    for connection in connections:
+        found.setdefault(connection.topic, Counter())[connection.msgtype] += connection.msgcount
+    most = {topic: counts.most_common(1)[0] for topic, counts in found.items()}
+    return {topic: kind for topic, (kind, _) in most.items()}, Counter({topic: n for topic, (_, n) in most.items()})
 
 
 def _typestore(connections: list[Connection]) -> Typestore:

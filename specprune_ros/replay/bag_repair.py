@@ -12,6 +12,7 @@ from specprune_ros.errors import UserError
 SUFFIXES = (".mcap", ".db3")
 NEWEST = 9  # version of metadata.yaml that can be read
 METADATA = "metadata.yaml"
+OTHER_PROFILE = "Profile is not ros2."  # what rosbags says
 
 
 class BagError(UserError):
@@ -55,9 +56,11 @@ def one_by_one(path: Path) -> str:
     return f"{path} has messages that are compressed one by one; give the folder that it lies in, with {METADATA}"
 
 
-def other_files(path: Path) -> str:
-    """What to say when not one of the messages that the metadata promise is there."""
-    return f"{path / METADATA} does not describe the files beside it; {_reindex(path, _files(path))}"
+def other_files(path: Path, topic: str) -> str:
+    """What to say when not one of the messages of `topic` is there that are promised."""
+    if path.is_file():
+        return f"{path} promises messages on {topic} and has none; copy it again"
+    return f"{path / METADATA} does not describe the files beside it: none has {topic}; {_reindex(path, _files(path))}"
 
 
 def _metadata_problem(path: Path) -> str:
@@ -94,6 +97,11 @@ def _reindex(path: Path, files: list[Path]) -> str:
 
 def _damaged(path: Path, error: Exception) -> str:
     reason = " ".join(str(error).split()) or type(error).__name__
+    if reason == OTHER_PROFILE:
+        return (
+            f"{path} was not recorded by ROS 2, but by ROS 1 or another tool (its MCAP profile is not ros2); convert "
+            "the recording it was made from with rosbags-convert, or record again with `ros2 bag record`"
+        )
     files = [path] if path.is_file() else _files(path)
     repair = ""
     if any(file.suffix == ".mcap" for file in files):

@@ -12,8 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 from matplotlib.figure import Figure
 
-from specprune_ros.errors import ConfigError, UserError
-from specprune_ros.recording.bag_writer import no_space
+from specprune_ros.errors import ConfigError, UserError, no_space
 from specprune_ros.replay.arm_names import DENSE
 from specprune_ros.replay.html_table import html_table
 from specprune_ros.replay.options import COMPARE
@@ -75,7 +74,7 @@ def read_report(path: Path) -> dict[str, Any]:
     """report.json of a replay; `path` may be its folder. Raises UserError."""
     path = path / "report.json" if path.is_dir() else path
     try:
-        report = json.loads(path.read_text())
+        report = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give the report.json of a replay") from error
     except ValueError as error:
@@ -83,7 +82,12 @@ def read_report(path: Path) -> dict[str, Any]:
     if not isinstance(report, dict) or not {"format", "arms", "moments"} <= report.keys():
         raise UserError(f"{path} is not the report of a replay; give the report.json of one")
     if report["format"] != FORMAT:
-        raise UserError(f"{path} has format {report['format']}, this version reads {FORMAT}; replay that bag again")
+        raise UserError(f"{path} has format {report['format']!r}, this version reads {FORMAT}; replay that bag again")
+    try:
+        comparison(report, report), html.escape(report["verdict"][0])
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        what = " ".join(repr(error).split())[:80]
+        raise UserError(f"{path} was changed or is not whole ({what}); replay that bag again") from None
     return report
 
 
@@ -224,7 +228,8 @@ def _plot(one: dict[str, Any], other: dict[str, Any], arms: list[str]) -> str:
     left.set_yticks(range(len(arms)), arms)
     left.invert_yaxis()
     left.set_xlabel("ms, p50 to p99")
-    left.legend()
+    if arms:
+        left.legend()
     for axes in (left, right):
         axes.set_xlim(0, 1.04 * axes.get_xlim()[1])
     text = io.StringIO()

@@ -6,10 +6,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from specprune_ros.errors import ConfigError
+from specprune_ros.errors import ConfigError, no_space
 from specprune_ros.openvla.digest import digest
 from specprune_ros.parameter_file import read_own_parameters, read_parameters
-from specprune_ros.recording.bag_writer import no_space
 from specprune_ros.recording.custom_data import DIGEST, PARAMETERS, REMAPPINGS
 from specprune_ros.replay import suggest
 from specprune_ros.replay.arm_names import DENSE

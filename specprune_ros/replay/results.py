@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specprune_ros.errors import no_space
 from specprune_ros.openvla.digest import digest
 from specprune_ros.policy import Observation
-from specprune_ros.recording.bag_writer import no_space
 from specprune_ros.replay.arms import Arms
 from specprune_ros.replay.bag import Bag
 from specprune_ros.replay.bag_repair import BagError
@@ -69,7 +69,7 @@ class Results:
 
         try:
             outcome = replay.run(spool, options.start, options.duration, _Both(found, chunks), options.quiet)
-            replay.audit.finish(outcome.until)
+            replay.audit.finish()
             if not len(spool):
                 raise BagError(_nothing(self._bag, replay, outcome))
             chunks.finish(folder / "chunks.mcap")

@@ -8,8 +8,9 @@ from typing import Any
 
 from specprune_ros.checkpoint_config import CheckpointConfig
 from specprune_ros.control.action_space import ControllerConfig
+from specprune_ros.errors import ConfigError
 from specprune_ros.nodes.parameters.groups import GROUPS, NodeConfig
-from specprune_ros.parameters import configured, full_name
+from specprune_ros.parameters import configured, full_name, shown
 from specprune_ros.pruning.config import DEFAULT_PRESET, PruningConfig
 from specprune_ros.sensing.config import InputsConfig
 
@@ -54,12 +55,19 @@ def settings(parameters: Mapping[str, Any]) -> Settings:
         inputs=configs[InputsConfig],
         controller=configs[ControllerConfig],
         pruning=pruning,
-        pruning_enabled=bool(parameters.get(ENABLED, True)),
+        pruning_enabled=_flag(parameters, ENABLED, True),
         continuous=parameters.get("replan.when", "continuous") == "continuous",
-        use_sim_time=bool(parameters.get("use_sim_time", False)),
+        use_sim_time=_flag(parameters, "use_sim_time", False),
         unknown=tuple(sorted(name for name in parameters if name not in known and not name.startswith(OPEN_ENDED))),
     )
 
 
 def _names(config: Any, group: str) -> set[str]:
     return {full_name(group, field.name) for field in dataclasses.fields(config)}
+
+
+def _flag(parameters: Mapping[str, Any], name: str, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} = {shown(value)} has the wrong type; allowed: true or false, without quotes")
+    return value

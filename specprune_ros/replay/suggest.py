@@ -155,13 +155,18 @@ def open_study(folder: Path, identity: Sequence[Any], seed: int) -> "optuna.Stud
     """A study in `folder` that goes on where an earlier one of the same `identity` ended. Raises UserError."""
     try:
         import optuna
+        import sqlalchemy  # Optuna's own storage
     except ImportError:
         raise UserError(MISSING) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     name = hashlib.sha256(json.dumps([*identity, seed], default=str).encode()).hexdigest()[:16]
-    study = optuna.create_study(
-        storage=f"sqlite:///{folder / STORAGE}", study_name=name, directions=["minimize"] * 2, load_if_exists=True
-    )
+    path = folder / STORAGE
+    url = sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string()
+    try:
+        study = optuna.create_study(storage=url, study_name=name, directions=["minimize"] * 2, load_if_exists=True)
+    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:  # the latter of another version of Optuna
+        reason = str(getattr(error, "orig", error)).splitlines()[0]
+        raise UserError(f"{path} cannot be read ({reason}); delete it, and the search begins anew") from None
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
     alive = optuna.trial.TrialState.WAITING, optuna.trial.TrialState.COMPLETE
     begun = {trial.user_attrs.get(START) for trial in study.trials if trial.state in alive}
