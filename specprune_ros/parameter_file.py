@@ -2,7 +2,7 @@
 """The node's parameter file, read as rcl reads it: sections by node name, namespaces, wildcards."""
 
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         merged: dict[Any, Any] = {}
         for key_node, value_node in node.value:
-            key, value = self.construct_object(key_node, deep=True), self.construct_object(value_node, deep=True)
-            if not isinstance(key, Hashable):
+            if not isinstance(key_node, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(problem="no name", problem_mark=key_node.start_mark)
-            merged[key] = _merged(merged.get(key), value)
+            name = key_node.value  # whatever it looks like: `n` is no boolean there
+            merged[name] = _merged(merged.get(name), self.construct_object(value_node, deep=True))
         return merged
 
 

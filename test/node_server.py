@@ -144,6 +144,7 @@ def reap(ends):
 def become(request):
     """Run the node in this process, and end with it."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup's, under which the tests may run, would go on in here
     leave_at_once()  # as executables.py does
     files = ((0, os.devnull, os.O_RDONLY), (1, request["stdout"], os.O_WRONLY), (2, request["stderr"], os.O_WRONLY))
     for number, path, flags in files:

@@ -16,6 +16,7 @@ TWICE = """
     inputs: {joint_names: [a, b], max_age: 0.3}
     instruction: one
     instruction: two
+    n: {1: a, on: b}
     inputs:
       max_age: 0.4
       base_frame: world

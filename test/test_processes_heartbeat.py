@@ -16,6 +16,7 @@ START = """
 import ctypes, os, signal, sys, time
 from specprune_ros.processes.heartbeat import Heartbeat, notify
 from specprune_ros.processes.interruption import Interruption, Suspension, end_within, leave_at_once
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup's, under which the tests may run, would go on in here
 frozen = lambda seconds: ctypes.PyDLL(None).usleep(int(seconds * 1e6))  # holds the global lock
 """
 

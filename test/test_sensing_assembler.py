@@ -21,7 +21,8 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
 
 def stamped(nanoseconds):
-    return SimpleNamespace(stamp=SimpleNamespace(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9))
+    stamp = SimpleNamespace(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
+    return SimpleNamespace(stamp=stamp, frame_id="")
 
 
 def image(stamp):
