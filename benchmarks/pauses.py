@@ -23,7 +23,7 @@ from closed_loop import PERIOD, Inference
 from specprune_ros.control.command import Command
 from specprune_ros.control.executor import ChunkExecutor
 
-LATENCIES = (0.0, 0.05, 0.074, 0.109, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)  # s; 0.074 and 0.109: paper and dense, A800
+LATENCIES = (0.0, 0.05, 0.074, 0.1, 0.109, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)  # s; 0.074 and 0.109: paper and dense, A800
 STEPS = 400
 
 
