@@ -80,15 +80,26 @@ def children(pid):
     return [child for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
 
 
-def test_ctrl_z_while_moving():
+@contextlib.contextmanager
+def moving_policy(**parameters):
+    """A node in a process of its own that moves the arm, and who talks to it."""
     context = rclpy.Context()
     context.init()
-    process = start_faulty_policy()
+    process = start_faulty_policy(**parameters)
     bench = Bench(context, process)
     try:
         bench.next_chunk(timeout=START_PATIENCE)
         assert bench.enable().success
         bench.wait_until_moving()
+        yield process, bench
+    finally:
+        bench.close()
+        process.kill()
+        context.shutdown()
+
+
+def test_ctrl_z_while_moving():
+    with moving_policy() as (process, bench):
         process.send_signal(signal.SIGTSTP)
         bench.wait(lambda: state(process.pid) == "T", "a stopped process")
         bench.wait(lambda: not bench.sent[-1].moves, "a zero command")
@@ -99,10 +110,6 @@ def test_ctrl_z_while_moving():
         assert bench.enable().success
         bench.wait_until_moving()
         stop(process)
-    finally:
-        bench.close()
-        process.kill()
-        context.shutdown()
 
 
 def state(pid):
@@ -112,14 +119,7 @@ def state(pid):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_signal_in_the_middle_of_an_inference(number):
-    context = rclpy.Context()
-    context.init()
-    process = start_faulty_policy(instruction=f"'{SLOW}'")
-    bench = Bench(context, process)
-    try:
-        bench.next_chunk(timeout=START_PATIENCE)
-        assert bench.enable().success
-        bench.wait_until_moving()
+    with moving_policy(instruction=f"'{SLOW}'") as (process, bench):
         bench.says(INTERRUPTED)
         assert not children(process.pid)
         onset = time.time()
@@ -131,10 +131,6 @@ def test_signal_in_the_middle_of_an_inference(number):
         errors = process.communicate(PATIENCE)[1]
         assert process.returncode == 0 and "Traceback" not in errors, errors
         assert not bench.sent[-1].moves and bench.sent[-1].stamp - onset < WATCHDOG + bench.delay(onset)
-    finally:
-        bench.close()
-        process.kill()
-        context.shutdown()
 
 
 def end(process, number):
