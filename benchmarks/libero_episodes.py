@@ -12,6 +12,7 @@ from libero_results import Job
 
 from specprune_ros.policy import Policy
 from specprune_ros.sim.libero_env import LiberoEnv
+from specprune_ros.sim.libero_tasks import unnorm_key
 from training.placements import EVALUATION_SEED, standard_state, wide_state
 
 IMAGE_SIZE = 256  # px
@@ -51,7 +52,7 @@ def run(work: Work) -> dict[str, Outcome]:
     for name in work.arms:
         chosen = arm(name)
         torch.manual_seed(1000 * job.task + job.episode)  # of the arms that draw patches
-        outcomes[name] = run_episode(env, _policy(work.setup, chosen), chosen, state, bowl)
+        outcomes[name] = run_episode(env, _policy(work.setup, job.suite, chosen), chosen, state, bowl)
     return outcomes
 
 
@@ -62,14 +63,16 @@ def _environment(suite: str, task: int, shadows: bool) -> LiberoEnv:
 
 
 @lru_cache(maxsize=2)
-def _loaded(setup: Setup, precision: str) -> Policy:
+def _loaded(setup: Setup, key: str, precision: str) -> Policy:
     torch.set_num_threads(1)  # processes share the cores
-    return Policy.from_checkpoint(setup.checkpoint, setup.device, setup.dtype, precision=precision, keep_precision=True)
+    return Policy.from_checkpoint(
+        setup.checkpoint, setup.device, setup.dtype, unnorm_key=key, precision=precision, keep_precision=True
+    )
 
 
-def _policy(setup: Setup, chosen: Arm) -> Policy | None:
+def _policy(setup: Setup, suite: str, chosen: Arm) -> Policy | None:
     if chosen.expert:
         return None
-    policy = _loaded(setup, chosen.precision)
+    policy = _loaded(setup, unnorm_key(setup.checkpoint, suite), chosen.precision)
     chosen.apply(policy)
     return policy

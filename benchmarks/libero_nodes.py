@@ -26,19 +26,21 @@ from tqdm import tqdm
 from specprune_ros.errors import UserError
 from specprune_ros.policy import Policy
 from specprune_ros.sim.libero_env import CONTROL_RATE, LiberoEnv
+from specprune_ros.sim.libero_tasks import unnorm_key
 from training.placements import EVALUATION_STATES
 
 ROOT = Path(__file__).parents[1]
+SUITE = "libero_spatial"
 
 
 def main(arguments: list[str]) -> None:
     given = _parser().parse_args(arguments)
     states = EVALUATION_STATES[: given.episodes]
     chosen = arm(given.pruning)
-    policy = Policy.from_checkpoint(given.checkpoint, pruning=chosen.pruning)
-    env = LiberoEnv(
-        "libero_spatial", given.task, image_size=256, shadows=not given.no_shadows, anti_aliasing=not given.no_shadows
-    )
+    key = unnorm_key(given.checkpoint, SUITE)
+    policy = Policy.from_checkpoint(given.checkpoint, unnorm_key=key, pruning=chosen.pruning)
+    shadows = not given.no_shadows
+    env = LiberoEnv(SUITE, given.task, image_size=256, shadows=shadows, anti_aliasing=shadows)
     episodes = []
     for state in tqdm(states, unit="episode"):
         direct = run_episode(env, policy, chosen, env.task.initial_state(state))

@@ -39,6 +39,7 @@ from specprune_ros.pose import Pose
 from specprune_ros.pruning.config import PruningConfig
 from specprune_ros.sensing.twist_estimator import TwistEstimator
 from specprune_ros.sim.libero_env import CONTROL_RATE, LiberoEnv
+from specprune_ros.sim.libero_tasks import unnorm_key
 from training.episodes import Episode, episode_paths, read_episode
 from training.expert import METRES_PER_UNIT, RADIANS_PER_UNIT
 from training.policy_driver import matrix, mirrored_camera
@@ -54,7 +55,7 @@ def main(arguments: list[str]) -> None:
     if len(given.pairs) % 2 or not set(given.pairs) <= set(given.arms):
         raise UserError("--pairs takes arms of --arms, two for each comparison: first second ...")
     paths = recordings(given)
-    policy = Policy.from_checkpoint(given.checkpoint, given.device, given.dtype)
+    policy = Policy.from_checkpoint(given.checkpoint, given.device, given.dtype, unnorm_key=key_of(given, paths))
     rows = measure(policy, arms, paths, given.json.with_suffix(".rows.json"))
     summary = {name: summarize(of_arm, rows[arms[0].name]) for name, of_arm in rows.items()}
     content = {"run": machine.describe(torch.device(given.device)), "episodes": len(paths), "arms": summary}
@@ -71,6 +72,15 @@ def recordings(given: argparse.Namespace) -> list[Path]:
     if not paths:
         raise UserError(f"{given.data} holds no episodes; collect some with python -m training.collect {given.data}")
     return paths
+
+
+def key_of(given: argparse.Namespace, paths: list[Path]) -> str:
+    """The checkpoint's statistics for the recordings' suite. Raises UserError when they are of several."""
+    suites = {read_episode(path, frames=False).facts["suite"] for path in paths}
+    keys = {unnorm_key(given.checkpoint, suite) for suite in suites}
+    if len(keys) > 1:
+        raise UserError(f"{given.data} holds recordings of {', '.join(sorted(suites))}; give a folder of one of them")
+    return keys.pop()
 
 
 def measure(

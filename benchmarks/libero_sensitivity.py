@@ -17,7 +17,7 @@ from pathlib import Path
 import machine
 import torch
 from arms import arm
-from libero_open_loop import measure, recording_parser, recordings, summarize
+from libero_open_loop import key_of, measure, recording_parser, recordings, summarize
 
 from specprune_ros.errors import UserError
 from specprune_ros.policy import Policy
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
     given = _parser().parse_args(arguments)
     paths = recordings(given)
     names = {(constant, value): _arm(constant, value) for constant in given.constants for value in VALUES[constant]}
-    policy = Policy.from_checkpoint(given.checkpoint, given.device, given.dtype)
+    policy = Policy.from_checkpoint(given.checkpoint, given.device, given.dtype, unnorm_key=key_of(given, paths))
     arms = [arm(name) for name in dict.fromkeys([BASE, *names.values()])]
     measured = measure(policy, arms, paths, given.json.with_suffix(".rows.json"))
     rows = {name: summarize(of_arm, measured[BASE]) for name, of_arm in measured.items()}

@@ -20,7 +20,7 @@ import machine
 import numpy as np
 import torch
 from arms import Arm, arm
-from libero_open_loop import error_of, observed_steps, recording_parser, recordings
+from libero_open_loop import error_of, key_of, observed_steps, recording_parser, recordings
 from torch import Tensor
 from tqdm import tqdm
 
@@ -51,12 +51,13 @@ def main(arguments: list[str]) -> None:
     if given.exact:
         Int8Linear.pack = lambda layer: None  # type: ignore[method-assign]
         torch._int_mm = _exact_product  # type: ignore[assignment]
-    native = Policy.from_checkpoint(given.checkpoint, given.device, given.dtype)
     paths = recordings(given)
+    key = key_of(given, paths)
+    native = Policy.from_checkpoint(given.checkpoint, given.device, given.dtype, unnorm_key=key)
     whole = Policy.from_checkpoint(
-        given.checkpoint, given.device, given.dtype, precision=given.precision, keep_precision=True
+        given.checkpoint, given.device, given.dtype, unnorm_key=key, precision=given.precision, keep_precision=True
     )
-    small = {"": whole} if not given.parts else {f", {part}": partly(given, PARTS[part]) for part in PARTS}
+    small = {"": whole} if not given.parts else {f", {part}": partly(given, key, PARTS[part]) for part in PARTS}
     rows: dict[str, list[dict[str, float]]] = {name + part: [] for name in given.arms for part in small}
     for path in tqdm(paths, unit="episode"):
         steps = itertools.islice(observed_steps(read_episode(path), native, None), given.inferences)
@@ -79,9 +80,9 @@ def main(arguments: list[str]) -> None:
         print(name, ", ".join(f"{key} {value:.3g}" for key, value in row.items()))
 
 
-def partly(given: argparse.Namespace, part: str) -> Policy:
+def partly(given: argparse.Namespace, key: str, part: str) -> Policy:
     """A policy in which the matrices whose name matches are in `given.precision`."""
-    loaded = release.load(given.checkpoint, given.device, given.dtype)
+    loaded = release.load(given.checkpoint, given.device, given.dtype, key)
     depth = loaded.model.config.decoder.num_layers
     part = part.replace("LAST", f"{depth - 2}|{depth - 1}")
     for parent, child, linear in precisions.linears(loaded.model):

@@ -11,10 +11,10 @@ from training_data import INSTRUCTIONS, episode, write_data
 from specprune_ros.openvla.preprocessing import CenterCrop
 from specprune_ros.openvla.statistics import normalizer
 from training.data import DataError, Samples, crop, cropped_points
-from training.data_card import statistics_key, summarize
+from training.data_card import statistics_key
 from training.episodes import VIEWS, read_episode, write_episode
 
-KEY = statistics_key(["synthetic"])
+KEY = statistics_key("synthetic")
 CPU = torch.device("cpu")
 
 
@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
 
 
 def statistics(folder):
-    return normalizer(json.loads((folder / "dataset_statistics.json").read_text()), KEY, "quantile")
+    return {KEY: normalizer(json.loads((folder / "dataset_statistics.json").read_text()), KEY, "quantile")}
 
 
 def test_an_episode_survives_its_file(tmp_path):
@@ -53,8 +53,22 @@ def test_statistics_are_those_of_all_steps(folder):
 
 
 def test_statistics_are_named_as_the_public_checkpoints_name_them():
-    assert statistics_key(["libero_goal", "libero_goal_swap"]) == "libero_goal_no_noops"
-    assert statistics_key(["libero_object", "libero_spatial"]) == "libero_4_task_suites_no_noops"
+    assert statistics_key("libero_goal_swap") == "libero_goal_no_noops"
+    assert statistics_key("libero_10") == "libero_4_task_suites_no_noops"
+
+
+def test_every_suite_has_statistics_of_its_own_and_is_normalized_with_them(tmp_path):
+    folder = write_data(write_data(tmp_path, 2), 2, suite="libero_object", shift=5.0)
+    known = json.loads((folder / "dataset_statistics.json").read_text())
+    assert [known[key]["num_trajectories"] for key in (KEY, "libero_object_no_noops")] == [2, 2]
+    norms = {key: normalizer(known, key, "quantile") for key in known}
+    samples = Samples(folder, 56, norms, CPU)
+    batch = samples.batch(samples.split(0)[0], None)
+    per_suite = batch.proprio.reshape(2, -1, 8)  # libero_object first: files are sorted
+    torch.testing.assert_close(per_suite[0], per_suite[1], atol=1e-5, rtol=0)
+    assert (per_suite.abs() < 1).float().mean() > 0.8
+    with pytest.raises(DataError, match="no statistics of libero_object_no_noops"):
+        Samples(folder, 56, {KEY: norms[KEY]}, CPU)
 
 
 def test_chunks_stay_inside_their_episode(folder):
@@ -62,7 +76,7 @@ def test_chunks_stay_inside_their_episode(folder):
     training, held_out = samples.split(0.0)
     assert len(training) == 4 * (20 - 8 + 1) and len(held_out) == 0
     batch = samples.batch(np.array([12]), None)  # the last chunk of the first episode
-    norm = statistics(folder)
+    norm = statistics(folder)[KEY]
     np.testing.assert_allclose(
         norm.unnormalize_actions(batch.actions[0].numpy()),
         np.clip(
@@ -98,7 +112,7 @@ def test_frames_are_decoded_once_and_again_for_other_episodes(tmp_path):
 
 def test_a_folder_without_episodes_is_refused(tmp_path):
     with pytest.raises(DataError, match="holds no episodes"):
-        Samples(tmp_path, 56, normalizer({KEY: summarize(np.eye(7), np.eye(8), 1)}, KEY, "quantile"), CPU)
+        Samples(tmp_path, 56, {}, CPU)
 
 
 def test_the_middle_crop_is_the_one_of_inference():

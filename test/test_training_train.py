@@ -117,8 +117,14 @@ def test_a_run_starts_from_a_checkpoint(data, tmp_path, no_plots):
     statistics = (tmp_path / "second" / "dataset_statistics.json").read_text()
     assert json.loads(statistics) == json.loads((checkpoint / "dataset_statistics.json").read_text())
     second.train()
+    other = write_data(tmp_path / "other", 2, suite="libero_object", instruction="put the quince in the jar")
+    third = trainer(other, tmp_path / "third", start=tmp_path / "second" / "checkpoint", cloning_steps=1)
+    known = json.loads(statistics)
+    assert third._statistics == known | json.loads((other / "dataset_statistics.json").read_text())
+    words = third._tokenizer.encode("put the quince").tokens
+    assert words == ["▁put", "▁the", "▁quince"]
     with pytest.raises(UserError, match="has the shape"):
         trainer(data, tmp_path / "wider", start=checkpoint, hidden_size=64)
     (checkpoint / "model.safetensors").unlink()
     with pytest.raises(UserError, match="safetensors"):
-        trainer(data, tmp_path / "third", start=checkpoint)
+        trainer(data, tmp_path / "fourth", start=checkpoint)

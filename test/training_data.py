@@ -2,6 +2,7 @@
 """Small synthetic demonstrations in the format of `training.episodes`."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,8 +13,10 @@ INSTRUCTIONS = ("pick up the bowl", "pick up the black bowl next to the ramekin 
 POINTS = ["bowl_1", "bowl_2", "gripper"]
 
 
-def episode(seed: int, steps: int = 20, size: int = 64) -> Episode:
-    """A bright square wanders through both views; the actions say where it is."""
+def episode(
+    seed: int, steps: int = 20, size: int = 64, suite: str = "synthetic", shift: float = 0.0, instruction: str = ""
+) -> Episode:
+    """A bright square wanders through both views; the actions say where it is. `shift`: of the proprio."""
     random = np.random.default_rng(seed)
     frames = {view: np.full((steps, size, size, 3), 60, np.uint8) for view in VIEWS}
     points = np.full((steps, len(VIEWS), len(POINTS), 2), np.nan)
@@ -26,8 +29,8 @@ def episode(seed: int, steps: int = 20, size: int = 64) -> Episode:
     position = 2 * place - 1
     actions = np.hstack([position, -position, 0.5 * position, (place[:, :1] < 0.5)])
     facts = {
-        "instruction": INSTRUCTIONS[seed % 2],
-        "suite": "synthetic",
+        "instruction": instruction or INSTRUCTIONS[seed % 2],
+        "suite": suite,
         "task": seed % 2,
         "seed": seed,
         "wide": False,
@@ -36,12 +39,13 @@ def episode(seed: int, steps: int = 20, size: int = 64) -> Episode:
         "versions": {"numpy": np.__version__},
     }
     goal = np.stack([np.pad(place, ((0, 0), (0, 1))), np.pad(-place, ((0, 0), (0, 1)))], axis=1)
-    proprio = random.normal(0, 1, (steps, 8)).astype(np.float32)
+    proprio = (random.normal(0, 1, (steps, 8)) + shift).astype(np.float32)
     return Episode(frames, proprio, actions.astype(np.float32), points, goal, facts)
 
 
-def write_data(folder: Path, episodes: int = 4) -> Path:
+def write_data(folder: Path, episodes: int = 4, suite: str = "synthetic", **changes: Any) -> Path:
     for seed in range(episodes):
-        write_episode(folder / "synthetic" / f"task{seed % 2}" / f"standard-{seed:05d}.npz", episode(seed))
+        path = folder / suite / f"task{seed % 2}" / f"standard-{seed:05d}.npz"
+        write_episode(path, episode(seed, suite=suite, **changes))
     write_summary(folder, ["synthetic"])
     return folder

@@ -3,6 +3,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from specprune_ros.errors import UserError
 from specprune_ros.openvla.preprocessing import CROP_AREA, TENSORFLOW_SCALE, CenterCrop, resize
 from specprune_ros.openvla.statistics import EPSILON, Normalizer
+from training.data_card import statistics_key
 from training.episodes import VIEWS, Episode, episode_paths, read_episode
 from training.settings import CHUNK_LENGTH
 
@@ -40,21 +42,26 @@ class Batch:
 class Samples:
     """All steps of all episodes that start a whole chunk (as in OpenVLA-OFT, chunks never pass an episode's end)."""
 
-    def __init__(self, folder: Path, image_size: int, normalizer: Normalizer, device: torch.device) -> None:
-        """Decodes the frames into a cache beside the data, once per image size. Raises DataError without episodes."""
+    def __init__(
+        self, folder: Path, image_size: int, normalizers: Mapping[str, Normalizer], device: torch.device
+    ) -> None:
+        """Decodes the frames into a cache beside the data, once per image size. `normalizers`: by `statistics_key`.
+
+        Raises DataError without episodes, or without a normalizer for one of them.
+        """
         paths = episode_paths(folder)
         if not paths:
             raise DataError(f"{folder} holds no episodes; collect some with python -m training.collect {folder}")
         episodes = [read_episode(path, frames=False) for path in paths]
+        norms = [_normalizer_of(episode, normalizers) for episode in episodes]
         lengths = np.array([len(episode.actions) for episode in episodes])
         self.folder = folder
         self._frames = _cached_frames(folder, paths, lengths, image_size)
-        self._normalizer = normalizer
         self._device = device
         self._image_size = image_size
         self._center_crop = CenterCrop(image_size, device)
-        self._proprio = np.concatenate([_normalized_proprio(episode, normalizer) for episode in episodes])
-        self._actions = np.concatenate([_normalized_actions(episode.actions, normalizer) for episode in episodes])
+        self._proprio = np.concatenate(list(map(_normalized_proprio, episodes, norms)))
+        self._actions = np.concatenate(list(map(_normalized_actions, episodes, norms)))
         self._goal = np.concatenate([episode.goal for episode in episodes])
         self.kinds = sorted({_kind(name) for episode in episodes for name in episode.facts["points"]})
         self._points, self._kinds = self._padded_points(episodes)
@@ -176,13 +183,21 @@ def _cached_frames(folder: Path, paths: list[Path], lengths: np.ndarray, size: i
     return np.load(cache, mmap_mode="r")
 
 
+def _normalizer_of(episode: Episode, normalizers: Mapping[str, Normalizer]) -> Normalizer:
+    key = statistics_key(episode.facts["suite"])
+    if key not in normalizers:
+        raise DataError(f"the run has no statistics of {key}; give its folder as --start of a new run")
+    return normalizers[key]
+
+
 def _normalized_proprio(episode: Episode, normalizer: Normalizer) -> np.ndarray:
     return np.array([normalizer.normalize_proprio(row) for row in episode.proprio], np.float32)
 
 
-def _normalized_actions(actions: np.ndarray, normalizer: Normalizer) -> np.ndarray:
+def _normalized_actions(episode: Episode, normalizer: Normalizer) -> np.ndarray:
     """The inverse of `Normalizer.unnormalize_actions`, clipped as in OpenVLA-OFT's data pipeline."""
     low, high = normalizer.action.low, normalizer.action.high
+    actions = episode.actions
     scaled = np.clip(2 * (actions - low) / (high - low + EPSILON) - 1, -1, 1)
     return np.where(normalizer.action.mask, scaled, actions).astype(np.float32)
 

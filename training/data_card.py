@@ -2,17 +2,17 @@
 """What a data folder holds: README.md for people, dataset_statistics.json for training and for the checkpoint."""
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from training.episodes import episode_paths, read_episode
+from training.episodes import Episode, episode_paths, read_episode
 
 SUITES = "libero_spatial", "libero_object", "libero_goal"
-MIXTURE = "libero_4_task_suites"  # the public checkpoints' name for several suites, and ours for any other
+OTHER_SUITES = "libero_4_task_suites"  # their name in the statistics, with facts that are known for LIBERO
 NORMALIZED = [True] * 6 + [False]  # the gripper is 0 or 1 already
 
 CARD = """# Demonstrations of {suites}
@@ -40,7 +40,8 @@ def write_summary(folder: Path, commands: list[str]) -> None:
     paths = episode_paths(folder)
     if not paths:
         return
-    proprio, actions, rows = [], [], []
+    by_key: dict[str, list[Episode]] = defaultdict(list)
+    rows = []
     counts: Counter[tuple[str, int, str]] = Counter()
     steps: Counter[tuple[str, int, str]] = Counter()
     noises: Counter[float] = Counter()
@@ -54,14 +55,13 @@ def write_summary(folder: Path, commands: list[str]) -> None:
         steps[group] += len(episode.actions)
         noises[facts["noise"]] += 1
         versions.add(", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
-        proprio.append(episode.proprio)
-        actions.append(episode.actions)
+        by_key[statistics_key(facts["suite"])].append(episode)
     for suite, task, kind in sorted(counts):
         failed = len(list((folder / suite / f"task{task}").glob(f"{kind}-[0-9]*.failed")))
         group = (suite, task, kind)
         rows.append(f"| {suite} | {task} | {kind} | {counts[group]} | {steps[group]} | {failed} |")
     suites = sorted({suite for suite, _, _ in counts})
-    statistics = {statistics_key(suites): summarize(np.concatenate(actions), np.concatenate(proprio), len(paths))}
+    statistics = {key: summarize(episodes) for key, episodes in sorted(by_key.items())}
     (folder / "dataset_statistics.json").write_text(json.dumps(statistics, indent=1))
     card = CARD.format(
         suites=", ".join(suites),
@@ -76,19 +76,20 @@ def write_summary(folder: Path, commands: list[str]) -> None:
     (folder / "README.md").write_text(card)
 
 
-def statistics_key(suites: list[str]) -> str:
-    """What the public checkpoints call the statistics of these suites; variants count as their suite."""
-    names = {next((key for key in SUITES if suite.startswith(key)), MIXTURE) for suite in suites}
-    return (names.pop() if len(names) == 1 else MIXTURE) + "_no_noops"
+def statistics_key(suite: str) -> str:
+    """What the public checkpoints call the statistics of a suite; variants count as their suite."""
+    return next((key for key in SUITES if suite.startswith(key)), OTHER_SUITES) + "_no_noops"
 
 
-def summarize(actions: np.ndarray, proprio: np.ndarray, episodes: int) -> dict[str, Any]:
-    """One entry of dataset_statistics.json, from all steps' actions (N, 7) and proprio (N, 8)."""
+def summarize(episodes: list[Episode]) -> dict[str, Any]:
+    """One entry of dataset_statistics.json: the arm stands elsewhere in each suite, so each has one of its own."""
+    actions = np.concatenate([episode.actions for episode in episodes])
+    proprio = np.concatenate([episode.proprio for episode in episodes])
     return {
         "action": _moments(actions) | {"mask": NORMALIZED},
         "proprio": _moments(proprio),
         "num_transitions": len(actions),
-        "num_trajectories": episodes,
+        "num_trajectories": len(episodes),
     }
 
 

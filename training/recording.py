@@ -11,6 +11,7 @@ import torch
 
 from specprune_ros.policy import Policy
 from specprune_ros.sim.libero_env import LiberoEnv, simulator_action
+from specprune_ros.sim.libero_tasks import unnorm_key
 from training.episodes import VIEWS, Episode, write_episode
 from training.expert import ActionNoise, Expert
 from training.placements import standard_state, wide_state
@@ -43,7 +44,7 @@ class Block:
 def record_block(block: Block) -> list[bool]:
     """Whether each of the block's episodes was solved, and so written."""
     env = _environment(block.suite, block.task, block.shadows)
-    policy = None if block.policy is None else _policy(block.policy)
+    policy = None if block.policy is None else _policy(block.policy, unnorm_key(block.policy, block.suite))
     driven_by = {} if block.policy is None else {"policy": weights_digest(block.policy)}
     solved = []
     for index in block.indices:
@@ -119,9 +120,9 @@ def _environment(suite: str, task: int, shadows: bool) -> LiberoEnv:
 
 
 @lru_cache(maxsize=1)
-def _policy(checkpoint: Path) -> Policy:
+def _policy(checkpoint: Path, key: str) -> Policy:
     torch.set_num_threads(1)  # processes share the cores
-    return Policy.from_checkpoint(checkpoint)
+    return Policy.from_checkpoint(checkpoint, unnorm_key=key)
 
 
 def _path(block: Block, index: int) -> Path:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small tokenizer in the format of Llama-2's: BPE over words, `▁` for the space before a word, bytes as fallback."""
 
+import json
 from collections.abc import Iterable
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -38,6 +39,29 @@ def train_tokenizer(instructions: Iterable[str], size: int) -> Tokenizer:
         limit_alphabet=size - len(SPECIAL) - len(BYTES),
         show_progress=False,
     )
-    prompts = [PROMPT.format(instruction=instruction) for instruction in sorted(set(instructions))]
-    tokenizer.train_from_iterator(prompts, trainer)
+    tokenizer.train_from_iterator(_prompts(instructions), trainer)
     return tokenizer
+
+
+def extended(tokenizer: Tokenizer, instructions: Iterable[str], size: int) -> Tokenizer:
+    """The tokenizer with these instructions' words as one token each, too, as far as `size` tokens go.
+
+    Its tokens keep their ids, and words that were one token stay that: the new merges come after all the others.
+    """
+    content = json.loads(tokenizer.to_str())
+    vocabulary, merges = content["model"]["vocab"], content["model"]["merges"]
+    split = tokenizer.pre_tokenizer.pre_tokenize_str
+    words = sorted({word for prompt in _prompts(instructions) for word, _ in split(prompt)})
+    for character in sorted(set("".join(words)) - set(vocabulary))[: size - len(vocabulary)]:
+        vocabulary[character] = len(vocabulary)
+    extension = Tokenizer.from_str(json.dumps(content))
+    for word in words:
+        while len(pieces := [token.value for token in extension.model.tokenize(word)]) > 1 and len(vocabulary) < size:
+            merges.append(pieces[:2])
+            vocabulary.setdefault("".join(pieces[:2]), len(vocabulary))
+            extension = Tokenizer.from_str(json.dumps(content))
+    return extension
+
+
+def _prompts(instructions: Iterable[str]) -> list[str]:
+    return [PROMPT.format(instruction=instruction) for instruction in sorted(set(instructions))]

@@ -20,9 +20,9 @@ attention learns to look at what it names (`grounding`), and some steps drop pat
 import argparse
 import json
 import math
-import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from specprune_ros.openvla.checkpoint import load
 from specprune_ros.openvla.family import family_config
 from specprune_ros.openvla.files import read_json
 from specprune_ros.openvla.prompt import PromptTokenizer
-from specprune_ros.openvla.statistics import choose_key, normalizer, read_statistics
+from specprune_ros.openvla.statistics import Normalizer, normalizer
 from specprune_ros.pruning.config import PATCHES
 from training.batched_model import Drop
 from training.data import Samples
@@ -49,7 +49,7 @@ from training.learner import Learner
 from training.loss_log import LossLog
 from training.process_group import ALONE, ProcessGroup, is_first_process, joined_group
 from training.settings import VOCABULARY, Settings, read_settings
-from training.tokenizer import empty_token_id, train_tokenizer
+from training.tokenizer import empty_token_id, extended, train_tokenizer
 
 SETTINGS = Path(__file__).with_name("nano.yaml")
 VALIDATION_SAMPLES = 512
@@ -82,19 +82,11 @@ class Trainer:
                 f"batch_size = {settings.schedule.batch_size} leaves some of {group.size} processes without a sample"
             )
         out.mkdir(parents=True, exist_ok=True)
-        if group.is_first and start and not (out / "state.pt").exists():
-            for name in ("dataset_statistics.json", "tokenizer.json"):
-                shutil.copy(_existing(start / name), out / name)
-        self._statistics = self._kept("dataset_statistics.json", lambda: read_json(data / "dataset_statistics.json"))
+        self._statistics = _kept(out / "dataset_statistics.json", lambda: _statistics(data, start))
         _check_unchanged(out / "settings.yaml", settings)
-        key = choose_key(read_statistics(out, {}), None)
-        norm = normalizer(self._statistics, key, family_config(key, {}, {}).proprio_normalization)
-
-        self.samples = Samples(data, settings.sizes.image_size, norm, self.device)
-        tokenizer = out / "tokenizer.json"
-        if not tokenizer.exists():
-            train_tokenizer(self.samples.instructions, VOCABULARY).save(str(tokenizer))
-        self._tokenizer = Tokenizer.from_file(str(tokenizer))
+        norms = {key: _normalizer(self._statistics, key) for key in self._statistics}
+        self.samples = Samples(data, settings.sizes.image_size, norms, self.device)
+        self._tokenizer = _tokenizer(out / "tokenizer.json", self.samples.instructions, start)
         prompts = PromptTokenizer(out, empty_token_id(self._tokenizer))
 
         schedule = settings.schedule
@@ -258,19 +250,39 @@ class Trainer:
         if self._group.is_first:
             self.log.cut(self.step)
 
-    def _kept(self, name: str, make: Any) -> dict[str, Any]:
-        """A file of the run that later data must not change."""
-        path = self.out / name
-        if not path.exists():
-            path.write_text(json.dumps(make(), indent=1))
-        return read_json(path)
+
+def _statistics(data: Path, start: Path | None) -> dict[str, Any]:
+    """Those of the data; what the weights to start from were trained with stays as it was."""
+    known = read_json(_existing(start / "dataset_statistics.json")) if start else {}
+    return read_json(data / "dataset_statistics.json") | known
+
+
+def _normalizer(statistics: dict[str, Any], key: str) -> Normalizer:
+    return normalizer(statistics, key, family_config(key, {}, {}).proprio_normalization)
+
+
+def _tokenizer(path: Path, instructions: list[str], start: Path | None) -> Tokenizer:
+    """The run's own, which later data must not change."""
+    if not path.exists():
+        known = Tokenizer.from_file(str(_existing(start / "tokenizer.json"))) if start else None
+        tokenizer = extended(known, instructions, VOCABULARY) if known else train_tokenizer(instructions, VOCABULARY)
+        tokenizer.save(str(path))
+    return Tokenizer.from_file(str(path))
+
+
+def _kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A file of the run that later data must not change."""
+    if not path.exists():
+        path.write_text(json.dumps(make(), indent=1))
+    return read_json(path)
 
 
 def _weights(start: Path, fresh: dict[str, Tensor]) -> dict[str, Tensor]:
     """Of a run; or of a checkpoint, which has no heads of the auxiliary tasks: they stay `fresh`."""
     if (start / "state.pt").exists():
         return torch.load(start / "state.pt", map_location="cpu", weights_only=True)["modules"]
-    model = load(_existing(start / "config.json").parent).model.state_dict()
+    key = next(iter(read_json(_existing(start / "dataset_statistics.json"))))  # any: weights have none
+    model = load(_existing(start / "config.json").parent, unnorm_key=key).model.state_dict()
     return {name: tensor for name, tensor in fresh.items() if not name.startswith(MODEL)} | {
         f"{MODEL}{name}": tensor for name, tensor in model.items()
     }
