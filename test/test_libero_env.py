@@ -6,6 +6,9 @@ action. `action` is in the simulator's units, `eef_pos` and `eef_quat` (x, y, z,
 """
 
 import gc
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ import pytest
 
 from specprune_ros.errors import UserError
 from specprune_ros.sim.libero_env import CAMERAS, LiberoEnv, axis_angle, simulator_action
-from specprune_ros.sim.libero_tasks import find_task, suites
+from specprune_ros.sim.libero_tasks import find_task, suites, unnorm_key
 
 pytestmark = pytest.mark.sim
 
@@ -139,6 +142,19 @@ def test_a_second_simulator_of_another_suite_size_and_rendering_leaves_the_first
     np.testing.assert_array_equal(pictures(), before)
 
 
+def test_triton_can_be_imported_after_the_simulator():
+    """Mesa and Triton both bring an LLVM; a process of its own, for it would not survive."""
+    pytest.importorskip("triton", reason="comes with torch for CUDA")
+    program = (
+        "from specprune_ros.sim.libero_env import LiberoEnv\n"
+        "env = LiberoEnv(image_size=32, shadows=False, anti_aliasing=False)\n"
+        "env.image('primary')\n"
+        "import triton._C.libtriton\n"
+        "env.image('primary')\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_checkpoint_actions_become_simulator_actions():
     actions = np.array([[0.1, -0.2, 0.3, 0.0, 0.4, -1.5, 1.0], [0, 0, 0, 0, 0, 0, 0.0], [0, 0, 0, 0, 0, 0, 0.7]])
     converted = simulator_action(actions)
@@ -161,6 +177,20 @@ def test_axis_angle_is_the_simulators():
 def test_an_action_that_cannot_be_executed_is_refused(env, action):
     with pytest.raises(ValueError, match="7 finite numbers"):
         env.step(action)
+
+
+def test_a_suite_takes_its_own_of_several_statistics_or_the_only_ones(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+
+    def key(suite, *known):
+        (tmp_path / "dataset_statistics.json").write_text(json.dumps({name: {} for name in known}))
+        return unnorm_key(tmp_path, suite)
+
+    both = "libero_spatial_no_noops", "libero_object_no_noops"
+    assert key("libero_object_swap", *both) == "libero_object_no_noops"
+    assert key("libero_object", "my_kitchen") == "my_kitchen"
+    with pytest.raises(UserError, match="several statistics"):
+        key("libero_goal", *both)
 
 
 def test_every_suite_names_its_tasks():

@@ -5,6 +5,8 @@ Sources: LIBERO (Liu et al. 2023), robosuite 1.4 (OSC_POSE controller, Panda), a
 the settling steps, the proprioception and the gripper's sign.
 """
 
+import contextlib
+import importlib
 import logging
 import os
 from collections.abc import Callable
@@ -228,6 +230,8 @@ def _make_robosuite(scene_file: Path) -> Any:
     os.environ.setdefault("PYOPENGL_PLATFORM", os.environ["MUJOCO_GL"])
     logging.getLogger("robosuite_logs").setLevel(logging.ERROR)  # it warns of a settings file that nobody needs
     backend = os.environ["MUJOCO_GL"]
+    with contextlib.suppress(ImportError):  # torch for CUDA brings it; its LLVM ends the process if Mesa's came first
+        importlib.import_module("triton")
     try:
         from libero.libero.envs.env_wrapper import ControlEnv
     except (ImportError, AttributeError) as error:  # what PyOpenGL raises without its library
