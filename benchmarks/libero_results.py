@@ -81,7 +81,7 @@ def _references(arm: str, by_arm: dict[str, list[dict[str, Any]]]) -> dict[str, 
 
 
 def table(summary: dict[str, Any]) -> str:
-    """The summary as a Markdown table."""
+    """The summary as a Markdown table; of several suites, with a second one for each of them."""
     lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     for arm, row in summary.items():
         low, high = row["interval"]
@@ -96,7 +96,27 @@ def table(summary: dict[str, Any]) -> str:
             )
             + " |"
         )
+    suites = list(dict.fromkeys(_name(group) for row in summary.values() for group in row["suites"]))
+    if len(suites) > 1:
+        lines += ["", f"| arm | {' | '.join(suites)} |", "|" + "---|" * (1 + len(suites))]
+        lines += [f"| {arm} | {' | '.join(_of_suites(arm, row['suites'], suites))} |" for arm, row in summary.items()]
     return "\n".join(lines)
+
+
+def _name(group: dict[str, Any]) -> str:
+    return group["suite"] if group["placement"] == "standard" else f"{group['suite']}, {group['placement']}"
+
+
+def _of_suites(arm: str, groups: list[dict[str, Any]], suites: list[str]) -> list[str]:
+    """A cell a suite: success, its interval, and against dense."""
+    cells = dict.fromkeys(suites, "not run")
+    for group in groups:
+        low, high = group["interval"]
+        cell = f"{group['successes']}/{group['episodes']} = {group['rate']:.0%} ({low:.0%} to {high:.0%})"
+        dense = group["against"].get("dense")
+        is_told = dense is not None and arm.partition("@")[0] != "dense"
+        cells[_name(group)] = f"{cell}, {_p(dense['p'])}" if is_told else cell
+    return list(cells.values())
 
 
 def plot(summary: dict[str, Any], path: Path) -> None:
@@ -173,7 +193,8 @@ def _summarize_arm(rows: list[dict[str, Any]], references: dict[str, dict[Any, d
     modes: Counter[str] = Counter()
     for row in rows:
         modes.update(row["modes"])
-    tasks = sorted({(row["suite"], row["placement"], row["task"]) for row in rows})
+    tasks = _grouped(rows, ("suite", "placement", "task"))
+    suites = _grouped(rows, ("suite", "placement"))
     return {
         **_rate(successes),
         "steps_to_success": _mean(row["steps"] for row in rows if row["success"]),
@@ -185,12 +206,22 @@ def _summarize_arm(rows: list[dict[str, Any]], references: dict[str, dict[Any, d
         "jerk": _mean(row.get("jerk", 0.0) for row in rows),
         "modes": {mode: count / inferences for mode, count in sorted(modes.items())},
         "against": {name: _compare(rows, reference) for name, reference in references.items()},
-        "tasks": [
-            {"suite": suite, "placement": placement, "task": task}
-            | _rate([r["success"] for r in rows if (r["suite"], r["placement"], r["task"]) == (suite, placement, task)])
-            for suite, placement, task in tasks
+        "suites": [
+            names
+            | _rate([row["success"] for row in group])
+            | {"against": {name: _compare(group, reference) for name, reference in references.items()}}
+            for names, group in suites
         ],
+        "tasks": [names | _rate([row["success"] for row in group]) for names, group in tasks],
     }
+
+
+def _grouped(rows: list[dict[str, Any]], names: tuple[str, ...]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Rows that have the same values under `names`, with these, in the values' order."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[tuple(row[name] for name in names)].append(row)
+    return [(dict(zip(names, values, strict=True)), group) for values, group in sorted(groups.items())]
 
 
 def _compare(rows: list[dict[str, Any]], reference: dict[Any, dict[str, Any]]) -> dict[str, Any]:
@@ -231,7 +262,11 @@ def _verdicts(comparison: dict[str, Any] | None) -> str:
 def _verdict(difference: str, p: float) -> str:
     if p >= FAILED_TO_DIFFER:
         return f"not significantly different (p = {p:.2f})"
-    return f"{difference} (p {'< 0.001' if p < 0.001 else f'= {p:.3f}'})"
+    return f"{difference} ({_p(p)})"
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
 def _key(episode: dict[str, Any]) -> tuple[Any, ...]:

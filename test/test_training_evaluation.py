@@ -195,9 +195,23 @@ def test_results_are_kept_and_compared_in_pairs(tmp_path):
     table = libero_results.table(summary)
     assert "| dense | 10/10 = 100% |" in table and "not significantly different" in table and "-100 points" in table
     assert "| -90 points (p = 0.004) | no episode that both solve |" in table and "| -10.0 steps (p = 0.004) |" in table
+    assert len(table.splitlines()) == 2 + 3
     libero_results.plot(summary, tmp_path / "plot.png")
     with pytest.raises(UserError, match="another checkpoint"):
         libero_results.Results(path, "abd")
+
+
+def test_suites_have_rates_and_comparisons_of_their_own(tmp_path):
+    results = libero_results.Results(tmp_path / "results.json", "abc")
+    for episode in range(10):
+        job = libero_results.Job("libero_object", 3, "standard", episode)
+        results.add(job, {"dense": outcome(True), "paper": outcome(episode > 6)})
+    results.add(libero_results.Job("libero_spatial", 3, "wide", 0), {"dense": outcome(True)})
+    table = libero_results.table(libero_results.summarize(results.episodes))
+    *_, names, _, dense, paper = table.splitlines()
+    assert names == "| arm | libero_object | libero_spatial, wide |"
+    assert dense == "| dense | 10/10 = 100% (72% to 100%) | 1/1 = 100% (21% to 100%) |"
+    assert paper == "| paper | 3/10 = 30% (11% to 60%), p = 0.016 | not run |"
 
 
 def test_the_open_loop_error_of_keeping_everything_is_zero(tmp_path):
