@@ -31,8 +31,10 @@ from specprune_ros.engine.precision import PRECISIONS
 from specprune_ros.errors import UserError
 from specprune_ros.policy import Policy
 from specprune_ros.quantize.quantize import quantize
+from specprune_ros.sim.libero_tasks import unnorm_key
 from training.export import export
 
+SUITE = "libero_spatial"
 NANO = Path(__file__).parents[1] / "checkpoints" / "nano_libero"  # its tokenizer and statistics serve any arm of LIBERO
 FIRST = "language_model.model.layers.0."
 CHUNK = 1 << 24  # bytes
@@ -60,7 +62,8 @@ def write_random(folder: Path, layers: int) -> None:
     """A checkpoint of the real geometry, a file per decoder layer; all layers have the same weights."""
     model = build(torch.device("cpu"), torch.bfloat16, num_layers=1)
     partial = folder.with_name(folder.name + ".part")
-    statistics = json.loads((NANO / "dataset_statistics.json").read_text())
+    key = unnorm_key(NANO, SUITE)
+    statistics = {key: json.loads((NANO / "dataset_statistics.json").read_text())[key]}
     export(model, Tokenizer.from_file(str(NANO / "tokenizer.json")), statistics, partial, 0, torch.bfloat16)
     del model
     weights = load_file((partial / "model.safetensors").rename(partial / "model-00.safetensors"))

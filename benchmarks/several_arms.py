@@ -28,6 +28,7 @@ import yaml
 
 from specprune_ros.processes.children import ChildProcesses
 from specprune_ros.processes.runner import Runner, children_of_a_run, command, listening
+from specprune_ros.sim.libero_tasks import unnorm_key
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "config" / "libero.yaml"
@@ -53,6 +54,7 @@ def rules(mapping: dict[str, str]) -> list[str]:
 def parameters(given: argparse.Namespace) -> dict[str, str]:
     return {
         "model.checkpoint": str(given.checkpoint.resolve()),
+        "model.unnorm_key": unnorm_key(given.checkpoint, "libero_spatial"),
         "model.threads": str(given.threads),
         "pruning.preset": given.preset,
         "autostart": "true",

@@ -9,6 +9,8 @@ or has not been solved in `duration` seconds, with 1. `--show-args` lists the ar
 included; an empty one leaves the parameter file's value as it is.
 """
 
+from pathlib import Path
+
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
@@ -16,6 +18,7 @@ from launch.actions import (
     GroupAction,
     IncludeLaunchDescription,
     OpaqueFunction,
+    SetLaunchConfiguration,
 )
 from launch.conditions import IfCondition
 from launch.launch_description_sources import PythonLaunchDescriptionSource
@@ -23,7 +26,12 @@ from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node, SetRemap
 from launch_ros.substitutions import FindPackageShare
 
+from specprune_ros.errors import UserError
+from specprune_ros.parameter_file import read_parameters
 from specprune_ros.processes.launching import ending, fast_dds
+from specprune_ros.sim.libero_tasks import unnorm_key
+
+SUITE = "libero_spatial"  # the simulator's default
 
 # Launch argument and parameter of the simulator, its type, and what it is.
 SCENE_ARGUMENTS = (
@@ -57,6 +65,20 @@ def _simulator(context: LaunchContext) -> list:
     return [node, enable]
 
 
+def _choose_statistics(context: LaunchContext) -> list:
+    """Of a checkpoint's statistics the suite's own, unless `unnorm_key` says which."""
+    if LaunchConfiguration("unnorm_key").perform(context):
+        return []
+    params_file = Path(LaunchConfiguration("params_file").perform(context))
+    try:
+        suite = LaunchConfiguration("suite").perform(context)
+        suite = suite or read_parameters(params_file.read_text(), str(params_file), "/libero_sim").get("suite", SUITE)
+        key = unnorm_key(Path(LaunchConfiguration("checkpoint").perform(context)), suite)
+    except (OSError, UserError):
+        return []  # the nodes will tell what is wrong, and where
+    return [SetLaunchConfiguration("unnorm_key", key)]
+
+
 def generate_launch_description() -> LaunchDescription:
     share = FindPackageShare("specprune_ros")
     policy = GroupAction(
@@ -66,6 +88,7 @@ def generate_launch_description() -> LaunchDescription:
                 PythonLaunchDescriptionSource(PathJoinSubstitution([share, "launch", "policy.launch.py"])),
                 launch_arguments={
                     "checkpoint": LaunchConfiguration("checkpoint"),
+                    "unnorm_key": LaunchConfiguration("unnorm_key"),
                     "params_file": LaunchConfiguration("params_file"),
                     "primary_image": "/libero_sim/primary/image",
                     "wrist_image": "/libero_sim/wrist/image",
@@ -86,9 +109,13 @@ def generate_launch_description() -> LaunchDescription:
                 DeclareLaunchArgument(name, default_value=default, description=description)
                 for name, _, default, description in SCENE_ARGUMENTS
             ),
+            DeclareLaunchArgument(
+                "unnorm_key", default_value="", description="Data set whose statistics count; default: the suite's own"
+            ),
             DeclareLaunchArgument("record", default_value="", description="New folder for a recording to replay"),
             DeclareLaunchArgument("enable", default_value="true", description="Move as soon as the policy is active"),
             fast_dds("fastdds_localhost.xml"),
+            OpaqueFunction(function=_choose_statistics),
             OpaqueFunction(function=_simulator),
             policy,
         ]

@@ -27,6 +27,7 @@ from specprune_ros.processes.launching import RESPAWN_DELAY, ending, fast_dds
 # Launch argument, the parameter that it sets, and what it is.
 PARAMETERS = (
     ("checkpoint", "model.checkpoint", "Folder of an OpenVLA-OFT checkpoint"),
+    ("unnorm_key", "model.unnorm_key", "Data set whose statistics scale the actions, of a checkpoint with several"),
     ("device", "model.device", "Torch device: auto, cuda, cpu"),
     ("preset", "pruning.preset", "Pruning preset: paper, fast, careful"),
     ("instruction", "instruction", "What the arm should do"),

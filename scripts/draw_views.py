@@ -26,6 +26,7 @@ import numpy as np
 
 from specprune_ros.processes.free_domain import free_domain, local_network
 from specprune_ros.replay.bag import Bag
+from specprune_ros.sim.libero_tasks import unnorm_key
 from specprune_ros.stamps import NANOSECONDS
 from specprune_ros.viewing.dashboard import screen
 from specprune_ros.viewing.mode_colors import MODE_COLORS
@@ -37,8 +38,10 @@ IMAGES = ("/libero_sim/primary/image/compressed", "/libero_sim/wrist/image/compr
 SPEED = 0.5  # of the recording
 END = 6.6  # seconds into the recording
 COLUMNS = 112  # of the terminal
+CHECKPOINT = ROOT / "checkpoints" / "nano_libero"
 ARGUMENTS = {
-    "model.checkpoint": str(ROOT / "checkpoints/nano_libero"),
+    "model.checkpoint": str(CHECKPOINT),
+    "model.unnorm_key": unnorm_key(CHECKPOINT, "libero_spatial"),
     "inputs.image_transport": "compressed",
     "inputs.max_age": "0.6",
     "controller.output": "twist",

@@ -4,6 +4,7 @@
 The executables are stand-ins that write down how they were started: launch files are about processes, not about models.
 """
 
+import itertools
 import json
 import os
 import subprocess
@@ -107,6 +108,18 @@ def test_libero_ends_with_the_episode(prefix, simulator, code):
     for rule in ("instruction:=/libero_sim/instruction", "image_primary:=/libero_sim/primary/image"):
         assert f"~/{rule}" in policy
     assert not (prefix.folder / "calls").exists()
+
+
+def test_libero_takes_the_statistics_of_the_suite(prefix, tmp_path):
+    both = {"libero_spatial_no_noops": {}, "libero_object_no_noops": {}}
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "dataset_statistics.json").write_text(json.dumps(both))
+    for suite, key in (("", "libero_spatial_no_noops"), ("libero_object", "libero_object_no_noops")):
+        done = prefix.launch("libero.launch.py", f"checkpoint:={tmp_path}", f"suite:={suite}", libero_sim="0")
+        assert done.returncode == 0, done.stderr
+        words = prefix.started("policy")[-1]
+        given = [Path(file).read_text() for name, file in itertools.pairwise(words) if name == "--params-file"]
+        assert any(f"unnorm_key: {key}" in text for text in given)
 
 
 def test_libero_enables_the_policy_as_soon_as_it_is_active(prefix):
