@@ -27,18 +27,35 @@ class ArmArguments:
     arguments: list[str]
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML would keep the last of two entries of one name, and an arm would be missing without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [str(key.value) for key, _ in node.value]
+        for name, (key, _) in zip(names, node.value, strict=True):
+            if names.count(name) > 1:
+                raise yaml.constructor.ConstructorError(problem=f"{name} is there twice", problem_mark=key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read_arms(path: Path) -> list[ArmArguments]:
     """Raises ConfigError, one line, for whatever is wrong with the file."""
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), _Loader)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}); give the file that lists the arms") from None
+    except yaml.constructor.ConstructorError as error:
+        raise ConfigError(f"{path}: {error.problem}, in line {error.problem_mark.line + 1}") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} is not YAML ({str(error).splitlines()[0]})") from None
     arms = content.get("arms") if isinstance(content, dict) else None
     if not isinstance(arms, dict) or not arms:
         raise ConfigError(f"{path} lists no arms; it needs 'arms:' and below it a namespace for each arm")
-    return [_arm(path, str(name), {} if given is None else given) for name, given in arms.items()]
+    listed = [_arm(path, str(name), {} if given is None else given) for name, given in arms.items()]
+    namespaces = [arm.namespace for arm in listed]
+    if twice := sorted({name for name in namespaces if namespaces.count(name) > 1}):
+        raise ConfigError(f"{path} lists {', '.join(twice)} twice; every arm needs a namespace of its own")
+    return listed
 
 
 def _arm(path: Path, name: str, given: Any) -> ArmArguments:
