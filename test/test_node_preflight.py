@@ -10,6 +10,7 @@ pytest.importorskip("rclpy")
 import rclpy
 from node_server import start_node
 from policy_client import CHECKPOINT, INSTRUCTION, START_PATIENCE, PolicyClient, start_policy
+from std_msgs.msg import Int32
 
 pytestmark = pytest.mark.ros
 
@@ -67,14 +68,18 @@ def test_what_is_missing_is_named():
         "pruning.metres_per_unit": 1.0,
     }
     # In a namespace of its own: a client of another test in this process may still be listening elsewhere.
-    process = start_policy("/nobody", MODULE, **{**OWN, **changed})
-    output = process.communicate(timeout=START_PATIENCE)[0]
+    with rclpy.Context() as context:
+        other = rclpy.create_node("number", context=context)
+        other.create_publisher(Int32, "/nobody/specprune_policy/instruction", 1)
+        process = start_policy("/nobody", MODULE, **{**OWN, **changed})
+        output = process.communicate(timeout=START_PATIENCE)[0]
+        other.destroy_node()
     found = verdicts(output)
     assert process.returncode == 1, output
     assert "start its publisher, or remap it" in found["/nobody/specprune_policy/image_primary"][1]
     for name in ("observation", "/nobody/joint_states", "/nobody/specprune_policy/twist"):
         assert found[name][0] == "fail", output
-    assert found["instruction"][0] == "warn"
+    assert found["instruction"][0] == "warn" and "/number publishes std_msgs/msg/Int32 on" in found["instruction"][1]
     gripper = "training data's gripper actions go from 0 to 1"
     for words in ("pruning.control_rate is 20 Hz, but", "pruning.metres_per_unit is 1, but", gripper):
         assert words in output

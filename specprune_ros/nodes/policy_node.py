@@ -40,7 +40,7 @@ from specprune_ros.nodes.reporting.diagnostics import ERROR, OK, Diagnostics, St
 from specprune_ros.nodes.reporting.repeated_log import RepeatedLog
 from specprune_ros.nodes.run_policy import RunPolicyServer
 from specprune_ros.nodes.session import Session
-from specprune_ros.nodes.subscribing import LATCHED, SILENT, VOLATILE
+from specprune_ros.nodes.subscribing import LATCHED, SILENT, VOLATILE, TopicPeers
 from specprune_ros.pruning.config import PruningConfig
 
 SWITCH_INTERVAL = 0.0005  # seconds; a busy Python thread then delays callbacks by 1 ms instead of 6
@@ -74,7 +74,8 @@ class PolicyNode(LifecycleNode):
         )
         self.create_subscription(String, "~/instruction", self._on_instruction, LATCHED, event_callbacks=SILENT)
         # Most tools publish volatile, which a latched subscription does not hear; those it hears come twice.
-        self.create_subscription(String, "~/instruction", self._on_instruction, VOLATILE)
+        heard = self.create_subscription(String, "~/instruction", self._on_instruction, VOLATILE)
+        self._instruction_topic, self._instruction_peers = heard.topic_name, TopicPeers(self, [heard])
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(SetBool, "~/takeover", self._on_takeover)
         self.create_service(Trigger, "~/reset", self._on_reset)
@@ -200,6 +201,10 @@ class PolicyNode(LifecycleNode):
         if not result.successful:
             self.warn(f"instruction refused: {result.reason}")
 
+    def instruction_problem(self) -> str:
+        """Why what others publish on ~/instruction is not what the arm does; "" when nothing is known against it."""
+        return self._refused_instruction or self._instruction_peers.mismatch(self._instruction_topic)
+
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         problem = self._motion_problem()
         if problem and (request.data or self.session is None or self._state != "active"):
@@ -272,7 +277,7 @@ class PolicyNode(LifecycleNode):
         if problem:
             self.hold(problem)
         problem = problem or self._failure
-        values: dict[str, object] = {"refused instruction": self._refused_instruction, "run": self.runs.described()}
+        values: dict[str, object] = {"refused instruction": self.instruction_problem(), "run": self.runs.described()}
         lifecycle = Status("lifecycle", problem or self._state, ERROR if problem else OK, values)
         return [lifecycle, *(self.session.statuses() if self.session is not None else [])]
 

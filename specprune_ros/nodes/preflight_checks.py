@@ -229,7 +229,8 @@ def _instruction(node: PolicyNode) -> list[Check]:
     instruction = node.parameters.running(NodeConfig).instruction
     if instruction:
         return check_instruction(instruction, None)
-    return [Check("instruction", WARN, "none yet; publish it on ~/instruction or set the parameter instruction")]
+    problem = node.instruction_problem() or "publish it on ~/instruction or set the parameter instruction"
+    return [Check("instruction", WARN, f"none yet; {problem}")]
 
 
 def _memory(device: torch.device) -> Check:
