@@ -10,9 +10,9 @@ from arms import Arm, arm
 from closed_loop import Bowl, Outcome, run_episode
 from libero_results import Job
 
+from specprune_ros.openvla.statistics import suite_key
 from specprune_ros.policy import Policy
 from specprune_ros.sim.libero_env import LiberoEnv
-from specprune_ros.sim.libero_tasks import unnorm_key
 from training.placements import EVALUATION_SEED, standard_state, wide_state
 
 IMAGE_SIZE = 256  # px
@@ -73,6 +73,6 @@ def _loaded(setup: Setup, key: str, precision: str) -> Policy:
 def _policy(setup: Setup, suite: str, chosen: Arm) -> Policy | None:
     if chosen.expert:
         return None
-    policy = _loaded(setup, unnorm_key(setup.checkpoint, suite), chosen.precision)
+    policy = _loaded(setup, suite_key(setup.checkpoint, suite), chosen.precision)
     chosen.apply(policy)
     return policy

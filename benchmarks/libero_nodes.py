@@ -24,9 +24,9 @@ from significance import paired_rates
 from tqdm import tqdm
 
 from specprune_ros.errors import UserError
+from specprune_ros.openvla.statistics import suite_key
 from specprune_ros.policy import Policy
 from specprune_ros.sim.libero_env import CONTROL_RATE, LiberoEnv
-from specprune_ros.sim.libero_tasks import unnorm_key
 from training.placements import EVALUATION_STATES
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
     given = _parser().parse_args(arguments)
     states = EVALUATION_STATES[: given.episodes]
     chosen = arm(given.pruning)
-    key = unnorm_key(given.checkpoint, SUITE)
+    key = suite_key(given.checkpoint, SUITE)
     policy = Policy.from_checkpoint(given.checkpoint, unnorm_key=key, pruning=chosen.pruning)
     shadows = not given.no_shadows
     env = LiberoEnv(SUITE, given.task, image_size=256, shadows=shadows, anti_aliasing=shadows)

@@ -34,12 +34,12 @@ from specprune_ros.camera import Camera
 from specprune_ros.engine.bounded import make_room
 from specprune_ros.errors import UserError
 from specprune_ros.openvla.model import OpenVLA
+from specprune_ros.openvla.statistics import suite_key
 from specprune_ros.policy import ActionChunk, Observation, Policy
 from specprune_ros.pose import Pose
 from specprune_ros.pruning.config import PruningConfig
 from specprune_ros.sensing.twist_estimator import TwistEstimator
 from specprune_ros.sim.libero_env import CONTROL_RATE, LiberoEnv
-from specprune_ros.sim.libero_tasks import unnorm_key
 from training.episodes import Episode, episode_paths, read_episode
 from training.expert import METRES_PER_UNIT, RADIANS_PER_UNIT
 from training.policy_driver import matrix, mirrored_camera
@@ -77,7 +77,7 @@ def recordings(given: argparse.Namespace) -> list[Path]:
 def key_of(given: argparse.Namespace, paths: list[Path]) -> str:
     """The checkpoint's statistics for the recordings' suite. Raises UserError when they are of several."""
     suites = {read_episode(path, frames=False).facts["suite"] for path in paths}
-    keys = {unnorm_key(given.checkpoint, suite) for suite in suites}
+    keys = {suite_key(given.checkpoint, suite) for suite in suites}
     if len(keys) > 1:
         raise UserError(f"{given.data} holds recordings of {', '.join(sorted(suites))}; give a folder of one of them")
     return keys.pop()

@@ -29,9 +29,9 @@ from tqdm import tqdm
 
 from specprune_ros.engine.precision import PRECISIONS
 from specprune_ros.errors import UserError
+from specprune_ros.openvla.statistics import suite_key
 from specprune_ros.policy import Policy
 from specprune_ros.quantize.quantize import quantize
-from specprune_ros.sim.libero_tasks import unnorm_key
 from training.export import export
 
 SUITE = "libero_spatial"
@@ -62,7 +62,7 @@ def write_random(folder: Path, layers: int) -> None:
     """A checkpoint of the real geometry, a file per decoder layer; all layers have the same weights."""
     model = build(torch.device("cpu"), torch.bfloat16, num_layers=1)
     partial = folder.with_name(folder.name + ".part")
-    key = unnorm_key(NANO, SUITE)
+    key = suite_key(NANO, SUITE)
     statistics = {key: json.loads((NANO / "dataset_statistics.json").read_text())[key]}
     export(model, Tokenizer.from_file(str(NANO / "tokenizer.json")), statistics, partial, 0, torch.bfloat16)
     del model

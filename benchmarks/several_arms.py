@@ -26,9 +26,9 @@ import machine
 import torch
 import yaml
 
+from specprune_ros.openvla.statistics import suite_key
 from specprune_ros.processes.children import ChildProcesses
 from specprune_ros.processes.runner import Runner, children_of_a_run, command, listening
-from specprune_ros.sim.libero_tasks import unnorm_key
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "config" / "libero.yaml"
@@ -54,7 +54,7 @@ def rules(mapping: dict[str, str]) -> list[str]:
 def parameters(given: argparse.Namespace) -> dict[str, str]:
     return {
         "model.checkpoint": str(given.checkpoint.resolve()),
-        "model.unnorm_key": unnorm_key(given.checkpoint, "libero_spatial"),
+        "model.unnorm_key": suite_key(given.checkpoint, "libero_spatial"),
         "model.threads": str(given.threads),
         "pruning.preset": given.preset,
         "autostart": "true",

@@ -27,9 +27,9 @@ from launch_ros.actions import Node, SetRemap
 from launch_ros.substitutions import FindPackageShare
 
 from specprune_ros.errors import UserError
+from specprune_ros.openvla.statistics import suite_key
 from specprune_ros.parameter_file import read_parameters
 from specprune_ros.processes.launching import ending, fast_dds
-from specprune_ros.sim.libero_tasks import unnorm_key
 
 SUITE = "libero_spatial"  # the simulator's default
 
@@ -73,7 +73,7 @@ def _choose_statistics(context: LaunchContext) -> list:
     try:
         suite = LaunchConfiguration("suite").perform(context)
         suite = suite or read_parameters(params_file.read_text(), str(params_file), "/libero_sim").get("suite", SUITE)
-        key = unnorm_key(Path(LaunchConfiguration("checkpoint").perform(context)), suite)
+        key = suite_key(Path(LaunchConfiguration("checkpoint").perform(context)), suite)
     except (OSError, UserError):
         return []  # the nodes will tell what is wrong, and where
     return [SetLaunchConfiguration("unnorm_key", key)]

@@ -24,9 +24,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from specprune_ros.openvla.statistics import suite_key
 from specprune_ros.processes.free_domain import free_domain, local_network
 from specprune_ros.replay.bag import Bag
-from specprune_ros.sim.libero_tasks import unnorm_key
 from specprune_ros.stamps import NANOSECONDS
 from specprune_ros.viewing.dashboard import screen
 from specprune_ros.viewing.mode_colors import MODE_COLORS
@@ -41,7 +41,7 @@ COLUMNS = 112  # of the terminal
 CHECKPOINT = ROOT / "checkpoints" / "nano_libero"
 ARGUMENTS = {
     "model.checkpoint": str(CHECKPOINT),
-    "model.unnorm_key": unnorm_key(CHECKPOINT, "libero_spatial"),
+    "model.unnorm_key": suite_key(CHECKPOINT, "libero_spatial"),
     "inputs.image_transport": "compressed",
     "inputs.max_age": "0.6",
     "controller.output": "twist",

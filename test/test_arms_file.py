@@ -46,9 +46,8 @@ def test_arguments_of_each_arm(tmp_path):
         ("arms: {left: {params_file: nowhere.yaml}}", "nowhere.yaml does not exist"),
         ("arms: {left: {remappings: [a]}}", "arms.left.remappings has to be a mapping"),
         ("arms: {left: [", "is not YAML"),
-        ("arms:\n  left:\n  right:\n  left: {params_file: b.yaml}", "left is there twice, in line 2"),
-        ("arms: {left: {remappings: {~/twist: /a, ~/twist: /b}}}", "~/twist is there twice, in line 1"),
-        ("arms: {left: , /left: }", "lists /left twice; every arm needs a namespace of its own"),
+        ("arms:\n  left:\n  right:\n  left: {params_file: b.yaml}", "left is there twice, again in line 4"),
+        ("arms: {left: {remappings: {~/twist: /a, ~/twist: /b}}}", "~/twist is there twice, again in line 1"),
     ],
 )
 def test_mistakes_are_told_in_one_line(tmp_path, text, words):

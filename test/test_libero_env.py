@@ -6,7 +6,6 @@ action. `action` is in the simulator's units, `eef_pos` and `eef_quat` (x, y, z,
 """
 
 import gc
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 
 from specprune_ros.errors import UserError
 from specprune_ros.sim.libero_env import CAMERAS, LiberoEnv, axis_angle, simulator_action
-from specprune_ros.sim.libero_tasks import find_task, suites, unnorm_key
+from specprune_ros.sim.libero_tasks import find_task, suites
 
 pytestmark = pytest.mark.sim
 
@@ -177,20 +176,6 @@ def test_axis_angle_is_the_simulators():
 def test_an_action_that_cannot_be_executed_is_refused(env, action):
     with pytest.raises(ValueError, match="7 finite numbers"):
         env.step(action)
-
-
-def test_a_suite_takes_its_own_of_several_statistics_or_the_only_ones(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-
-    def key(suite, *known):
-        (tmp_path / "dataset_statistics.json").write_text(json.dumps({name: {} for name in known}))
-        return unnorm_key(tmp_path, suite)
-
-    both = "libero_spatial_no_noops", "libero_object_no_noops"
-    assert key("libero_object_swap", *both) == "libero_object_no_noops"
-    assert key("libero_object", "my_kitchen") == "my_kitchen"
-    with pytest.raises(UserError, match="several statistics"):
-        key("libero_goal", *both)
 
 
 def test_every_suite_names_its_tasks():

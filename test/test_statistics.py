@@ -11,7 +11,15 @@ from hypothesis.extra.numpy import arrays
 from release_checkpoint import TINY, statistics
 
 from specprune_ros.errors import CheckpointError, ObservationError
-from specprune_ros.openvla.statistics import EPSILON, Bounds, Normalizer, choose_key, normalizer, read_statistics
+from specprune_ros.openvla.statistics import (
+    EPSILON,
+    Bounds,
+    Normalizer,
+    choose_key,
+    normalizer,
+    read_statistics,
+    suite_key,
+)
 
 KEY = "libero_spatial_no_noops"
 SIZE = 4
@@ -266,3 +274,17 @@ def test_file_of_another_content(tmp_path):
     (tmp_path / "dataset_statistics.json").write_text(json.dumps({"action": [1, 2]}))
     with pytest.raises(CheckpointError, match="does not hold statistics by unnorm_key"):
         read_statistics(tmp_path, {})
+
+
+def test_a_suite_takes_its_own_of_several_statistics_or_the_only_ones(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+
+    def key(suite, *known):
+        (tmp_path / "dataset_statistics.json").write_text(json.dumps({name: {} for name in known}))
+        return suite_key(tmp_path, suite)
+
+    both = "libero_spatial_no_noops", "libero_object_no_noops"
+    assert key("libero_object_swap", *both) == "libero_object_no_noops"
+    assert key("libero_object", "my_kitchen") == "my_kitchen"
+    with pytest.raises(CheckpointError, match="several statistics"):
+        key("libero_goal", *both)

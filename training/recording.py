@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from specprune_ros.openvla.statistics import suite_key
 from specprune_ros.policy import Policy
 from specprune_ros.sim.libero_env import LiberoEnv, simulator_action
-from specprune_ros.sim.libero_tasks import unnorm_key
 from training.episodes import VIEWS, Episode, write_episode
 from training.expert import ActionNoise, Expert
 from training.placements import standard_state, wide_state
@@ -44,7 +44,7 @@ class Block:
 def record_block(block: Block) -> list[bool]:
     """Whether each of the block's episodes was solved, and so written."""
     env = _environment(block.suite, block.task, block.shadows)
-    policy = None if block.policy is None else _policy(block.policy, unnorm_key(block.policy, block.suite))
+    policy = None if block.policy is None else _policy(block.policy, suite_key(block.policy, block.suite))
     driven_by = {} if block.policy is None else {"policy": weights_digest(block.policy)}
     solved = []
     for index in block.indices:

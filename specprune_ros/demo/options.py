@@ -15,12 +15,12 @@ from specprune_ros.demo.push import SERVICE, TOPIC, Push
 from specprune_ros.errors import ConfigError
 from specprune_ros.openvla.family import family_config
 from specprune_ros.openvla.files import read_json
-from specprune_ros.openvla.statistics import normalizer, read_statistics
+from specprune_ros.openvla.statistics import normalizer, read_statistics, suite_key
 from specprune_ros.parameters import from_mapping
 from specprune_ros.pruning.config import PRESETS
 from specprune_ros.sensing.config import InputsConfig
 from specprune_ros.sensing.proprio import AXIS_ANGLE
-from specprune_ros.sim.libero_tasks import find_task, unnorm_key
+from specprune_ros.sim.libero_tasks import find_task
 
 PROGRAM = "scripts/demo"
 ROOT = Path(__file__).parents[2]
@@ -187,7 +187,7 @@ def _statistics(checkpoint: Path, suite: str) -> tuple[str, np.ndarray]:
     """The statistics' key, and the middle of the axis-angle in the proprio."""
     raw = read_json(checkpoint / "config.json")
     statistics = read_statistics(checkpoint, raw)
-    key = unnorm_key(checkpoint, suite)
+    key = suite_key(checkpoint, suite)
     norm = normalizer(statistics, key, family_config(key, raw, {}).proprio_normalization)
     return key, ((norm.proprio.low + norm.proprio.high) / 2)[AXIS_ANGLE]
 

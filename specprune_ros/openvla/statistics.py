@@ -116,6 +116,16 @@ def choose_key(statistics: dict[str, Any], unnorm_key: str | None) -> str:
     return unnorm_key
 
 
+def suite_key(checkpoint: Path, suite: str) -> str:
+    """The key of the only statistics, or of several the LIBERO suite's own, as the public evaluation chooses.
+
+    Raises CheckpointError.
+    """
+    statistics = read_statistics(checkpoint, read_json(checkpoint / "config.json"))
+    own = [key for key in statistics if suite.startswith(key.removesuffix("_no_noops"))]
+    return choose_key(statistics, own[0] if len(statistics) > 1 and own else None)
+
+
 def has_motion(entry: dict[str, Any], group: str) -> bool:
     """Whether statistics of `group`, where there are any, are of something else than zeros."""
     values = entry.get(group)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The LIBERO task suites: names, instructions, scene files, initial states, statistics. Starts no simulator."""
+"""The LIBERO task suites: names, instructions, scene files and initial states. Starts no simulator."""
 
 import re
 from dataclasses import dataclass
@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from specprune_ros.errors import UserError
-from specprune_ros.openvla.files import read_json
-from specprune_ros.openvla.statistics import choose_key, read_statistics
 
 
 class SimulatorError(UserError):
@@ -72,16 +70,6 @@ def find_task(suite: str, index: int) -> LiberoTask:
         scene_file=scene_file,
         states_file=_folder("init_states") / suite / f"{name}.pruned_init.npz",
     )
-
-
-def unnorm_key(checkpoint: Path, suite: str) -> str:
-    """Of a checkpoint's statistics the only ones, or the suite's own, as LIBERO's public evaluation chooses them.
-
-    Raises CheckpointError.
-    """
-    statistics = read_statistics(checkpoint, read_json(checkpoint / "config.json"))
-    own = [key for key in statistics if suite.startswith(key.removesuffix("_no_noops"))]
-    return choose_key(statistics, own[0] if len(statistics) > 1 and own else None)
 
 
 def _folder(kind: str) -> Path:

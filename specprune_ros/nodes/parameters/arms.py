@@ -32,9 +32,11 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [str(key.value) for key, _ in node.value]
-        for name, (key, _) in zip(names, node.value, strict=True):
-            if names.count(name) > 1:
-                raise yaml.constructor.ConstructorError(problem=f"{name} is there twice", problem_mark=key.start_mark)
+        for i, (name, (key, _)) in enumerate(zip(names, node.value, strict=True)):
+            if name in names[:i]:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{name} is there twice, again in line {key.start_mark.line + 1}"
+                )
         return super().construct_mapping(node, deep)
 
 
@@ -44,18 +46,12 @@ def read_arms(path: Path) -> list[ArmArguments]:
         content = yaml.load(path.read_text(), _Loader)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}); give the file that lists the arms") from None
-    except yaml.constructor.ConstructorError as error:
-        raise ConfigError(f"{path}: {error.problem}, in line {error.problem_mark.line + 1}") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} is not YAML ({str(error).splitlines()[0]})") from None
     arms = content.get("arms") if isinstance(content, dict) else None
     if not isinstance(arms, dict) or not arms:
         raise ConfigError(f"{path} lists no arms; it needs 'arms:' and below it a namespace for each arm")
-    listed = [_arm(path, str(name), {} if given is None else given) for name, given in arms.items()]
-    namespaces = [arm.namespace for arm in listed]
-    if twice := sorted({name for name in namespaces if namespaces.count(name) > 1}):
-        raise ConfigError(f"{path} lists {', '.join(twice)} twice; every arm needs a namespace of its own")
-    return listed
+    return [_arm(path, str(name), {} if given is None else given) for name, given in arms.items()]
 
 
 def _arm(path: Path, name: str, given: Any) -> ArmArguments:
