@@ -66,17 +66,20 @@ def _simulator(context: LaunchContext) -> list:
 
 
 def _choose_statistics(context: LaunchContext) -> list:
-    """Of a checkpoint's statistics the suite's own, unless `unnorm_key` says which."""
-    if LaunchConfiguration("unnorm_key").perform(context):
-        return []
-    params_file = Path(LaunchConfiguration("params_file").perform(context))
+    """Of a checkpoint's statistics the suite's own, unless argument or parameter file say which."""
+    checkpoint, suite, key, file = (
+        LaunchConfiguration(name).perform(context) for name in ("checkpoint", "suite", "unnorm_key", "params_file")
+    )
     try:
-        suite = LaunchConfiguration("suite").perform(context)
-        suite = suite or read_parameters(params_file.read_text(), str(params_file), "/libero_sim").get("suite", SUITE)
-        key = suite_key(Path(LaunchConfiguration("checkpoint").perform(context)), suite)
+        policy, simulator = (
+            read_parameters(Path(file).read_text(), file, node) for node in ("/specprune_policy", "/libero_sim")
+        )
+        if key or policy.get("model.unnorm_key"):
+            return []
+        chosen = suite_key(Path(checkpoint), suite or simulator.get("suite", SUITE))
     except (OSError, UserError):
         return []  # the nodes will tell what is wrong, and where
-    return [SetLaunchConfiguration("unnorm_key", key)]
+    return [SetLaunchConfiguration("unnorm_key", chosen)]
 
 
 def generate_launch_description() -> LaunchDescription:
