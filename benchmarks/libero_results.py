@@ -114,7 +114,7 @@ def _of_suites(arm: str, groups: list[dict[str, Any]], suites: list[str]) -> lis
         low, high = group["interval"]
         cell = f"{group['successes']}/{group['episodes']} = {group['rate']:.0%} ({low:.0%} to {high:.0%})"
         dense = group["against"].get("dense")
-        is_told = dense is not None and arm.partition("@")[0] != "dense"
+        is_told = dense is not None and dense["pairs"] and arm.partition("@")[0] != "dense"
         cells[_name(group)] = f"{cell}, {_p(dense['p'])}" if is_told else cell
     return list(cells.values())
 

@@ -207,11 +207,13 @@ def test_suites_have_rates_and_comparisons_of_their_own(tmp_path):
         job = libero_results.Job("libero_object", 3, "standard", episode)
         results.add(job, {"dense": outcome(True), "paper": outcome(episode > 6)})
     results.add(libero_results.Job("libero_spatial", 3, "wide", 0), {"dense": outcome(True)})
+    results.add(libero_results.Job("libero_spatial", 3, "wide", 1), {"fastv": outcome(True)})
     table = libero_results.table(libero_results.summarize(results.episodes))
-    *_, names, _, dense, paper = table.splitlines()
+    *_, names, _, dense, paper, fastv = table.splitlines()
     assert names == "| arm | libero_object | libero_spatial, wide |"
     assert dense == "| dense | 10/10 = 100% (72% to 100%) | 1/1 = 100% (21% to 100%) |"
     assert paper == "| paper | 3/10 = 30% (11% to 60%), p = 0.016 | not run |"
+    assert fastv == "| fastv | not run | 1/1 = 100% (21% to 100%) |"  # no episode that dense ran too
 
 
 def test_the_open_loop_error_of_keeping_everything_is_zero(tmp_path):
