@@ -14,7 +14,7 @@ import pytest
 from specprune_ros.errors import UserError
 from specprune_ros.sim.libero_env import LiberoEnv, simulator_action
 from training import collect, recording
-from training.data import is_named
+from training.data import are_named
 from training.episodes import VIEWS, episode_paths, read_episode
 from training.expert import ActionNoise, Expert
 from training.pick_and_place import ExpertError, Grasp, known_tasks, turn_of_hand
@@ -155,7 +155,29 @@ def test_furniture_that_the_goal_names_is_marked(goal_env, monkeypatch):
     scene = Scene(goal_env)
     assert scene.furniture_of_goal == (STOVE,)
     np.testing.assert_allclose(scene.position(STOVE) - scene.position("flat_stove_1"), [0.15, 0, 0], atol=1e-3)
-    assert is_named(STOVE, "put the bowl on the stove")
+    assert are_named([STOVE], "put the bowl on the stove") == [True]
+
+
+@pytest.mark.parametrize(
+    "instruction, meant",
+    [
+        ("pick up the tomato sauce and place it in the basket", "tomato_sauce_1 basket_1"),
+        ("pick up the bbq sauce and place it in the basket", "bbq_sauce_1 basket_1"),
+        ("pick up the black bowl on the cookie box", "akita_black_bowl_1 akita_black_bowl_2 cookies_1"),
+    ],
+)
+def test_a_thing_that_shares_a_word_with_the_one_meant_is_not_named(instruction, meant):
+    names = [
+        "tomato_sauce_1",
+        "bbq_sauce_1",
+        "basket_1",
+        "akita_black_bowl_1",
+        "akita_black_bowl_2",
+        "cookies_1",
+        "gripper",
+    ]
+    named = are_named(names, instruction)
+    assert [name for name, is_named in zip(names, named, strict=True) if is_named] == [*meant.split(), "gripper"]
 
 
 @pytest.mark.sim

@@ -3,7 +3,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,14 +128,22 @@ class Samples:
         named = np.zeros(self._kinds.shape, bool)
         for i, episode in enumerate(episodes):
             names = episode.facts["points"]
-            named[i, : len(names)] = [is_named(name, episode.facts["instruction"]) for name in names]
+            named[i, : len(names)] = are_named(names, episode.facts["instruction"])
         return named
 
 
-def is_named(name: str, instruction: str) -> bool:
-    """Whether an instruction mentions a thing ('cookies_1': "the cookie box"), or the thing is the gripper."""
-    words = [word for word in instruction.lower().split() if len(word) > 3]  # articles and prepositions say nothing
-    return name == "gripper" or any(part.startswith(word) for part in _kind(name).split("_") for word in words)
+def are_named(names: Sequence[str], instruction: str) -> list[bool]:
+    """Of each thing: whether an instruction means it ('cookies_1': "the cookie box"), or it is the gripper.
+
+    Not a thing of which another one has all the words said and more: "the tomato sauce" is not the BBQ sauce.
+    """
+    words = [word for word in instruction.lower().split() if len(word) > 2]  # prepositions say nothing
+    parts = [_kind(name).split("_") for name in names]
+    said = [{word for word in words if any(part.startswith(word) for part in of_one)} for of_one in parts]
+    return [
+        name == "gripper" or (bool(own) and not any(own < other for other in said))
+        for name, own in zip(names, said, strict=True)
+    ]
 
 
 def crop(frames: Tensor, corners: Tensor) -> Tensor:
