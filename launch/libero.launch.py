@@ -3,6 +3,7 @@
 
     ros2 launch specprune_ros libero.launch.py checkpoint:=/path/to/checkpoint
     ros2 launch specprune_ros libero.launch.py checkpoint:=/path/to/checkpoint task:=5 enable:=false
+    ros2 launch specprune_ros libero.launch.py checkpoint:=checkpoints/nano_libero shadows:=false
 
 The arm moves as soon as policy and simulator run, unless `enable:=false`. Launch ends when the task is solved, with 0,
 or has not been solved in `duration` seconds, with 1. `--show-args` lists the arguments, those of policy.launch.py
@@ -51,6 +52,11 @@ ENABLE = (
 def _simulator(context: LaunchContext) -> list:
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _, _ in SCENE_ARGUMENTS}
     overrides: dict = {name: kind(given[name]) for name, kind, _, _ in SCENE_ARGUMENTS if given[name]}
+    shadows = LaunchConfiguration("shadows").perform(context).lower()
+    if shadows not in ("", "true", "false"):
+        raise RuntimeError(f"shadows:={shadows} is neither true nor false")
+    if shadows:
+        overrides |= dict.fromkeys(("shadows", "anti_aliasing"), shadows == "true")
     overrides["end_with_episode"] = True
     node = Node(
         package="specprune_ros",
@@ -111,6 +117,11 @@ def generate_launch_description() -> LaunchDescription:
             *(
                 DeclareLaunchArgument(name, default_value=default, description=description)
                 for name, _, default, description in SCENE_ARGUMENTS
+            ),
+            DeclareLaunchArgument(
+                "shadows",
+                default_value="",
+                description="Shadows and smooth edges, as in LIBERO's own data; checkpoints/nano_libero never saw them",
             ),
             DeclareLaunchArgument(
                 "unnorm_key", default_value="", description="Data set whose statistics count; default: the suite's own"

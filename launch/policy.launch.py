@@ -2,7 +2,8 @@
 """The policy node, configured and activated.
 
     ros2 launch specprune_ros policy.launch.py checkpoint:=/path/to/checkpoint params_file:=my_arm.yaml \\
-        primary_image:=/camera/color/image_raw wrist_image:=/wrist/color/image_raw
+        primary_image:=/camera/color/image_raw wrist_image:=/wrist/color/image_raw \\
+        twist:=/servo_node/delta_twist_cmds gripper:=/franka_gripper/gripper_action
     ros2 topic pub --once /specprune_policy/instruction std_msgs/String "{data: put the bowl on the plate}"
     ros2 service call /specprune_policy/enable std_srvs/srv/SetBool "{data: true}"
 

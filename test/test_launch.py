@@ -117,9 +117,21 @@ def test_libero_takes_the_statistics_of_the_suite(prefix, tmp_path):
     for suite, key in (("", "libero_spatial_no_noops"), ("libero_object", "libero_object_no_noops")):
         done = prefix.launch("libero.launch.py", f"checkpoint:={tmp_path}", f"suite:={suite}", libero_sim="0")
         assert done.returncode == 0, done.stderr
-        words = prefix.started("policy")[-1]
-        given = [Path(file).read_text() for name, file in itertools.pairwise(words) if name == "--params-file"]
+        given = parameter_files(prefix.started("policy")[-1])
         assert any(f"unnorm_key: {key}" in text for text in given)
+
+
+def test_libero_renders_as_it_is_told(prefix):
+    arguments = ("libero.launch.py", "checkpoint:=/models/libero", "enable:=false")
+    assert prefix.launch(*arguments, "shadows:=false", libero_sim="0").returncode == 0
+    given = parameter_files(prefix.started("libero_sim")[-1])
+    assert all(any(f" {name}: false" in text for text in given) for name in ("shadows", "anti_aliasing"))
+    refused = prefix.launch(*arguments, "shadows:=none", libero_sim="0")
+    assert refused.returncode != 0 and "shadows:=none is neither true nor false" in refused.stderr + refused.stdout
+
+
+def parameter_files(words: list[str]) -> list[str]:
+    return [Path(file).read_text() for name, file in itertools.pairwise(words) if name == "--params-file"]
 
 
 def test_libero_enables_the_policy_as_soon_as_it_is_active(prefix):

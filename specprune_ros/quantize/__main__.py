@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ros2 run specprune_ros quantize DIR OUT --precision int8`, or `python -m specprune_ros.quantize`.
 
-Makes a folder that loads in seconds and is as small as its weights in memory. The arithmetic is that of loading DIR
-with `model.precision`: the actions are the same. --help and a wrong option are answered before torch is imported.
+Makes a folder that loads in half the time and is as small as its weights in memory. The arithmetic is that of loading
+DIR with `model.precision`: the actions are the same. --help and a wrong option are answered before torch is imported.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def _quantize(given: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="quantize",
-        description="Writes a checkpoint's weights in a small number format, into a folder that loads in seconds.",
+        description="Writes a checkpoint's weights in a small number format, in a folder that loads in half the time.",
     )
     add = parser.add_argument
     add("folder", metavar="DIR", type=Path, help="folder of the checkpoint")
