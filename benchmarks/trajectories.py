@@ -156,7 +156,7 @@ def measure(seeds: int) -> dict[str, dict[str, list[dict[str, float]]]]:
 
 
 def plot(found: dict[str, dict[str, list[dict[str, float]]]], path: Path) -> None:
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, name in zip(axes, ("rms", "largest"), strict=True):
         for output in JOINT_OUTPUTS:
@@ -167,7 +167,7 @@ def plot(found: dict[str, dict[str, list[dict[str, float]]]], path: Path) -> Non
         axis.set_xlabel("messages are late by up to, ms")
         axis.set_ylabel(f"{'r.m.s.' if name == 'rms' else name} acceleration asked of a joint, rad/s²")
         axis.grid(alpha=0.3)
-    axes[0].legend(loc=(0.33, 0.27))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(JOINT_OUTPUTS))
     figure.savefig(path, dpi=110)
 
 

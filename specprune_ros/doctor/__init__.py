@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint is and what is wrong with it, told without loading it and without ROS."""
+"""What a checkpoint is and what is wrong with it, without loading it."""

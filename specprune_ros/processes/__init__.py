@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Child processes that do not outlive this one, and a ROS domain of their own."""
+"""Child processes that end with this one, and ROS domains of their own."""
