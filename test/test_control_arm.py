@@ -17,7 +17,7 @@ JOINTS = {"action_space": "absolute_joint", "joint_names": ("a", "b"), "gripper_
 
 
 def cartesian_arm(limits=None, **kwargs):
-    arm = Arm(7, ControllerConfig(), limits or LimitsConfig(**LOOSE), ExecutorConfig(), **kwargs)
+    arm = Arm(7, ControllerConfig(output="twist"), limits or LimitsConfig(**LOOSE), ExecutorConfig(), **kwargs)
     arm.executor.enable()
     return arm
 

@@ -378,7 +378,7 @@ def test_a_joint_leads_the_arm_as_far_as_it_may():
 
 
 def test_what_an_arm_needs_to_know():
-    arm = Arm(7, ControllerConfig(rate=16.0), LimitsConfig(**LOOSE), ExecutorConfig())
+    arm = Arm(7, ControllerConfig(rate=16.0, output="twist"), LimitsConfig(**LOOSE), ExecutorConfig())
     arm.enable()
     arm.executor.submit(np.full((8, 7), 0.01), 0.0, PERIOD, 0.0)
     quaternions = (np.array([np.nan, 0, 0, 1]), np.array([0, 0, 0, np.inf]))

@@ -143,3 +143,13 @@ def test_an_arm_that_has_just_begun_to_move_is_not_judged_by_the_time_before():
     world = World()
     assert world.run(0 * FORWARD, 3.0) is None
     assert world.run(3 * FORWARD, 3.0) is None
+
+
+@pytest.mark.parametrize("turns", [True, False])
+def test_a_joint_that_turns_without_end_obeys_across_half_a_turn(turns):
+    effect, told = MotionEffect(), ""
+    for tick, position in enumerate(np.arange(2.0, 6.0, 0.01)):
+        wrapped = np.array([(position + np.pi) % (2 * np.pi) - np.pi])
+        effect.of_joints(tick * 0.02, np.array([0.01]), wrapped, ["a"], np.array([turns]))
+        told = told or effect.problem
+    assert bool(told) != turns

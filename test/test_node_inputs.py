@@ -194,11 +194,15 @@ def test_joint_problems_are_named():
             joint_state("aba", (1.0, 2.0, 1.5)),
             "joint a is twice in one message on /joint_states, at different positions",
         ),
+        (
+            joint_state("xxaab", (0.0, 1.0, 1.0, 1.5, 2.0)),
+            "joint a is twice in one message on /joint_states, at different positions",
+        ),
         (joint_state("ab", (1.0,)), "/joint_states has 2 names but 1 positions"),
         (joint_state("", (1.0, 2.0)), "/joint_states has 0 names but 2 positions"),
         (JointState(name=["a", "b"], velocity=[0.1, 0.2]), "/joint_states has velocities or efforts and no positions"),
     ],
-    ids=["a name twice", "short", "nameless", "velocities"],
+    ids=["a name twice", "two names twice", "short", "nameless", "velocities"],
 )
 def test_what_is_wrong_with_the_messages_is_told_before_and_after_good_ones(message, said, moved):
     joints = JointInput(("a", "b"), "/joint_states")

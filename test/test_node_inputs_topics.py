@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which topics the inputs of a node are, and what its callbacks do; nothing spins."""
 
+import math
+import sys
 import time
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -10,11 +13,14 @@ import pytest
 pytest.importorskip("rclpy")
 
 import rclpy
+from geometry_msgs.msg import TransformStamped
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image, JointState
+from tf2_msgs.msg import TFMessage
 
 from specprune_ros.nodes.inputs import Inputs
 from specprune_ros.nodes.stamps import to_stamp
+from specprune_ros.nodes.tf_input import Tf2Transforms
 from specprune_ros.sensing.config import InputsConfig
 
 pytestmark = pytest.mark.ros
@@ -126,3 +132,50 @@ def test_joint_states_that_wait_are_taken_in_one_turn(open_inputs, monkeypatch):
     inputs._add_joints(waiting[0])
     assert [one.topic_name for one in asked] == ["/left/joint_states"]
     assert inputs.assembler.newest_stamps()["joint_states"] == 5 * SECOND
+
+
+class Tf2Buffer:
+    """Keeps what the buffer of tf2_ros, which the wheels do not have, is given."""
+
+    def __init__(self):
+        self.kept = []
+
+    def set_transform(self, transform, authority):
+        self.kept.append((authority, transform.header.stamp.sec))
+
+    set_transform_static = set_transform
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"ahead": 3600}, "base -> hand is stamped 3600.000 s in the future"),
+        ({"x": math.nan}, "base -> hand holds NaN or Inf"),
+        ({"w": 0.5}, "base -> hand has a quaternion of norm 0.5000, not 1"),
+        ({"child": "base"}, "transform from base to itself"),
+    ],
+    ids=["future", "nan", "norm", "itself"],
+)
+def test_tf2_is_not_given_what_would_harm_it(monkeypatch, changes, said):
+    tf2 = SimpleNamespace(Buffer=Tf2Buffer, TransformException=RuntimeError)
+    monkeypatch.setitem(sys.modules, "tf2_ros", tf2)
+    context = rclpy.Context()
+    context.init()
+    node = Node("policy", context=context, start_parameter_services=False)
+    transforms = Tf2Transforms(node)
+
+    def add(ahead=0, x=0.0, w=1.0, child="hand", static=False):
+        message = TransformStamped(child_frame_id=child)
+        message.header.frame_id, message.header.stamp.sec = "base", 100 + ahead
+        message.transform.translation.x, message.transform.rotation.w = x, w
+        transforms.add(TFMessage(transforms=[message]), static, 100 * SECOND)
+
+    add()
+    add(**changes)
+    add(ahead=1)
+    add(child="camera", static=True)
+    assert transforms._buffer.kept == [("/tf", 100), ("/tf", 101), ("/tf_static", 100)]
+    assert (transforms.refused, transforms.last_refusal) == (1, said)
+    transforms.destroy()
+    node.destroy_node()
+    context.shutdown()

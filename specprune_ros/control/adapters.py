@@ -54,12 +54,20 @@ class TargetPose:
         return self._target
 
     def hold(self, measured: Pose | None) -> Pose | None:
-        """The pose to stay at: where the arm was when the hold began. None when that was never known."""
-        if not self._held:
-            here = measured or self._measured
-            if here is not None:
-                self._target, self._held = here, True
+        """The pose to stay at: where the arm was when the hold began. None when that was never known.
+
+        When somebody has moved the arm farther than the maximum lead, the pose to stay at is where it is now.
+        """
+        here = measured or self._measured
+        if here is not None and not (self._held and self._is_near(here)):
+            self._target, self._held = here, True
         return self._target
+
+    def _is_near(self, here: Pose) -> bool:
+        assert self._target is not None
+        lead = float(np.linalg.norm(self._target.position - here.position))
+        turn = float((self._target.rotation * here.rotation.inv()).magnitude())
+        return lead <= self.config.max_lead and turn <= self.config.max_lead_angle
 
     def _leashed(self, target: Pose, measured: Pose, idle: bool) -> Pose:
         longest, widest = self.config.max_lead, self.config.max_lead_angle

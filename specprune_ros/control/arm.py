@@ -31,7 +31,9 @@ ROUNDING = 1e-6  # rad
 class Motion:
     """What the arm does during one control period."""
 
-    twist: Floats | None  # (6,) m/s, rad/s in the base frame, within limits; None for joint-space policies
+    twist: (
+        Floats | None
+    )  # (6,) m/s, rad/s in the base frame, within limits; None for joint-space policies or without a pose
     joints: Floats | None  # (J,) rad to reach after the period, within limits; None for end-effector policies
     joint_velocities: Floats | None  # (J,) rad/s
     openings: Floats  # (G,) 0 closed .. 1 open
@@ -76,6 +78,7 @@ class Arm:
         self._trajectory: ChunkTrajectory | None = None  # that the arm follows
         self._rules: tuple[object, ...] = ()  # that it was made by
         self._stop: JointStop | None = None
+        self._moves = False  # by the last tick
         self._effect = MotionEffect()
         self.drives = True  # whether the motion is sent to the arm, so that it should be seen; may be replaced
         self._gripper = GripperDebounce(limits.gripper_debounce, controller.gripper_binary)
@@ -109,6 +112,8 @@ class Arm:
 
         One whose limits span less than a turn does not turn without end here. Takes effect at the next tick.
         """
+        if self.space.config.delta:
+            return  # nothing is computed with joints, and limits may be for any number of them
         span = np.broadcast_to(
             np.array(self.limits.joint_max) - np.array(self.limits.joint_min), len(self.space.config.joint_names)
         )
@@ -124,8 +129,9 @@ class Arm:
         self._joints.max_lead = controller.max_lead_angle
 
     def enable(self, since: float = -math.inf) -> None:
-        """Allow motion from where the arm is, by chunks whose observation is not older than `since`."""
-        self.forget()
+        """Allow motion by chunks whose observation is not older than `since`, from where the arm is unless it moves."""
+        if not self._moves:
+            self.forget()
         self._effect.clear()
         self.executor.enable(since)
 
@@ -180,9 +186,14 @@ class Arm:
         if self._trajectory is not None and joints is not None:
             self._joints.follow(self._trajectory.at(now), joints)
         result = self._result(now, pose, joints, problem)
+        self._moves = isinstance(result, Motion)
         if isinstance(result, Hold):
             self._hold(result, joints)
         return result
+
+    def coasts(self, now: float) -> bool:
+        """Whether a trajectory that was given out still brings the arm to rest, or moves it."""
+        return self._trajectory is not None and now < self._trajectory.end
 
     def _hold(self, hold: Hold, joints: Floats | None) -> None:
         if self._trajectory is None or hold.reason != HoldReason.CHUNK_FINISHED:
@@ -198,9 +209,12 @@ class Arm:
         if self._effect.problem and self.drives and self.space.config.on_no_effect == "hold":
             return Hold(HoldReason.NO_EFFECT, f"{self._effect.problem}; then call ~/enable")
         if self.space.config.delta:
-            if pose is None:
-                return Hold(HoldReason.POSE_UNKNOWN, problem or "the end effector's pose is missing")
-            return self._cartesian_motion(command, now, pose)
+            if pose is not None:
+                return self._cartesian_motion(command, now, pose)
+            if self.space.config.output == "action_chunk":  # whoever executes the chunks knows where the arm is
+                openings = self._gripper.update(self.space.openings(command.action), now)
+                return Motion(None, None, None, openings, (), 0.0, 0.0, command)
+            return Hold(HoldReason.POSE_UNKNOWN, problem or "the end effector's pose is missing")
         if joints is None:
             return Hold(HoldReason.JOINTS_UNKNOWN, problem or "a joint's position is missing")
         return self._joint_motion(command, now, joints)
@@ -241,7 +255,7 @@ class Arm:
         velocity = self._joints.velocity
         assert velocity is not None
         if self.drives:
-            self._effect.of_joints(now, velocity * self._period, joints, self.space.config.joint_names)
+            self._effect.of_joints(now, velocity * self._period, joints, self.space.config.joint_names, self.continuous)
         openings = self._gripper.update(self.space.openings(command.action), now)
         return Motion(None, limited.value, velocity, openings, limited.hit, 0.0, angle, command)
 
@@ -262,7 +276,7 @@ class Arm:
         self._joints.follow(then, joints)
         velocities = (then.positions - here.positions) / self._period
         if self.drives:
-            self._effect.of_joints(now, velocities * self._period, joints, self.space.config.joint_names)
+            self._effect.of_joints(now, velocities * self._period, joints, self.space.config.joint_names, continuous)
         return Motion(
             None,
             then.positions,

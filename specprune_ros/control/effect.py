@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from specprune_ros.angles import shortest
 from specprune_ros.arrays import Floats
 from specprune_ros.pose import Pose
 from specprune_ros.stamps import ROUNDING
@@ -71,14 +72,18 @@ class MotionEffect:
             self._start = pose
         self._add(now, step)
 
-    def of_joints(self, now: float, step: Floats, joints: Floats, names: Sequence[str]) -> None:
-        """`step` (J,) rad: commanded for this period. `joints` (J,) rad: measured at its start."""
+    def of_joints(
+        self, now: float, step: Floats, joints: Floats, names: Sequence[str], continuous: Floats | bool = False
+    ) -> None:
+        """`step` (J,) rad: commanded for this period. `joints` (J,) rad: measured at its start, on the circle for those
+        that are `continuous` (J,).
+        """
         if self._begins(now, step):
             self._start = joints
         elif now - self._since >= BLOCK - ROUNDING:
             assert isinstance(self._start, np.ndarray)
             parts = [Part(f"joint {name}", slice(k, k + 1), LEAST_ANGLE, "rad") for k, name in enumerate(names)]
-            self._end_block(now, joints - self._start, parts)
+            self._end_block(now, shortest(joints - self._start, continuous), parts)
             self._start = joints
         self._add(now, step)
 

@@ -125,6 +125,11 @@ class MotionLoop:
         return self.in_charge == InCharge.POLICY
 
     @property
+    def forbidden(self) -> bool:
+        """Whether something forbids motion that motion was switched on for, from any thread."""
+        return isinstance(self.result, Hold) and self.result.reason not in NATURAL_HOLDS
+
+    @property
     def in_charge(self) -> InCharge:
         """Who moves the arm, from any thread."""
         if self.arm.executor.taken or self.takeover.person:
@@ -132,14 +137,17 @@ class MotionLoop:
         return InCharge.POLICY if self.enabled and not self.dry_run else InCharge.NOBODY
 
     def enable(self, now: int) -> None:
-        """Allow motion, by chunks whose observation is newer than `now`, nanoseconds."""
+        """Allow motion, by chunks whose observation is newer than `now`, nanoseconds. What moves already goes on.
+
+        The grippers' opening is sent again.
+        """
         if self._gripper:
             self._gripper.forget()
-        if self._commands is not None:
-            self._commands.forget()
-        self._sensors.vouch()
-        if self._end_effector is not None:
-            self._end_effector.vouch()
+        if isinstance(self.result, Hold):
+            self._forget_sent()
+            self._sensors.vouch()
+            if self._end_effector is not None:
+                self._end_effector.vouch()
         self.arm.enable(since=now / NANOSECONDS)
 
     def stop(self, now: int) -> None:
@@ -159,8 +167,16 @@ class MotionLoop:
                 self.arm.hold(measured.joints)
                 self._commands.hold(measured.pose, self._header(now), first=True)
             self._on_stop()
-        if changed:
-            self.arm.forget()  # what a dry run computed is not where the arm is
+        if changed:  # what was sent before, or a dry run computed, is not where the arm is
+            self._forget_sent()
+            self.arm.forget()
+
+    def _forget_sent(self) -> None:
+        """The arm may be anywhere, and so the grippers."""
+        if self._gripper:
+            self._gripper.forget()
+        if self._commands is not None:
+            self._commands.forget()
 
     def submit(self, actions: np.ndarray, stamp: int, now: int) -> Receipt:
         """Offer a chunk (C, A), from the worker's thread. Nanoseconds."""
@@ -178,11 +194,11 @@ class MotionLoop:
         measured = self.measured = self._measure(now)
         if self._yields:
             self._follow(now)
-        before = self.result
+        before, coasting = self.result, self.arm.coasts(now / NANOSECONDS)
         self.arm.drives = self._commands is not None and not self.dry_run
         self.result = self.arm.tick(now / NANOSECONDS, measured.pose, measured.joints, measured.problem)
         if isinstance(self.result, Hold):
-            self._hold(self.result, before, measured.pose, now)
+            self._hold(self.result, before, coasting, measured.pose, now)
         else:
             self._yields = False
             self._move(self.result, measured.pose, now)
@@ -200,10 +216,7 @@ class MotionLoop:
 
     def _follow(self, now: int) -> None:
         """Somebody else moves the arm: be ready to go on from where it is, as it moves."""
-        if self._gripper:
-            self._gripper.forget()
-        if self._commands is not None:
-            self._commands.forget()
+        self._forget_sent()
         twist = velocities = None
         if not self._config.delta:
             velocities = self._sensors.measured_joint_velocities()
@@ -270,8 +283,8 @@ class MotionLoop:
         if self._gripper:
             self._gripper.move(motion.openings, header)
 
-    def _hold(self, hold: Hold, before: Motion | Hold, pose: Pose | None, now: int) -> None:
-        first = not isinstance(before, Hold)
+    def _hold(self, hold: Hold, before: Motion | Hold, coasting: bool, pose: Pose | None, now: int) -> None:
+        first = not isinstance(before, Hold) or (coasting and hold.reason != HoldReason.CHUNK_FINISHED)
         another = not isinstance(before, Hold) or before.reason != hold.reason
         if first and hold.reason == HoldReason.CHUNK_FINISHED:
             self.pauses += 1

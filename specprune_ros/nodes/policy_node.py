@@ -259,7 +259,7 @@ class PolicyNode(LifecycleNode):
     def _validate(self, live: LiveParameters, proposed: dict[type, Any]) -> None:
         if NodeConfig in proposed:
             node, before = proposed[NodeConfig], live.declared(NodeConfig)
-            if before.instruction and not node.instruction.strip():
+            if node.instruction != before.instruction and not node.instruction.strip():
                 raise ConfigError("instruction is empty; say in words what the arm should do")
         if PruningConfig in proposed:
             check_preset(proposed[PruningConfig])

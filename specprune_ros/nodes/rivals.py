@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
-from rclpy.node import Node, NodeNameNonExistentError
+from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.subscription import Subscription
 
@@ -72,6 +72,6 @@ class Rivals:
             name = full_name(info)
             if name == self._node.get_fully_qualified_name():
                 continue
-            with suppress(NodeNameNonExistentError):  # it has just ended
+            with suppress(RuntimeError):  # RCLError: it has just ended, or the graph does not know its name yet
                 topics = self._node.get_publisher_names_and_types_by_node(info.node_name, info.node_namespace)
                 yield from ((name, topic) for topic, types in topics if type_name(PruningStats) in types)

@@ -17,7 +17,6 @@ from specprune_ros.checkpoint_config import CheckpointConfig
 from specprune_ros.checks import PASS
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.arm import Arm
-from specprune_ros.control.command import Refusal
 from specprune_ros.control.executor import ExecutorConfig
 from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.control.replan import ReplanConfig, Replanner
@@ -279,7 +278,7 @@ class Session:
         if not enable:
             self._motion.stop(self._now())
             return Answer(True, "motion is off")
-        if not self._parameters.running(NodeConfig).instruction:
+        if not self._parameters.running(NodeConfig).instruction.strip():
             return Answer(
                 False, "there is no instruction; publish it on ~/instruction or set the parameter instruction"
             )
@@ -292,14 +291,12 @@ class Session:
 
     def change_hands(self) -> None:
         """A person took over, or let go: what follows from it happens at once, not in the next control period."""
-        if self.timer.runs:
+        if self.timer.runs and bool(self._takeover.person) != self._arm.executor.taken:
             self._motion.tick(self._now())
 
     def _on_device(self) -> None:
-        before = self._takeover.person
         self._takeover.hear()
-        if not before:
-            self.change_hands()
+        self.change_hands()
 
     def want_inference(self) -> None:
         """Somebody asks for a chunk from what is seen now."""
@@ -401,6 +398,7 @@ class Session:
     def on_parameters(self, names: set[str]) -> None:
         """Use changed parameters."""
         parameters = self._parameters
+        self._motion.set_dry_run(parameters.running(NodeConfig).dry_run, self._now())  # first: it may stop the arm
         if any(name.startswith("pruning.") for name in names):
             self._worker.set_pruning(self._wanted_pruning() or "off")
             self._mode_controller = self._new_mode_controller()
@@ -417,7 +415,6 @@ class Session:
         self._takeover.config = parameters.running(TakeoverConfig)
         self._motion.configure(parameters.running(ControllerConfig))
         self._set_motions()
-        self._motion.set_dry_run(parameters.running(NodeConfig).dry_run, self._now())
 
     def _advise_on_instruction(self) -> None:
         instruction = self._parameters.running(NodeConfig).instruction
@@ -444,7 +441,7 @@ class Session:
         if not np.isfinite(chunk.actions).all():
             raise UserError("the policy predicted NaN or Inf; check the checkpoint, or set model.dtype float32")
         receipt = self._motion.submit(chunk.actions, sensed.stamp, ready)
-        usable = receipt.refusal != Refusal.BEFORE_ENABLE
+        usable = receipt.accepted and not self._motion.forbidden
         message = self._publisher.publish(sensed, chunk, ready, lambda: self._motion.in_charge, usable=usable)
         self.after_chunk(message)
         if self._path is not None:

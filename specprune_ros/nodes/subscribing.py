@@ -109,8 +109,10 @@ class Listeners:
         return max(matched - len(self.onlookers), 0)
 
     def _find_onlookers(self) -> Iterator[str]:
+        own = type_name(self._publisher.msg_type)
         for info in self._node.get_subscriptions_info_by_topic(self._publisher.topic_name):
-            hears = info.qos_profile.durability != DurabilityPolicy.TRANSIENT_LOCAL  # or it is not counted
+            # One that cannot hear is not among the matched.
+            hears = info.topic_type == own and info.qos_profile.durability != DurabilityPolicy.TRANSIENT_LOCAL
             if info.node_name.startswith(ONLOOKERS) and hears:
                 yield full_name(info)
 

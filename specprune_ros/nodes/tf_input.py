@@ -16,8 +16,9 @@ from specprune_ros.nodes.stamps import to_stamp
 from specprune_ros.nodes.subscribing import SILENT, backlog
 from specprune_ros.pose import Pose
 from specprune_ros.sensing.end_effector import StampedPose, Transforms
+from specprune_ros.sensing.transform_buffer import TransformError, check_transform
 from specprune_ros.sensing.transforms import BufferedTransforms, LoopGuard, arrays
-from specprune_ros.stamps import from_stamp, stamp_or_arrival
+from specprune_ros.stamps import NANOSECONDS, from_stamp, stamp_or_arrival
 
 TF_QOS = QoSProfile(depth=100)
 TF_STATIC_QOS = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -87,18 +88,29 @@ class Tf2Transforms:
     def add(self, message: TFMessage, static: bool, now: int) -> None:
         """See `BufferedTransforms.add`."""
         for transform in message.transforms:
-            child = transform.child_frame_id
+            parent, child = transform.header.frame_id, transform.child_frame_id
+            stamp = stamp_or_arrival(transform.header.stamp, now)
+            try:  # tf2 would only log it, or keep what pushes all good data out of its cache
+                check_transform(
+                    parent, child, stamp / NANOSECONDS, *arrays(transform), None if static else now / NANOSECONDS
+                )
+            except TransformError as error:
+                self._refuse(str(error))
+                continue
             if static:
                 self._static.add(child)
                 self._buffer.set_transform_static(transform, "/tf_static")
                 continue
             if child in self._static:
-                self.refused += 1
-                self.last_refusal = f"TF: {child} is on /tf and on /tf_static; leave one of its publishers"
+                self._refuse(f"TF: {child} is on /tf and on /tf_static; leave one of its publishers")
                 self._loop_guard.block(self.last_refusal)  # tf2 would keep the static one, which never gets old
                 continue
-            transform.header.stamp = to_stamp(stamp_or_arrival(transform.header.stamp, now))
+            transform.header.stamp = to_stamp(stamp)
             self._buffer.set_transform(transform, "/tf")
+
+    def _refuse(self, why: str) -> None:
+        self.refused += 1
+        self.last_refusal = why
 
     def lookup(self, target: str, source: str, stamp: int | None) -> StampedPose:
         """See `end_effector.Transforms.lookup`."""

@@ -76,9 +76,9 @@ class JointInput:
         if len(message.name) != len(message.position):
             self._problem = f"{self.topic} has {len(message.name)} names but {len(message.position)} positions"
             return
-        twice = _contradicted(message.name, message.position)
-        if twice in self._positions:
-            self._problem = f"joint {twice} is twice in one message on {self.topic}, at different positions"
+        twice = [name for name in _contradicted(message.name, message.position) if name in self._positions]
+        if twice:
+            self._problem = f"joint {twice[0]} is twice in one message on {self.topic}, at different positions"
             return
         self._problem = ""
         if len(self._seen) < 1000:
@@ -186,9 +186,9 @@ class JointInput:
         self._problem = ""
 
 
-def _contradicted(names: Sequence[str], positions: Sequence[float]) -> str | None:
-    """A joint that a message has twice, at different positions."""
+def _contradicted(names: Sequence[str], positions: Sequence[float]) -> list[str]:
+    """The joints that a message has twice, at different positions."""
     if len(set(names)) == len(names):
-        return None
+        return []
     last = dict(zip(names, positions, strict=True))
-    return next((name for name, position in zip(names, positions, strict=True) if last[name] != position), None)
+    return [name for name, position in zip(names, positions, strict=True) if last[name] != position]

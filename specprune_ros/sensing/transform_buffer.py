@@ -64,9 +64,7 @@ class TransformBuffer:
         """
         parent, child = parent.lstrip("/"), child.lstrip("/")
         position, quaternion = np.array(position, dtype=np.float64), np.array(quaternion, dtype=np.float64)
-        _check(parent, child, stamp, position, quaternion)
-        if now is not None and not static and stamp > now + MAX_FUTURE:
-            raise TransformError(f"{parent} -> {child} is stamped {stamp - now:.3f} s in the future")
+        check_transform(parent, child, stamp, position, quaternion, None if static else now)
         link = Link(parent, Pose(position, quaternion / np.linalg.norm(quaternion)))
         with self._lock:
             # As in tf2, a frame stays static or timed as it was first seen; but what comes on /tf always ages.
@@ -175,7 +173,10 @@ def _compose(chain: dict[str, Pose], last: str) -> Pose:
     return functools.reduce(lambda below, pose: pose @ below, poses) if poses else IDENTITY
 
 
-def _check(parent: str, child: str, stamp: float, position: Floats, quaternion: Floats) -> None:
+def check_transform(
+    parent: str, child: str, stamp: float, position: Floats, quaternion: Floats, now: float | None
+) -> None:
+    """Raises TransformError; arguments and reasons are those of `TransformBuffer.set_transform`."""
     if not parent or not child:
         raise TransformError(f"transform '{parent}' -> '{child}' has an empty frame name")
     if parent == child:
@@ -186,3 +187,5 @@ def _check(parent: str, child: str, stamp: float, position: Floats, quaternion: 
         raise TransformError(f"{parent} -> {child} holds NaN or Inf")
     if abs(quaternion @ quaternion - 1.0) > QUATERNION_TOLERANCE:
         raise TransformError(f"{parent} -> {child} has a quaternion of norm {np.linalg.norm(quaternion):.4f}, not 1")
+    if now is not None and stamp > now + MAX_FUTURE:
+        raise TransformError(f"{parent} -> {child} is stamped {stamp - now:.3f} s in the future")

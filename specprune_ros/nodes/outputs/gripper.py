@@ -55,10 +55,12 @@ class GripperMessages:
         kind = JointTrajectory if config.gripper_output == "trajectory" else JointState
         self.publisher = node.create_lifecycle_publisher(kind, NAME, QOS)
         self._sent: np.ndarray | None = None
+        self._listeners = 0  # at the last move
 
     def move(self, openings: np.ndarray, header: Header) -> None:
-        if self._sent is not None and np.array_equal(openings, self._sent):
-            return
+        before, self._listeners = self._listeners, self.publisher.get_subscription_count()
+        if self._sent is not None and np.array_equal(openings, self._sent) and self._listeners <= before:
+            return  # a gripper that comes later, or again, has not heard it
         self._sent = openings
         if self.config.gripper_output == "trajectory":
             self.publisher.publish(trajectory(gripper_point(openings, self.config), header))

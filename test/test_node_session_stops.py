@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What reaches the arm at a stop, when motion is switched on twice, after a dry run, and when others come and go."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+import rclpy
+from geometry_msgs.msg import Twist
+from session_bench import SECOND, STEP, FakePolicy
+from std_msgs.msg import String
+
+from specprune_ros.control.arm import Motion
+from specprune_ros.control.command import Hold, HoldReason
+from specprune_ros.control.run import Run, RunConfig, RunGoal
+from specprune_ros.nodes.subscribing import VOLATILE
+
+pytestmark = pytest.mark.ros
+POSE = {"controller.output": "pose"}
+CHUNKS = {"controller.output": "action_chunk"}
+NO_TF = {"inputs.base_frame": "", "inputs.ee_frame": ""}
+JOINTS = {
+    **NO_TF,
+    **{"controller.output": "joint_trajectory", "controller.trajectory": "chunk"},
+    **{"controller.action_space": "absolute_joint", "controller.joint_names": ["a", "b"]},
+    **{"controller.gripper_dimensions": [2], "limits.max_joint_speed": [1.5], "limits.max_joint_acceleration": [2.0]},
+}
+
+
+class JointPolicy(FakePolicy):
+    action_dim, action_space = 3, "absolute_joint"
+    action_names, action_units = ("a", "b", "gripper"), ("rad", "rad", "1")
+    action_range = np.array([-2.0, -2.0, 0.0]), np.array([2.0, 2.0, 1.0])
+
+    def __init__(self):
+        super().__init__()
+        self.actions = np.tile([1.0, 1.0, 1.0], (8, 1))
+
+
+def start_moving(bench):
+    assert bench.enable().success
+    bench.advance(0.01)
+    bench.infer()
+    assert isinstance(bench.tick(), Motion)
+
+
+def targets(bench):
+    return [message.pose.position.x for message in bench.messages("target_pose")]
+
+
+def executable(bench):
+    return [message.execute for message in bench.messages("action_chunk")]
+
+
+def test_a_publisher_whose_node_the_graph_does_not_know_yet_is_no_rival(open_bench, monkeypatch):
+    bench = open_bench()
+    start_moving(bench)
+    unknown = SimpleNamespace(node_name="_NODE_NAME_UNKNOWN_", node_namespace="_NODE_NAMESPACE_UNKNOWN_")
+    known, topic = bench.node.get_publishers_info_by_topic, bench.session._motion.publisher.topic_name
+    monkeypatch.setattr(
+        bench.node, "get_publishers_info_by_topic", lambda name: [unknown] if name == topic else known(name)
+    )
+    assert bench.node._statuses()
+    assert bench.session.motion_is_on and bench.session.rivals.names == []
+
+
+def test_after_a_dry_run_the_arm_stays_where_others_have_moved_it(open_bench):
+    bench = open_bench(**POSE)
+    start_moving(bench)
+    bench.set(dry_run=True)
+    before, opened = len(targets(bench)), len(bench.messages("gripper"))
+    for step in range(60):
+        bench.tick(x=0.005 * (step + 1))
+    assert len(targets(bench)) == before
+    bench.set(dry_run=False)
+    assert isinstance(bench.tick(x=0.3), Hold)
+    assert targets(bench)[before:] == [] or targets(bench)[before:] == pytest.approx([0.3])
+    bench.infer(x=0.3)
+    assert isinstance(bench.tick(x=0.3), Motion)
+    assert abs(targets(bench)[-1] - 0.3) < 0.05
+    assert len(bench.messages("gripper")) == opened + 1  # others may have moved it
+
+
+def test_a_pose_that_is_held_follows_an_arm_that_somebody_moves(open_bench):
+    bench = open_bench(**POSE, **{"controller.max_lead": 0.05})
+    start_moving(bench)
+    for _ in range(12):
+        held = bench.tick(images=False)
+    assert isinstance(held, Hold)
+    for step in range(60):
+        bench.tick(x=0.005 * (step + 1), images=False)
+        assert abs(targets(bench)[-1] - 0.005 * (step + 1)) < 0.05 + 1e-9
+    assert len(set(targets(bench)[-60:])) < 10  # and does not creep along with it
+
+
+def test_no_chunk_may_be_executed_while_an_input_is_missing(open_bench):
+    bench = open_bench(JointPolicy(), **{**JOINTS, **CHUNKS})
+
+    def step(alive=True):
+        bench.advance(STEP)
+        bench.see()
+        if alive:
+            bench.joints(a=0.0, b=0.0)
+        bench.session._tick()
+        bench.work()
+        return bench.session._motion.result
+
+    for _ in range(25):
+        step()
+    bench.enable()
+    step()
+    assert isinstance(step(), Motion) and executable(bench)[-1]
+    for _ in range(30):
+        held = step(alive=False)
+    assert held.reason == HoldReason.STALE_INPUT
+    stop = [message.steps for message in bench.messages("action_chunk")].index(0)
+    assert len(executable(bench)) > stop + 10 and not any(executable(bench)[stop:])
+    for _ in range(30):
+        step()
+    assert executable(bench)[-1]
+
+
+def test_whoever_executes_chunks_needs_no_pose_of_ours(open_bench):
+    bench = open_bench(**CHUNKS, **NO_TF)
+    bench.enable()
+    run = Run(RunGoal(time_limit=30.0), RunConfig(), bench.now)
+    bench.advance(0.01)
+    for _ in range(300):  # longer than the longest hold
+        bench.infer()
+        assert isinstance(bench.tick(), Motion)
+        assert run.update(bench.session.run_tick(bench.now)) is None
+    assert all(executable(bench))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e9], ids=["too old", "not finite"])
+def test_a_chunk_that_is_refused_may_not_be_executed(open_bench, scale):
+    bench = open_bench(**CHUNKS, **{"inputs.max_age": 5.0, "execution.max_observation_age": 0.2})
+    bench.enable()
+    bench.advance(0.01)
+    bench.see()
+    bench.policy.actions = bench.policy.actions * scale
+    bench.advance(0.1 if scale else 0.3)
+    bench.pose()
+    bench.work()
+    assert executable(bench) == [False]
+
+
+@pytest.mark.parametrize("stop", ["enable", "takeover"])
+def test_a_stop_cuts_off_the_trajectory_that_runs_out(open_bench, stop):
+    bench = open_bench(JointPolicy(), **JOINTS)
+    here = np.zeros(2)
+
+    def step(infer=False):
+        nonlocal here
+        bench.advance(STEP)
+        bench.see()
+        bench.joints(a=float(here[0]), b=float(here[1]))
+        if infer:
+            bench.work()
+        bench.session._tick()
+        running = bench.session._arm._trajectory
+        here = here if running is None else running.at(bench.now / SECOND).positions
+        return bench.session._motion.result
+
+    for _ in range(25):
+        step()
+    bench.enable()
+    step(infer=True)
+    while not (isinstance(held := step(), Hold) and held.reason == HoldReason.CHUNK_FINISHED):
+        pass
+    assert bench.session._arm.coasts(bench.now / SECOND)
+    sent = len(bench.messages("joint_trajectory"))
+    bench.enable(False) if stop == "enable" else bench.take_over()
+    (message,) = bench.messages("joint_trajectory")[sent:]
+    assert len(message.points) == 1
+    for _ in range(20):
+        step()
+    assert len(bench.messages("joint_trajectory")) == sent + 1
+
+
+@pytest.mark.parametrize("output", ["twist", "pose"])
+def test_a_release_of_an_arm_that_nobody_holds_sends_nothing(open_bench, output):
+    bench = open_bench(**{"controller.output": output})
+    start_moving(bench)
+    sent = len(bench.sent)
+    for _ in range(20):
+        assert bench.take_over(False).success
+    assert len(bench.sent) == sent
+
+
+def test_motion_that_is_switched_on_twice_goes_on_as_it_was(open_bench):
+    bench = open_bench(**{"limits.max_acceleration": 1.0})
+    start_moving(bench)
+    for _ in range(6):
+        bench.infer()
+        bench.tick()
+    before = bench.speeds()[-1]
+    assert before > 0.2 and bench.enable().success
+    bench.tick()
+    assert abs(bench.speeds()[-1] - before) <= 1.0 * STEP + 1e-9
+
+
+def test_limits_of_joints_do_not_matter_to_an_end_effector(open_bench):
+    bench = open_bench(**{"limits.joint_min": [-1.0] * 7, "limits.joint_max": [1.0] * 7})
+    start_moving(bench)
+    bench.set(limits__joint_min=[-2.0] * 6, limits__joint_max=[2.0] * 6)
+    bench.set(dry_run=True)
+    assert bench.session._motion.dry_run and bench.speeds()[-1] == 0.0
+
+
+def test_a_dry_run_stops_the_arm_before_anything_else_is_changed(open_bench, monkeypatch):
+    bench = open_bench()
+    start_moving(bench)
+    monkeypatch.setattr(bench.session._motion, "configure", lambda config: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        bench.set(dry_run=True, limits__max_speed=0.1)
+    assert bench.session._motion.dry_run and bench.speeds()[-1] == 0.0
+
+
+def test_who_looks_at_another_type_does_not_hide_the_controller(open_bench):
+    bench = open_bench()
+    start_moving(bench)
+    publisher = bench.session._motion.publisher
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    onlooker = rclpy.create_node("_ros2cli_1", context=context)
+    onlooker.create_subscription(Twist, publisher.topic_name, lambda message: None, VOLATILE)
+    found = bench.node.get_subscriptions_info_by_topic
+    bench.until(lambda: "_ros2cli_1" in [info.node_name for info in found(publisher.topic_name)])
+    bench.session._listeners._looked_at = -np.inf
+    assert bench.session.receivers().count == 1
+    onlooker.destroy_node()
+    context.shutdown()
+
+
+def test_a_gripper_that_comes_late_hears_the_opening(open_bench):
+    bench = open_bench()
+    start_moving(bench)
+    sent, publisher = len(bench.messages("gripper")), bench.session._motion._gripper.publisher
+    bench.infer()
+    bench.tick()
+    assert len(bench.messages("gripper")) == sent
+    bench.node.create_subscription(publisher.msg_type, publisher.topic_name, lambda message: None, VOLATILE)
+    bench.until(lambda: publisher.get_subscription_count() > 0)
+    for _ in range(2):
+        bench.infer()
+        bench.tick()
+    assert len(bench.messages("gripper")) == sent + 1
+
+
+def test_an_instruction_of_spaces_moves_nothing(open_bench):
+    bench = open_bench(instruction="")
+    bench.node._on_instruction(String(data="   "))
+    assert "instruction is empty" in bench.node.instruction_problem()
+    assert not bench.enable().success
