@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden_sets import golden_set
 from release_checkpoint import (
     Sizes,
     config,
@@ -25,6 +26,9 @@ from specprune_ros.openvla import checkpoint as loader
 from specprune_ros.openvla import weight_containers
 from specprune_ros.openvla.checkpoint import load
 from specprune_ros.openvla.family import KINDS
+from specprune_ros.openvla.files import Fields
+from specprune_ros.openvla.image_config import PixelScale
+from specprune_ros.openvla.model_sizes import _tower_config
 
 SIZES = Sizes()
 LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 1234\n"
@@ -169,6 +173,19 @@ def test_unused_weights_are_not_needed(good, folder):
 # Bad input: files
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("~nobody_of_this_name/checkpoint", "home folder of a user whom this machine does not know"),
+        ("x" * 300, "cannot be read (File name too long)"),
+    ],
+    ids=["user", "long"],
+)
+def test_a_name_that_cannot_be_a_folder(good, name, said):
+    assert said in refused(name)
+    assert said in refused(golden_set("lora").folder, base_checkpoint=name)
+
+
 def test_missing_folder(tmp_path):
     assert "does not exist" in refused(tmp_path / "nowhere")
 
@@ -256,6 +273,19 @@ def test_head_that_is_no_state_dict(folder, content):
     assert "does not hold a state dict of tensors" in refused(folder)
 
 
+@pytest.mark.parametrize(
+    ("tensor", "said"),
+    [
+        (torch.empty(4, 4, device="meta"), "without its numbers, as of a model that was offloaded"),
+        (torch.eye(4).to_sparse(), "sparse"),
+    ],
+    ids=["meta", "sparse"],
+)
+def test_head_that_is_not_whole(folder, tensor, said):
+    torch.save({"fc1.weight": tensor}, folder / "proprio_projector--100_checkpoint.pt")
+    assert f"weight fc1.weight was saved {said}; save the whole tensor" in refused(folder)
+
+
 def test_head_that_would_run_code_is_not_loaded(folder):
     torch.save(torch.nn.Linear(2, 2), folder / "action_head--100_checkpoint.pt")
     assert "holds more than plain tensors" in refused(folder)
@@ -321,6 +351,11 @@ def test_another_model(folder):
 def test_single_tower(folder):
     edit_json(folder / "config.json", use_fused_vision_backbone=False)
     assert "single vision tower" in refused(folder)
+
+
+def test_activations_of_other_towers(folder):
+    edit_json(folder / "config.json", timm_override_act_layers=[None, "quick_gelu"])
+    assert 'timm_override_act_layers is [null, "quick_gelu"]; only [null, null] is supported' in refused(folder)
 
 
 def test_grouped_query_attention(folder):
@@ -408,6 +443,20 @@ def test_tower_of_another_image_size(folder):
 def test_tower_of_unknown_head_count(folder, heads):
     edit_json(folder / "config.json", vision_num_heads=heads)
     assert "set vision_num_heads in config.json" in refused(folder)
+
+
+@pytest.mark.parametrize(("width", "blocks", "whole"), [(1024, 23, 24), (1152, 26, 27), (1024, 25, 24)])
+def test_tower_that_is_not_whole(width, blocks, whole):
+    prefix = "vision_backbone.featurizer."
+    shapes = {f"{prefix}blocks.{k}.norm1.weight": (width,) for k in range(blocks)}
+    shapes[f"{prefix}pos_embed"] = (1, 256, width)
+    with pytest.raises(CheckpointError, match=f"vision tower 0 has {blocks} of {whole} blocks"):
+        _tower_config(Fields({}, "config.json"), shapes, 0, PixelScale((0.5,) * 3, (0.5,) * 3))
+
+
+def test_tower_with_a_block_that_has_no_number(folder):
+    edit_weights(folder, **{"vision_backbone.featurizer.blocks.x.norm1.weight": torch.zeros(4)})
+    assert "vision_backbone.featurizer.blocks.x.norm1.weight" in refused(folder)
 
 
 def test_swapped_towers(tmp_path):

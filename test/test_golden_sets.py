@@ -188,7 +188,7 @@ def test_film_with_an_adapter_that_is_not_merged(copied, tmp_path):
     base.mkdir()
     for file in ("config.json", "model.safetensors"):
         (folder / file).rename(base / file)
-    weights, rank, scaling = load_file(base / "model.safetensors"), 4, 0.5
+    weights, rank, scaling = load_file(base / "model.safetensors"), 20, 0.5
     adapter = folder / "lora_adapter"
     adapter.mkdir()
     config = json.loads((golden_set("lora").folder / "lora_adapter" / "adapter_config.json").read_text())

@@ -264,6 +264,27 @@ def test_statistics_without_a_key_around_them(tmp_path):
         read_statistics(tmp_path, {})
 
 
+@pytest.mark.parametrize("names", [("min", "max"), ("q01", "q99")])
+def test_statistics_without_a_key_are_known_by_any_of_their_numbers(tmp_path, names):
+    (tmp_path / "dataset_statistics.json").write_text(json.dumps({"action": {name: [0.0] for name in names}}))
+    with pytest.raises(CheckpointError, match="no unnorm_key around its statistics"):
+        read_statistics(tmp_path, {})
+
+
+def test_an_empty_file_is_not_a_missing_one(tmp_path):
+    (tmp_path / "dataset_statistics.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"dataset_statistics.json is empty; copy"):
+        read_statistics(tmp_path, {})
+
+
+@pytest.mark.parametrize("usual", [1.0, float(np.float32(0.04))])
+def test_noise_does_not_decide_where_the_data_has_outliers_below_alone(usual):
+    vectors = {"q01": [usual], "q99": [usual], "max": [usual], "min": [0.0]}
+    norm = normalizer({"k": {"proprio": vectors, "action": vectors}}, "k", "quantile")
+    for value in (0.0, usual - 1e-9, usual, usual + 1e-9, round(usual, 2), usual + 1e-4):
+        assert norm.normalize_proprio([value]).tolist() == [-1.0]
+
+
 def test_statistics_of_another_normalisation_say_what_is_there():
     statistics = {"k": {"action": {"mean": [0.0], "std": [1.0]}}}
     with pytest.raises(CheckpointError, match=r"q01 is missing \(there is mean, std\)"):
@@ -274,6 +295,11 @@ def test_file_of_another_content(tmp_path):
     (tmp_path / "dataset_statistics.json").write_text(json.dumps({"action": [1, 2]}))
     with pytest.raises(CheckpointError, match="does not hold statistics by unnorm_key"):
         read_statistics(tmp_path, {})
+
+
+def test_a_suite_finds_its_statistics_without_a_config(tmp_path):
+    (tmp_path / "dataset_statistics.json").write_text(json.dumps({"libero_goal_no_noops": {}, "b": {}}))
+    assert suite_key(tmp_path, "libero_goal") == "libero_goal_no_noops"
 
 
 def test_a_suite_takes_its_own_of_several_statistics_or_the_only_ones(tmp_path):

@@ -57,11 +57,11 @@ def refused(action, *arguments) -> str:
 
 
 @contextlib.contextmanager
-def as_nobody(*paths: Path):
-    """File permissions count, although the tests may run as root. `paths` become unreadable for a while."""
+def as_nobody(*paths: Path, mode: int = 0):
+    """File permissions count, although the tests may run as root. `paths` get `mode` for a while."""
     modes = [path.stat().st_mode for path in paths]
     for path in paths:
-        path.chmod(0)
+        path.chmod(mode)
     user = os.geteuid()
     with contextlib.suppress(PermissionError):  # not root: permissions count anyway
         os.seteuid(NOBODY)
@@ -69,8 +69,8 @@ def as_nobody(*paths: Path):
         yield
     finally:
         os.seteuid(user)
-        for path, mode in zip(paths, modes, strict=True):
-            path.chmod(mode)
+        for path, before in zip(paths, modes, strict=True):
+            path.chmod(before)
 
 
 # What torch.save writes
@@ -399,6 +399,8 @@ def test_a_folder_that_may_not_be_read(tmp_path):
         for closed in (folder, folder / "checkpoint"):
             with as_nobody(closed):
                 assert "may not be read by this user" in refused(check_folder, folder / "checkpoint")
+        with as_nobody(folder / "checkpoint", mode=0o644):  # as 'chmod -R 644' leaves it: to be listed, not entered
+            assert "may not be read by this user" in refused(check_folder, folder / "checkpoint")
     finally:
         shutil.rmtree(folder)
 

@@ -36,6 +36,7 @@ def _examine(given: argparse.Namespace) -> "Report":
     from specprune_ros.doctor.episode import read_episode
     from specprune_ros.doctor.report import examine
     from specprune_ros.doctor.robot import Robot, read_robot
+    from specprune_ros.openvla.files import expanded
 
     robot = read_robot(given.params_file) if given.params_file else Robot()
     if given.unnorm_key:
@@ -43,7 +44,7 @@ def _examine(given: argparse.Namespace) -> "Report":
     if given.instruction is not None:
         robot = dataclasses.replace(robot, instruction=given.instruction)
     episodes = [read_episode(path) for path in given.data]
-    return examine(given.folder.expanduser(), robot, episodes, given.base, fits=bool(given.params_file))
+    return examine(expanded(given.folder), robot, episodes, given.base, fits=bool(given.params_file))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,6 +16,7 @@ from specprune_ros.doctor.instruction import check_instruction
 from specprune_ros.doctor.robot import Robot, check_robot
 from specprune_ros.doctor.statistics import check_statistics, statistics_json, statistics_table
 from specprune_ros.doctor.subject import Subject, read_subject
+from specprune_ros.openvla.files import expanded
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def examine(
     Raises CheckpointError when `folder` is no folder at all; whatever else is wrong becomes a row.
     """
     given = robot.model.base_checkpoint
-    subject = read_subject(folder, robot.model, base or (Path(given).expanduser() if given else None))
+    subject = read_subject(folder, robot.model, base or (expanded(given) if given else None))
     rows = check_files(folder)
     rows += check_identity(subject)
     rows += check_facts(subject)

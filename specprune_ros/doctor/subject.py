@@ -14,7 +14,7 @@ from specprune_ros.openvla.family import KINDS, Fact, facts
 from specprune_ros.openvla.files import check_folder, exists, read_json
 from specprune_ros.openvla.statistics import FILE as STATISTICS_FILE
 from specprune_ros.openvla.statistics import choose_key, read_statistics
-from specprune_ros.openvla.variant import Variant, identify
+from specprune_ros.openvla.variant import Variant, identify, own_config
 from specprune_ros.openvla.weight_files import WeightFiles, has_weights
 
 T = TypeVar("T")
@@ -55,14 +55,18 @@ def read_subject(folder: Path, model: CheckpointConfig, base: Path | None) -> Su
     home = subject.variant.weights if subject.variant else folder
     if subject.variant or exists(home / "config.json"):
         subject.config = subject.attempt("config.json", lambda: read_json(home / "config.json")) or {}
-    if subject.config or exists(folder / STATISTICS_FILE):
-        read = subject.attempt("statistics", lambda: read_statistics(folder, subject.config))
+    own = subject.config
+    if subject.variant:
+        variant = subject.variant
+        own = subject.attempt("config.json", lambda: own_config(variant, subject.config)) or {}
+    if own or exists(folder / STATISTICS_FILE):
+        read = subject.attempt("statistics", lambda: read_statistics(folder, own))
         subject.statistics = read or {}
     if subject.statistics:
         key = subject.attempt("unnorm_key", lambda: choose_key(subject.statistics, model.unnorm_key or None))
         subject.unnorm_key = key or ""
     if subject.unnorm_key:
-        found = subject.attempt("facts", lambda: facts(subject.unnorm_key, subject.config, subject.given))
+        found = subject.attempt("facts", lambda: facts(subject.unnorm_key, subject.config | own, subject.given))
         subject.facts = found or {}
     stated = len(subject.facts) == len(KINDS)
     if stated and not subject.problems:

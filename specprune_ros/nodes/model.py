@@ -4,7 +4,6 @@
 import threading
 from collections.abc import Hashable
 from dataclasses import fields
-from pathlib import Path
 
 import torch
 
@@ -16,6 +15,7 @@ from specprune_ros.errors import CheckpointError, ConfigError
 from specprune_ros.free_memory import available_bytes
 from specprune_ros.nodes.turns import Turns
 from specprune_ros.openvla.checkpoint import auto_dtype
+from specprune_ros.openvla.files import expanded
 from specprune_ros.policy import Policy
 from specprune_ros.pruning.config import PruningConfig
 
@@ -98,7 +98,7 @@ def checkup(model: CheckpointConfig) -> list[Check]:
     """What the doctor says of the checkpoint's files; whether the robot fits it is asked of the loaded policy."""
     if not model.checkpoint:
         return []
-    report = examine(Path(model.checkpoint).expanduser(), Robot(model), fits=False)
+    report = examine(expanded(model.checkpoint), Robot(model), fits=False)
     return [row for row in report.checks if row.name in OF_FILES]
 
 

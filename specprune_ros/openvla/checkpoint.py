@@ -13,6 +13,7 @@ from specprune_ros.errors import CheckpointError
 from specprune_ros.free_memory import available_bytes
 from specprune_ros.openvla.contents import read_contents
 from specprune_ros.openvla.family import Fact, FamilyConfig
+from specprune_ros.openvla.files import expanded
 from specprune_ros.openvla.merged_adapter import check_presence
 from specprune_ros.openvla.model import OpenVLA
 from specprune_ros.openvla.prompt import PromptTokenizer
@@ -52,9 +53,9 @@ def load(
     format. `precision` is the name of that format, which a folder of quantised weights has to have.
     Raises CheckpointError, one line that says what is wrong and how to fix it.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     target, torch_dtype = _device(device), _dtype(dtype)
-    base = Path(base_checkpoint).expanduser() if base_checkpoint else None
+    base = expanded(base_checkpoint) if base_checkpoint else None
     contents = read_contents(folder, unnorm_key, overrides or {}, base)
     quantized = contents.variant.quantized
     if quantized:

@@ -25,8 +25,9 @@ from specprune_ros.openvla.image_config import image_size, pixel_scales
 from specprune_ros.openvla.lora import LoraWeights
 from specprune_ros.openvla.model_sizes import model_config
 from specprune_ros.openvla.prompt import PromptTokenizer
+from specprune_ros.openvla.statistics import FILE as STATISTICS_FILE
 from specprune_ros.openvla.statistics import Normalizer, choose_key, has_motion, normalizer, read_statistics
-from specprune_ros.openvla.variant import Variant, identify
+from specprune_ros.openvla.variant import Variant, identify, own_config
 from specprune_ros.openvla.weight_containers import read_state
 from specprune_ros.openvla.weight_files import BACKBONE, Outlines, WeightFiles, Weights
 from specprune_ros.openvla.weight_map import COMPONENT_SLOTS
@@ -59,19 +60,27 @@ def read_contents(
     fields = Fields(raw, f"{variant.weights}/config.json")
     _refuse(fields)
 
-    statistics = read_statistics(folder, raw)
+    own = own_config(variant, raw)
+    statistics = read_statistics(folder, own)
     key = choose_key(statistics, unnorm_key)
     if variant.head == DISCRETE:
         _refuse_original(folder, fields, statistics[key], key)
-    found = facts(key, raw, overrides)
-    family = family_config(key, raw, overrides)
+    if variant.proprio and not has_motion(statistics[key], "proprio"):
+        raise CheckpointError(
+            f"{folder} has a proprio projector, but the proprio of '{key}' in its statistics is all zeros; copy "
+            f"{STATISTICS_FILE} of this checkpoint's training run"
+        )
+    told = raw | own
+    found = facts(key, told, overrides)
+    family = family_config(key, told, overrides)
     norm = normalizer(statistics, key, family.proprio_normalization, variant.proprio)
-    tokenizer = PromptTokenizer(folder, fields.count("empty_token_id", EMPTY_TOKEN_ID, least=0))
+    empty_token_id = Fields(told, fields.where).count("empty_token_id", EMPTY_TOKEN_ID, least=0)
+    tokenizer = PromptTokenizer(folder, empty_token_id)
 
     weights, components = _weights(variant), _components(variant)
     shapes = {name: {key: tuple(t.shape) for key, t in state.items()} for name, state in components.items()}
     pixels = pixel_scales(folder, image_size(fields))
-    steps = _diffusion_steps(variant, raw, overrides)
+    steps = _diffusion_steps(variant, told, overrides)
     config = model_config(fields, pixels, weights.shapes, shapes, variant, norm, family, steps)
     if tokenizer.max_token_id >= config.decoder.vocab_size:
         raise CheckpointError(
@@ -132,9 +141,9 @@ def _components(variant: Variant) -> dict[str, dict[str, Tensor]]:
     return {name: read_state(variant.components[name]) for name in COMPONENT_SLOTS if name in variant.components}
 
 
-def _diffusion_steps(variant: Variant, raw: dict[str, Any], given: dict[str, Any]) -> DiffusionSteps:
+def _diffusion_steps(variant: Variant, told: dict[str, Any], given: dict[str, Any]) -> DiffusionSteps:
     if variant.head == DIFFUSION:
-        return diffusion_steps(raw, given)
+        return diffusion_steps(told, given)
     for name in ("num_diffusion_steps", "num_diffusion_steps_train"):
         if given.get(name) is not None:
             raise CheckpointError(

@@ -3,6 +3,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def check_folder(folder: Path, what: str = "checkpoint folder") -> None:
     try:
         if not folder.is_dir():
             raise CheckpointError(f"{what} {folder} {_no_folder(folder)}")
+        os.stat(f"{folder}/.")  # a folder may be listed and not entered
         names = {path.name for path in folder.iterdir()}
         inside = sorted(path.parent for path in folder.glob("*/config.json"))
         inside += sorted(path.parent for path in folder.glob("snapshots/*/config.json"))
@@ -52,8 +54,18 @@ def check_folder(folder: Path, what: str = "checkpoint folder") -> None:
         raise CheckpointError(
             f"{what} {folder} may not be read by this user; 'chmod -R a+rX' it, or run as the user who owns it"
         ) from None
+    except OSError as error:
+        raise CheckpointError(f"{what} {folder} cannot be read ({error.strerror}); give another folder") from None
     if inside and "config.json" not in names and not names & {"lora_adapter", "adapter_config.json"}:
         raise CheckpointError(f"{what} {folder} holds no config.json, but {inside[0]} does; give that folder")
+
+
+def expanded(path: str | Path) -> Path:
+    """With the home folder for ~. Raises CheckpointError for one of an unknown user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise CheckpointError(f"{path} is in the home folder of a user whom this machine does not know") from None
 
 
 def _no_folder(folder: Path) -> str:
@@ -114,7 +126,7 @@ class Fields:
         """Refuse any other value than these; one that is left out means the first."""
         value = self._values.get(name)
         if value is not None and not any(type(value) is type(known) and value == known for known in supported):
-            raise self.refuse(name, f"only {' or '.join(map(shown, dict.fromkeys(supported)))} is supported")
+            raise self.refuse(name, f"only {' or '.join(dict.fromkeys(map(shown, supported)))} is supported")
 
     def has(self, name: str) -> bool:
         return self._values.get(name) is not None

@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from specprune_ros.errors import CheckpointError
+from specprune_ros.openvla.files import Fields, read_json
 from specprune_ros.openvla.lora import adapter_scaling, check_factors, default_scaling, merged
 from specprune_ros.openvla.weight_containers import read_state
 from specprune_ros.openvla.weight_files import BACKBONE, Weights
@@ -37,6 +38,7 @@ class FilmTowers:
                 self._factors.setdefault(f"{_plain(match['module'])}.weight", {})[match["factor"]] = tensor
             else:
                 self._weights[_plain(name)] = tensor
+        self._check_rank(adapter)
         for name, factors in self._factors.items():
             if name not in self._weights or factors.keys() != {"A", "B"}:
                 raise CheckpointError(f"{path} has LoRA factors of {name} but not all of it; copy the file again")
@@ -44,6 +46,19 @@ class FilmTowers:
             check_factors(f"{path}: {name}", *shapes)
         others = {name: shape for name, shape in model.shapes.items() if not name.startswith(BACKBONE)}
         self.shapes = others | {name: tuple(tensor.shape) for name, tensor in self._weights.items()}
+
+    def _check_rank(self, adapter: Path | None) -> None:
+        """The adapter's alpha is one of its rank, and of no other."""
+        if adapter is None:
+            return
+        config = adapter / "adapter_config.json"
+        rank = Fields(read_json(config), str(config)).count("r", 1)
+        for name, factors in self._factors.items():
+            if "A" in factors and len(factors["A"]) != rank:
+                raise CheckpointError(
+                    f"{self._path}: the LoRA factors of {name} are of rank {len(factors['A'])}, but r in {config} is "
+                    f"{rank}; copy both files from one training run"
+                )
 
     def __str__(self) -> str:
         return f"{self._model} with {self._path}"

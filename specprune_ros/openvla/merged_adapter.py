@@ -15,7 +15,7 @@ from specprune_ros.openvla.weight_files import BACKBONE, Weights
 
 COMPARED = 6  # weights; each is some MB
 LARGEST = 64 << 20  # numbers in a weight that is compared
-SURE = 0.1  # of one adapter: an error below which something is said without the base
+SURE = 0.05  # of one adapter: an error below which something is said without the base
 NEVER, TWICE = 0.3, 1.7  # times, between what is certainly wrong and what may be another training's left-over
 
 
@@ -46,18 +46,22 @@ def presence(tuned: Weights, adapter: Path, base: Weights | None = None) -> Pres
             added = merged(torch.zeros(tuned.shapes[name]), a, b, scaling)
             if not added.any():
                 continue  # the training never changed it
-            weight = _tensor(tuned, name)
+            stored = _tensor(tuned, name)
+            weight, kept = stored.float(), added
             if base is not None:
-                weight = weight - _tensor(base, name)
+                before = _tensor(base, name).float()
+                # As the weights' format keeps it: bfloat16 loses most of a very light training.
+                kept = (before + added).to(stored.dtype).float() - before
+                weight = weight - before
             variance = 1.0 if base is not None else float(weight.var())
             if not variance > 0:
                 continue
             common += float((weight * added).sum()) / variance
-            total += float((added * added).sum()) / variance
+            total += float((kept * added).sum()) / variance
             found += 1
             if found == COMPARED:
                 break
-    if not total:
+    if not total > 0:
         return None
     return Presence(common / total, 0.0 if base is not None else 1 / math.sqrt(total), found)
 
@@ -94,4 +98,4 @@ def _comparable(name: str, tuned: Weights, base: Weights | None) -> bool:
 
 
 def _tensor(weights: Weights, name: str) -> Tensor:
-    return next(tensor.float() for _, tensor in weights.tensors({name}))
+    return next(tensor for _, tensor in weights.tensors({name}))

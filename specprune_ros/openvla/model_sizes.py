@@ -11,7 +11,9 @@ from specprune_ros.openvla.variant import Variant
 from specprune_ros.openvla.weight_containers import Shapes
 from specprune_ros.openvla.weight_map import HEAD_WRAPPER, TOWERS
 
-RELEASE_HEADS = {1024: 16, 1152: 16}  # attention heads by width: DINOv2 ViT-L/14, SigLIP so400m/14
+# Attention heads and blocks by width: DINOv2 ViT-L/14, SigLIP so400m/14
+RELEASE_HEADS = {1024: 16, 1152: 16}
+RELEASE_BLOCKS = {1024: 24, 1152: 27}
 
 PADDING = 64  # rows of the vocabulary behind the last token
 
@@ -80,14 +82,20 @@ def _proprio_dim(components: dict[str, Shapes]) -> int:
 def _tower_config(fields: Fields, shapes: Shapes, index: int, pixels: PixelScale) -> TowerConfig:
     prefix = TOWERS[index]
     width = _size(shapes, prefix + "pos_embed", 2)
-    blocks = {int(name.removeprefix(prefix).split(".")[1]) for name in shapes if name.startswith(prefix + "blocks.")}
+    numbers = {name.removeprefix(prefix).split(".")[1] for name in shapes if name.startswith(prefix + "blocks.")}
+    blocks = {int(number) for number in numbers if number.isdecimal()}
+    there, whole = max(blocks, default=-1) + 1, RELEASE_BLOCKS.get(width)
+    if whole and there != whole:  # the last one does not run: without it the one before would not, either
+        raise CheckpointError(
+            f"vision tower {index} has {there} of {whole} blocks; the checkpoint is incomplete, copy all of its weights"
+        )
     stated = fields.counts("vision_num_heads", [])
     heads = stated[index] if index < len(stated) else RELEASE_HEADS.get(width)
     if not heads or width % heads:
         raise CheckpointError(f"the head count of vision tower {index} is unknown; set vision_num_heads in config.json")
     return TowerConfig(
         width=width,
-        depth=max(blocks, default=0),
+        depth=max(there - 1, 0),
         num_heads=heads,
         mlp_width=_size(shapes, prefix + "blocks.0.mlp.fc1.weight", 0),
         patch_size=_size(shapes, prefix + "patch_embed.proj.weight", 2),

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from specprune_ros.errors import CheckpointError
 from specprune_ros.openvla.config import DIFFUSION, DISCRETE, L1
 from specprune_ros.openvla.digest import digest_of
-from specprune_ros.openvla.files import Fields, exists, read_json
+from specprune_ros.openvla.files import Fields, exists, expanded, read_json
 from specprune_ros.openvla.model import OpenVLA
 from specprune_ros.openvla.weight_containers import FLOATS, SafetensorsFile, Shapes
 
@@ -89,7 +89,7 @@ class Quantized:
 
 def is_quantized(folder: str | Path) -> bool:
     """Whether a folder says that its weights are quantised."""
-    return exists(Path(folder).expanduser() / MANIFEST)
+    return exists(expanded(folder) / MANIFEST)
 
 
 def read_quantized(folder: Path) -> Quantized | None:

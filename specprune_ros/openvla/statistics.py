@@ -41,10 +41,11 @@ class Bounds:
     def normalize(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """(D,) in the checkpoint's units -> (D,) in [-1, 1], clipped, where the mask is False too (as the reference).
 
-        Of a `flat` dimension training saw -1, and +1 in its outliers; half-way between them decides, not noise.
+        Of a `flat` dimension training saw -1, and +1 in outliers above; half-way between them decides, not noise.
         """
         scaled = 2 * (values - self.low) / (self.high - self.low + EPSILON) - 1
-        scaled = np.where(self.flat, np.where(values > (self.low + self.largest) / 2, 1.0, -1.0), scaled)
+        outlying = (self.largest - self.low > EPSILON) & (values > (self.low + self.largest) / 2)
+        scaled = np.where(self.flat, np.where(outlying, 1.0, -1.0), scaled)
         clipped = np.clip(np.where(self.mask, scaled, values), -1.0, 1.0)
         return np.where(self.constant, 0.0, clipped)
 
@@ -94,8 +95,10 @@ def read_statistics(checkpoint: Path, config: dict[str, Any]) -> dict[str, Any]:
     path = checkpoint / FILE
     statistics = read_json(path) if exists(path) else config.get("norm_stats")
     if not statistics:
-        raise CheckpointError(f"{path} is missing and config.json has no norm_stats; copy the file from the checkpoint")
-    if isinstance(statistics, dict) and isinstance(statistics.get("action"), dict) and "q01" in statistics["action"]:
+        what = "is empty" if exists(path) else "is missing and config.json has no norm_stats"
+        raise CheckpointError(f"{path} {what}; copy the file from the checkpoint")
+    action = statistics.get("action") if isinstance(statistics, dict) else None
+    if isinstance(action, dict) and any(isinstance(action.get(name), list) for name in STATISTICS):
         raise CheckpointError(
             f'{path} has no unnorm_key around its statistics; write {{"my_robot": {{"action": ..., "proprio": ...}}}}'
         )
@@ -121,7 +124,8 @@ def suite_key(checkpoint: Path, suite: str) -> str:
 
     Raises CheckpointError.
     """
-    statistics = read_statistics(checkpoint, read_json(checkpoint / "config.json"))
+    config = checkpoint / "config.json"
+    statistics = read_statistics(checkpoint, read_json(config) if exists(config) else {})
     own = [key for key in statistics if suite.startswith(key.removesuffix("_no_noops"))]
     return choose_key(statistics, own[0] if len(statistics) > 1 and own else None)
 

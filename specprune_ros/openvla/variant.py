@@ -18,16 +18,19 @@ What no file tells: chunk length, views, crop and the like are `family.FamilyCon
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from specprune_ros.errors import CheckpointError
 from specprune_ros.openvla.config import DIFFUSION, DISCRETE, L1
-from specprune_ros.openvla.files import check_folder, exists
+from specprune_ros.openvla.files import check_folder, exists, read_json
+from specprune_ros.openvla.lora import FILE as ADAPTER_FILE
 from specprune_ros.openvla.quantized import Quantized, read_quantized
-from specprune_ros.openvla.weight_containers import read_state
+from specprune_ros.openvla.weight_containers import names_of, read_state
 from specprune_ros.openvla.weight_files import has_weights
 
 COMPONENTS = ("vision_backbone", "proprio_projector", "action_head", "noisy_action_projector")
 ADAPTER = "lora_adapter"
+FILM_MODULES = "base_model.model.vision_backbone.vision_backbone."  # FiLM wraps the backbone, plain OFT does not
 L1_WEIGHTS = "model.", "layer_norm1.", "fc1."  # how names start, with or without the reference's wrapper
 
 
@@ -79,6 +82,8 @@ def identify(folder: Path, base_checkpoint: Path | None = None) -> Variant:
     components = {name: path for name in COMPONENTS if (path := _component(folder, name))}
     _check_steps(folder, components)
     weights, adapter, leftover = _weights(folder, base_checkpoint)
+    if "vision_backbone" not in components:
+        _refuse_film_without_towers(folder, adapter or leftover)
     return Variant(folder, weights, _head(folder, components), components, adapter, leftover)
 
 
@@ -158,6 +163,33 @@ def _weights(folder: Path, base: Path | None) -> tuple[Path, Path | None, Path |
         )
     check_folder(base, "base_checkpoint")
     return base, adapter, None
+
+
+def _refuse_film_without_towers(folder: Path, adapter: Path | None) -> None:
+    """Raise CheckpointError when an adapter was trained around FiLM's towers, which are missing.
+
+    With plain towers the checkpoint runs without error and is wrong. One that cannot be read says nothing.
+    """
+    try:
+        names = names_of(adapter / ADAPTER_FILE) if adapter else []
+    except CheckpointError:
+        return
+    if any(name.startswith(FILM_MODULES) for name in names):
+        raise CheckpointError(
+            f"{folder}: the adapter was trained with FiLM (OFT+), but vision_backbone--STEP_checkpoint.pt is missing; "
+            "copy it"
+        )
+
+
+def own_config(variant: Variant, config: dict[str, Any]) -> dict[str, Any]:
+    """What config.json says of the training: `config`, but an un-merged adapter's own, which need not have one.
+
+    That of its base speaks of the base's data. Raises CheckpointError when it cannot be read.
+    """
+    if variant.adapter is None:
+        return config
+    path = variant.folder / "config.json"
+    return read_json(path) if exists(path) else {}
 
 
 def _adapter(folder: Path) -> Path | None:

@@ -78,6 +78,12 @@ def open_safetensors(path: Path) -> Any:
         raise CheckpointError(f"{path} {damage}") from None
 
 
+def names_of(path: Path) -> list[str]:
+    """The names of the tensors in a safetensors file, by its header alone. Raises as `open_safetensors`."""
+    with open_safetensors(path) as file:
+        return list(file.keys())
+
+
 def read_state(path: Path) -> dict[str, Tensor]:
     """The state dict of a torch.save file, memory-mapped where it is a zip file; code in it is never run.
 
@@ -93,6 +99,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"{path}: weight {name} is of {tensor.dtype}, quantised or no weight at all; save it in floating point"
             )
+        if tensor.is_meta or tensor.layout is not torch.strided:
+            what = "without its numbers, as of a model that was offloaded" if tensor.is_meta else "sparse"
+            raise CheckpointError(f"{path}: weight {name} was saved {what}; save the whole tensor")
     return plain
 
 

@@ -33,11 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _quantize(given: argparse.Namespace) -> int:
     from specprune_ros.doctor.robot import read_robot
+    from specprune_ros.openvla.files import expanded
     from specprune_ros.quantize.quantize import quantize
 
     model = read_robot(given.params_file).model if given.params_file else CheckpointConfig()
     base = given.base or (Path(model.base_checkpoint) if model.base_checkpoint else None)
-    return quantize(given.folder.expanduser(), given.out.expanduser(), given.precision, model, base)
+    return quantize(expanded(given.folder), expanded(given.out), given.precision, model, base)
 
 
 def _parser() -> argparse.ArgumentParser:
