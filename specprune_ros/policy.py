@@ -21,7 +21,7 @@ from specprune_ros.engine.precision_names import NATIVE
 from specprune_ros.engine.threads import Threads
 from specprune_ros.errors import CheckpointError, ObservationError
 from specprune_ros.openvla import checkpoint as release
-from specprune_ros.openvla.config import DIFFUSION
+from specprune_ros.openvla.config import DIFFUSION, DISCRETE
 from specprune_ros.openvla.model import OpenVLA
 from specprune_ros.openvla.preprocessing import CROP_AREA
 from specprune_ros.openvla.prompt import Prompt
@@ -377,10 +377,7 @@ class Policy:
         actions = self._normalizer.unnormalize_actions(result.actions)
         if not np.isfinite(actions).all():
             self.reset()  # scores of this inference are no better
-            raise CheckpointError(
-                "the model predicts NaN or Inf from a good observation: its training diverged, or its numbers overflow "
-                f"in {str(self._model.dtype).removeprefix('torch.')}; use an earlier step, or another dtype"
-            )
+            raise CheckpointError(self._no_numbers())
         stages = result.stage_seconds
         stages["preprocess"] += looked - begin
         return ActionChunk(
@@ -391,6 +388,18 @@ class Policy:
             pruning=self._report(decision, motion, tuple(observation.views), result),
             stage_seconds=stages,
             seconds=time.perf_counter() - begin,
+        )
+
+    def _no_numbers(self) -> str:
+        """Why there are no actions, although the observation is good."""
+        if self._model.config.head == DISCRETE:
+            return (
+                "the model says tokens that are no actions: it was trained with another head, whose file "
+                "action_head--STEP_checkpoint.pt is missing in the checkpoint folder, or for another tokenizer"
+            )
+        return (
+            "the model predicts NaN or Inf from a good observation: its training diverged, or its numbers overflow in "
+            f"{str(self._model.dtype).removeprefix('torch.')}; use an earlier step, or another dtype"
         )
 
     def _checked(self, views: Mapping[str, NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:

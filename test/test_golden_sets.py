@@ -398,3 +398,16 @@ def test_noise_is_drawn_from_a_seeded_generator():
     assert not np.array_equal(first, second)
     policy.reset()
     assert np.array_equal(first, policy.act(golden.observation).actions)
+
+
+def test_a_model_that_says_no_action_tokens_moves_nothing(copied):
+    """A release whose `*.pt` files were not downloaded is a checkpoint with the discrete head, by its files."""
+    policy = golden_set("discrete").policy()
+    assert np.isfinite(policy.act(golden_set("discrete").observation).actions).all()
+    folder = copied("discrete")
+    weights = load_file(folder / "model.safetensors")
+    name = "language_model.lm_head.weight"
+    weights[name] = weights[name].roll(-300, 0)  # what stood for actions stands for words
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"action_head--STEP_checkpoint.pt is missing"):
+        Policy.from_checkpoint(folder).act(golden_set("discrete").observation)

@@ -17,7 +17,7 @@ from specprune_ros.openvla.config import (
     ModelConfig,
     diffusion_steps,
 )
-from specprune_ros.openvla.discrete_head import BINS
+from specprune_ros.openvla.discrete_head import EDGES
 from specprune_ros.openvla.family import Fact, FamilyConfig, facts, family_config
 from specprune_ros.openvla.files import Fields, read_json
 from specprune_ros.openvla.film_towers import FilmTowers
@@ -111,7 +111,7 @@ def _refuse_original(folder: Path, config: Fields, statistics: dict[str, Any], k
     It says one token after another, and runs here to no good. Its training read no proprio, and wrote zeros into the
     statistics; that of OFT reads the data's, whatever the head.
     """
-    config.only("n_action_bins", (BINS + 1,))
+    config.only("n_action_bins", (EDGES,))
     if not has_motion(statistics, "proprio"):
         raise CheckpointError(
             f"{folder} has no action_head--*_checkpoint.pt, and the proprio of '{key}' in its statistics is all zeros, "

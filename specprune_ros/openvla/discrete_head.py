@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from specprune_ros.openvla.config import ModelConfig
 from specprune_ros.openvla.decode import Decode
 
-BINS = 255
+EDGES = 256
+BINS = EDGES - 1
+LEAST_ACTIONS = 0.5  # share of the tokens of a chunk
 
 
 class DiscreteHead(nn.Module):
@@ -25,8 +27,18 @@ class DiscreteHead(nn.Module):
         self.lm_head = nn.Linear(config.decoder.hidden_size, config.decoder.vocab_size, bias=False)
 
     def predict(self, decode: Decode, noise: Tensor) -> Tensor:
-        """(C, A) float32 normalised actions; `noise` is the diffusion head's."""
-        return bin_centers(self.bins(self.token_ids(self.lm_head(decode())))).view(self.shape)
+        """(C, A) float32 normalised actions; `noise` is the diffusion head's.
+
+        NaN when most tokens are none of actions. The reference makes full speed of them, but a model that says so was
+        trained with another head, whose file is missing.
+        """
+        token_ids = self.token_ids(self.lm_head(decode()))
+        actions = bin_centers(self.bins(token_ids)).view(self.shape)
+        speaks = self.are_actions(token_ids).float().mean() >= LEAST_ACTIONS
+        return torch.where(speaks, actions, torch.nan)
+
+    def are_actions(self, token_ids: Tensor) -> Tensor:
+        return (token_ids < self.action_token_end) & (token_ids >= self.action_token_end - EDGES)
 
     def token_ids(self, logits: Tensor) -> Tensor:
         """(n, vocabulary) -> (n,) the highest; of equal ones, likely in bfloat16, the lowest id on every device."""
