@@ -4,6 +4,7 @@
 import importlib.util
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from std_srvs.srv import SetBool
 
 from specprune_ros.control.command import Hold, HoldReason
 from specprune_ros.control.run import Outcome
+from specprune_ros.nodes.node_process import spin_some
 
 pytestmark = pytest.mark.ros
 Result = RunPolicy.Result
@@ -202,6 +204,20 @@ def test_deactivate_ends_it(bench):
     status, result = b.result(future)
     assert (status, result.outcome) == (GoalStatus.STATUS_ABORTED, Result.DEACTIVATED)
     assert not b.send().accepted
+
+
+def test_an_unexpected_error_ends_it_and_is_its_reason(bench):
+    b = bench()
+    _, future = b.start()
+    b.work_and_tick(count=3)
+
+    def fail(timeout_sec):
+        raise KeyError("no such thing")
+
+    spin_some(SimpleNamespace(spin_once=fail), b.node)
+    status, result = b.result(future)
+    assert (status, result.outcome) == (GoalStatus.STATUS_ABORTED, Result.DISABLED)
+    assert "unexpected error (KeyError: 'no such thing')" in result.message and b.speeds()[-1] == 0
 
 
 def test_a_clock_that_jumps_ends_it(bench):

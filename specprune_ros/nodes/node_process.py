@@ -13,6 +13,7 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
+from specprune_ros.control.run import Outcome
 from specprune_ros.errors import UserError
 from specprune_ros.nodes.parameters.groups import NodeConfig
 from specprune_ros.processes import shared_memory
@@ -113,14 +114,15 @@ class NodeProcess:
 
 
 def spin_some(executor: SingleThreadedExecutor, node: "PolicyNode") -> None:
-    """Callbacks for `SIGNAL_TIME` at most. An unexpected error in one stops the motion and not the node."""
+    """Callbacks for `SIGNAL_TIME` at most. An unexpected error in one stops motion and goal, and not the node."""
     try:
         executor.spin_once(timeout_sec=SIGNAL_TIME)
     except Exception as error:
-        text = "".join(traceback.format_exception(error))
-        node.get_logger().error(f"unexpected error, motion is off:\n{text}", throttle_duration_sec=5.0)
         if node.session is not None:
             node.session.enable(False)
+        text = "".join(traceback.format_exception(error))
+        node.get_logger().error(f"unexpected error, motion is off:\n{text}", throttle_duration_sec=5.0)
+        node.runs.end(Outcome.DISABLED, f"unexpected error ({type(error).__name__}: {error}); see the node's log")
 
 
 def leave(code: int) -> NoReturn:
