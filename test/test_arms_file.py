@@ -36,6 +36,26 @@ def test_arguments_of_each_arm(tmp_path):
     assert right.arguments == ["--ros-args", "-r", "__ns:=/cell/right"]
 
 
+def test_parameters_of_the_process_win_over_those_of_an_arms_file(tmp_path):
+    (tmp_path / "left.yaml").touch()
+    (tmp_path / "arms.yaml").write_text(GOOD)
+    own = [
+        "policy_arms",
+        "-p",
+        "no:=ros",
+        "--ros-args",
+        "-p",
+        "model.device:=cpu",
+        "-r",
+        "a:=b",
+        "--params-file",
+        "x.yaml",
+    ]
+    plain, given = read_arms(tmp_path / "arms.yaml"), read_arms(tmp_path / "arms.yaml", own)
+    added = ["-p", "model.device:=cpu", "--params-file", "x.yaml"]
+    assert [arm.arguments for arm in given] == [[*arm.arguments, *added] for arm in plain]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -24,12 +24,12 @@ def verdicts(output):
     return {name: (verdict, detail) for verdict, name, detail in rows}
 
 
-def preflight_of_a_good_robot():
+def preflight_of_a_good_robot(**changed):
     """(exit code, what was printed)"""
     context = rclpy.Context()
     context.init()
     try:
-        process = start_policy(module=MODULE, **OWN, **{"inputs.frozen_after": 1.0})
+        process = start_policy(module=MODULE, **OWN, **{"inputs.frozen_after": 1.0, **changed})
         client = PolicyClient(context, process)
         while process.poll() is None:
             client.publish_inputs()
@@ -56,6 +56,14 @@ def test_everything_is_ready():
     assert found["units"] == ("pass", "steps of 0.05 s in pruning.* and controller.*")
     assert found["cameras"][0] == "warn" and "same picture for" in found["cameras"][1]  # the client's never change
     assert found["observation"] == ("pass", "primary 224x224, wrist 224x224; proprio within the training data's range")
+
+
+def test_an_arm_that_is_driven_by_velocities_is_listened_to_until_it_is_believed():
+    for _ in range(5):  # likewise
+        _, output = preflight_of_a_good_robot(**{"controller.output": "twist"})
+        if "Hz is slow" not in output and "older than the images" not in output:
+            break
+    assert verdicts(output)["arm"] == ("pass", "what is measured of it does not contradict itself"), output
 
 
 def test_what_is_missing_is_named():

@@ -206,6 +206,12 @@ def test_deactivate_ends_it(bench):
     assert not b.send().accepted
 
 
+def test_a_goal_that_asks_for_an_unknown_pose_is_refused(bench):
+    b = bench(**{"controller.output": "action_chunk", "inputs.base_frame": "", "inputs.ee_frame": ""})
+    assert not b.send(until_rest=True).accepted and not b.send(region_distance=0.1).accepted
+    assert b.send(time_limit=1.0).accepted
+
+
 def test_an_unexpected_error_ends_it_and_is_its_reason(bench):
     b = bench()
     _, future = b.start()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What reaches the arm at a stop, when motion is switched on twice, after a dry run, and when others come and go."""
 
+import contextlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +17,7 @@ from std_msgs.msg import String
 from specprune_ros.control.arm import Motion
 from specprune_ros.control.command import Hold, HoldReason
 from specprune_ros.control.run import Run, RunConfig, RunGoal
+from specprune_ros.nodes.node_process import spin_some
 from specprune_ros.nodes.subscribing import VOLATILE
 
 pytestmark = pytest.mark.ros
@@ -96,6 +98,37 @@ def test_a_pose_that_is_held_follows_an_arm_that_somebody_moves(open_bench):
     assert len(set(targets(bench)[-60:])) < 10  # and does not creep along with it
 
 
+def test_a_pose_that_is_held_stays_when_the_arm_is_not_seen_any_more(open_bench):
+    bench = open_bench(**POSE)
+    start_moving(bench)
+    for x in np.linspace(0.0, 0.3, 60):
+        bench.tick(x=float(x), images=False)
+    held = targets(bench)[-1]
+    assert held > 0.2
+    bench.session._transforms.clear()
+    for _ in range(40):
+        bench.advance(STEP)
+        bench.session._tick()
+    assert bench.session._motion.measured.pose is None and set(targets(bench)[-40:]) == {held}
+
+
+def test_the_first_chunk_after_an_outage_is_followed_by_another_at_once(open_bench):
+    bench = open_bench(**CHUNKS, **{"replan.when": "chunk_end"})
+    start_moving(bench)
+    for _ in range(30):
+        bench.advance(STEP)
+        bench.session._tick()
+    assert bench.session._motion.forbidden
+    bench.advance(STEP)
+    bench.infer()
+    assert not executable(bench)[-1] and bench.session._due  # the last period knows no better
+    assert isinstance(bench.tick(), Motion)
+    bench.advance(STEP)
+    bench.see()
+    bench.session._worker.step()
+    assert executable(bench)[-1] and not bench.session._due
+
+
 def test_no_chunk_may_be_executed_while_an_input_is_missing(open_bench):
     bench = open_bench(JointPolicy(), **{**JOINTS, **CHUNKS})
 
@@ -148,8 +181,23 @@ def test_a_chunk_that_is_refused_may_not_be_executed(open_bench, scale):
     assert executable(bench) == [False]
 
 
+def test_a_tick_that_fails_holds_the_arm(open_bench, monkeypatch):
+    bench = open_bench()
+    start_moving(bench)
+    monkeypatch.setattr(bench.session._arm, "tick", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        bench.enable(False)
+    assert bench.speeds()[-1] == 0.0 and not bench.session.motion_is_on
+
+    def fail(timeout_sec):
+        bench.session._tick()
+
+    spin_some(SimpleNamespace(spin_once=fail), bench.node)  # and does not end the process
+
+
+@pytest.mark.parametrize("twice", [False, True], ids=["", "enabled twice"])
 @pytest.mark.parametrize("stop", ["enable", "takeover"])
-def test_a_stop_cuts_off_the_trajectory_that_runs_out(open_bench, stop):
+def test_a_stop_cuts_off_the_trajectory_that_runs_out(open_bench, stop, twice):
     bench = open_bench(JointPolicy(), **JOINTS)
     here = np.zeros(2)
 
@@ -172,6 +220,8 @@ def test_a_stop_cuts_off_the_trajectory_that_runs_out(open_bench, stop):
     while not (isinstance(held := step(), Hold) and held.reason == HoldReason.CHUNK_FINISHED):
         pass
     assert bench.session._arm.coasts(bench.now / SECOND)
+    if twice:
+        bench.enable()
     sent = len(bench.messages("joint_trajectory"))
     bench.enable(False) if stop == "enable" else bench.take_over()
     (message,) = bench.messages("joint_trajectory")[sent:]
@@ -198,9 +248,13 @@ def test_motion_that_is_switched_on_twice_goes_on_as_it_was(open_bench):
         bench.infer()
         bench.tick()
     before = bench.speeds()[-1]
+    bench.advance(0.001)
+    bench.see()
     assert before > 0.2 and bench.enable().success
+    bench.advance(0.001)
+    bench.work()  # on what was seen before
     bench.tick()
-    assert abs(bench.speeds()[-1] - before) <= 1.0 * STEP + 1e-9
+    assert abs(bench.speeds()[-1] - before) <= 1.0 * STEP + 1e-9 and executable(bench)[-1]
 
 
 def test_limits_of_joints_do_not_matter_to_an_end_effector(open_bench):
@@ -249,6 +303,42 @@ def test_a_gripper_that_comes_late_hears_the_opening(open_bench):
         bench.infer()
         bench.tick()
     assert len(bench.messages("gripper")) == sent + 1
+
+
+def test_a_gripper_that_restarts_while_the_arm_holds_hears_the_opening(open_bench, monkeypatch):
+    bench = open_bench()
+    start_moving(bench)
+    gripper, counts = bench.session._motion._gripper, [1]
+    monkeypatch.setattr(gripper.publisher, "get_subscription_count", lambda: counts[-1])
+    bench.infer()
+    bench.tick()
+    sent = len(bench.messages("gripper"))
+    for count in (1, 0, 1):
+        counts.append(count)
+        for _ in range(10):
+            held = bench.tick(images=False)
+    assert isinstance(held, Hold)
+    bench.infer()
+    assert isinstance(bench.tick(), Motion) and len(bench.messages("gripper")) == sent + 1
+
+
+def test_a_model_is_given_back_without_counting_as_a_hang(open_bench, monkeypatch):
+    """Another arm of the process may keep it locked for as long as it loads."""
+    bench, loading, gave_back = open_bench(), [], []
+
+    @contextlib.contextmanager
+    def while_loading():
+        loading.append(1)
+        yield
+        loading.pop()
+
+    bench.node.trigger_deactivate()
+    bench.node.trigger_cleanup()
+    monkeypatch.setattr(bench.node, "while_loading", while_loading)
+    monkeypatch.setattr(bench.node._model, "give_back", lambda owner: gave_back.append(bool(loading)))
+    monkeypatch.setattr("specprune_ros.nodes.policy_node.Session", lambda *_: 1 / 0)
+    bench.node.trigger_configure()
+    assert gave_back == [True] and "ZeroDivisionError" in bench.node._failure
 
 
 def test_an_instruction_of_spaces_moves_nothing(open_bench):

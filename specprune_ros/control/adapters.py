@@ -59,7 +59,8 @@ class TargetPose:
         When somebody has moved the arm farther than the maximum lead, the pose to stay at is where it is now.
         """
         here = measured or self._measured
-        if here is not None and not (self._held and self._is_near(here)):
+        moved = measured is not None and self._held and not self._is_near(measured)
+        if here is not None and (moved or not self._held):
             self._target, self._held = here, True
         return self._target
 

@@ -78,7 +78,6 @@ class Arm:
         self._trajectory: ChunkTrajectory | None = None  # that the arm follows
         self._rules: tuple[object, ...] = ()  # that it was made by
         self._stop: JointStop | None = None
-        self._moves = False  # by the last tick
         self._effect = MotionEffect()
         self.drives = True  # whether the motion is sent to the arm, so that it should be seen; may be replaced
         self._gripper = GripperDebounce(limits.gripper_debounce, controller.gripper_binary)
@@ -129,9 +128,8 @@ class Arm:
         self._joints.max_lead = controller.max_lead_angle
 
     def enable(self, since: float = -math.inf) -> None:
-        """Allow motion by chunks whose observation is not older than `since`, from where the arm is unless it moves."""
-        if not self._moves:
-            self.forget()
+        """Allow motion from where the arm is, by chunks whose observation is not older than `since`."""
+        self.forget()
         self._effect.clear()
         self.executor.enable(since)
 
@@ -186,7 +184,6 @@ class Arm:
         if self._trajectory is not None and joints is not None:
             self._joints.follow(self._trajectory.at(now), joints)
         result = self._result(now, pose, joints, problem)
-        self._moves = isinstance(result, Motion)
         if isinstance(result, Hold):
             self._hold(result, joints)
         return result

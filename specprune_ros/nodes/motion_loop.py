@@ -127,7 +127,8 @@ class MotionLoop:
     @property
     def forbidden(self) -> bool:
         """Whether something forbids motion that motion was switched on for, from any thread."""
-        return isinstance(self.result, Hold) and self.result.reason not in NATURAL_HOLDS
+        result = self.result  # once: the next tick may replace it
+        return isinstance(result, Hold) and result.reason not in NATURAL_HOLDS
 
     @property
     def in_charge(self) -> InCharge:
@@ -143,19 +144,28 @@ class MotionLoop:
         """
         if self._gripper:
             self._gripper.forget()
-        if isinstance(self.result, Hold):
-            self._forget_sent()
-            self._sensors.vouch()
-            if self._end_effector is not None:
-                self._end_effector.vouch()
+        if self.enabled and (not isinstance(self.result, Hold) or self.arm.coasts(now / NANOSECONDS)):
+            return
+        self._forget_sent()
+        self._sensors.vouch()
+        if self._end_effector is not None:
+            self._end_effector.vouch()
         self.arm.enable(since=now / NANOSECONDS)
 
     def stop(self, now: int) -> None:
         """Forbid motion and hold at once."""
         was_enabled = self.enabled
         self.arm.executor.stop()
-        if was_enabled:
+        if not was_enabled:
+            return
+        try:
             self.tick(now)
+        except Exception:  # whatever is wrong with a tick, the arm is told to hold
+            if self._commands is not None and not self.dry_run:
+                self.arm.hold(self.measured.joints)
+                self._commands.hold(self.measured.pose, self._header(now), first=True)
+            raise
+        finally:
             self._on_stop()
 
     def set_dry_run(self, dry_run: bool, now: int) -> None:
@@ -292,6 +302,8 @@ class MotionLoop:
             self.holds[hold.reason] += 1
         if first and hold.reason not in NATURAL_HOLDS:
             self._on_stop()
+        if self._gripper:
+            self._gripper.look()
         sends = not self.dry_run and not self._yields and (first or self.enabled)
         if self._commands is not None and sends:
             self._commands.hold(pose, self._header(now), first)

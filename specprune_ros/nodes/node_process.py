@@ -119,7 +119,8 @@ def spin_some(executor: SingleThreadedExecutor, node: "PolicyNode") -> None:
         executor.spin_once(timeout_sec=SIGNAL_TIME)
     except Exception as error:
         if node.session is not None:
-            node.session.enable(False)
+            with contextlib.suppress(Exception):  # the arm was told to hold all the same
+                node.session.enable(False)
         text = "".join(traceback.format_exception(error))
         node.get_logger().error(f"unexpected error, motion is off:\n{text}", throttle_duration_sec=5.0)
         node.runs.end(Outcome.DISABLED, f"unexpected error ({type(error).__name__}: {error}); see the node's log")

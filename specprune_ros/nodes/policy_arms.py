@@ -33,7 +33,7 @@ def main() -> int:
     sys.setswitchinterval(SWITCH_INTERVAL)
     process = ArmsProcess()
     try:
-        process.start(read_arms(options.arms))
+        process.start(read_arms(options.arms, sys.argv))
         code = process.run()
     except (UserError, ParameterException, NameValidationException) as error:
         print(f"policy_arms: {' '.join(str(error).split())}", file=sys.stderr)

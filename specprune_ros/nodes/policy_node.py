@@ -111,12 +111,13 @@ class PolicyNode(LifecycleNode):
                 self.session = Session(self, self.parameters, self._model, self.takeover)
                 self.session.after_tick, self.session.after_chunk = self._after_tick, self.chunks.on_chunk
         except Exception as error:  # whatever it is, the node stays unconfigured and can be configured again
-            self._model.give_back(self)
             expected = isinstance(error, UserError)
             self._failure = " ".join(str(error if expected else repr(error)).split())
             self.get_logger().error(f"configure failed: {self._failure}")
             if not expected:
                 self.get_logger().error("".join(traceback.format_exception(error)))
+            with self.while_loading():  # waits while another arm loads
+                self._model.give_back(self)
             return FAILURE
         self._state, self._failure = "inactive", ""
         return super().on_configure(state)

@@ -257,6 +257,7 @@ def listen(nodes: list[PolicyNode], interruption: Interruption) -> None:
         executor.spin_once(timeout_sec=0.1)
         for node in nodes:
             assert node.session is not None
+            node.session.measured_problem(node.get_clock().now().nanoseconds)  # what is listened to settles
             with suppress(ObservationError):  # what lasts is told in the table
                 sensed = node.session.sensors.assemble(node.get_clock().now().nanoseconds, seen.get(node))
                 if sensed is not None:
@@ -273,6 +274,7 @@ def open_nodes(process: NodeProcess, arms: list[ArmArguments]) -> list[PolicyNod
     nodes = [process.start(lambda: PolicyNode(model, cli_args=arguments[0]))]
     nodes += [PolicyNode(model, cli_args=own) for own in arguments[1:]]
     for node in nodes:
+        node.while_loading = nodes[0].while_loading
         node.trigger_configure()
         if node.session is None:
             process.end(2)
@@ -286,7 +288,7 @@ def run(arms_file: Path | None) -> NoReturn:
     """
     process = NodeProcess(INTERRUPTED)
     try:
-        nodes = open_nodes(process, read_arms(arms_file) if arms_file else [])
+        nodes = open_nodes(process, read_arms(arms_file, sys.argv) if arms_file else [])
         process.heartbeat.stop()
         listen(nodes, process.interruption)
         if process.interruption.requested:

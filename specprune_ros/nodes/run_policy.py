@@ -96,9 +96,13 @@ class RunPolicyServer:
         if person and self._parameters.running(RunConfig).on_takeover == "end":
             return f"a person is in charge by {person}, and run.on_takeover is end"
         try:
-            goal_of(request, self._parameters.running(ControllerConfig))
+            goal = goal_of(request, self._parameters.running(ControllerConfig))
         except UserError as error:
             return str(error)
+        controller, session = self._parameters.running(ControllerConfig), self._node.session
+        asks_where = goal.until_rest or goal.region_distance
+        if asks_where and controller.delta and (session is None or session.end_effector is None):
+            return "the goal asks where the end effector is; set inputs.base_frame and inputs.ee_frame"
         return ""
 
     def _on_accepted(self, handle: ServerGoalHandle) -> None:

@@ -432,7 +432,6 @@ class Session:
     # Inference, on the worker's thread
 
     def _on_chunk(self, sensed: Sensed, chunk: ActionChunk) -> None:
-        self._due = False
         ready = self._now()
         self._record.add(chunk, sensed.stamp, ready)
         self.run_record.add(chunk, sensed.stamp, ready)
@@ -441,8 +440,14 @@ class Session:
         if not np.isfinite(chunk.actions).all():
             raise UserError("the policy predicted NaN or Inf; check the checkpoint, or set model.dtype float32")
         receipt = self._motion.submit(chunk.actions, sensed.stamp, ready)
-        usable = receipt.accepted and not self._motion.forbidden
-        message = self._publisher.publish(sensed, chunk, ready, lambda: self._motion.in_charge, usable=usable)
+        message = self._publisher.publish(
+            sensed,
+            chunk,
+            ready,
+            in_charge=lambda: self._motion.in_charge,
+            usable=lambda: receipt.accepted and not self._motion.forbidden,
+        )
+        self._due = self._motion.forbidden  # what comes next may be executed
         self.after_chunk(message)
         if self._path is not None:
             self._path.publish(chunk, sensed.stamp, self._motion.moves)

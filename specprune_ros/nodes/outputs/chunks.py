@@ -36,11 +36,17 @@ class ChunkPublisher:
         self._sequence = 0
 
     def publish(
-        self, sensed: Sensed, chunk: ActionChunk, ready: int, in_charge: Callable[[], InCharge], *, usable: bool
+        self,
+        sensed: Sensed,
+        chunk: ActionChunk,
+        ready: int,
+        *,
+        in_charge: Callable[[], InCharge],
+        usable: Callable[[], bool],
     ) -> ActionChunkMessage:
         """Publish an inference's results. `ready`: when they were, nanoseconds. `usable`: whether it may be executed.
 
-        `in_charge` is asked last, under the lock of `publish_stop`, so that no chunk to be executed follows a stop.
+        Both are asked last, under the lock of `publish_stop`, so that no chunk to be executed follows a stop.
         """
         message = self._message(sensed.stamp, ready)
         message.steps = len(chunk.actions)
@@ -50,7 +56,7 @@ class ChunkPublisher:
         with self._lock:
             self._number(message)
             who = in_charge()
-            message.in_charge, message.execute = who, usable and who == InCharge.POLICY
+            message.in_charge, message.execute = who, who == InCharge.POLICY and usable()
             self.chunks.publish(message)
         self._stats.publish(self._pruning(message, chunk, (ready - sensed.stamp) / NANOSECONDS))
         self._overlay.publish(sensed, chunk, who)

@@ -39,6 +39,10 @@ class Gripper(Protocol):
         """Send the next opening even if it is the last one again."""
         ...
 
+    def look(self) -> None:
+        """Notice a gripper that comes, which has not heard the last opening. In every period."""
+        ...
+
     def problem(self) -> str:
         """Why the grippers do not obey, in one line; "" when that is not known."""
         ...
@@ -55,12 +59,12 @@ class GripperMessages:
         kind = JointTrajectory if config.gripper_output == "trajectory" else JointState
         self.publisher = node.create_lifecycle_publisher(kind, NAME, QOS)
         self._sent: np.ndarray | None = None
-        self._listeners = 0  # at the last move
+        self._listeners = 0  # at the last look
 
     def move(self, openings: np.ndarray, header: Header) -> None:
-        before, self._listeners = self._listeners, self.publisher.get_subscription_count()
-        if self._sent is not None and np.array_equal(openings, self._sent) and self._listeners <= before:
-            return  # a gripper that comes later, or again, has not heard it
+        self.look()
+        if self._sent is not None and np.array_equal(openings, self._sent):
+            return
         self._sent = openings
         if self.config.gripper_output == "trajectory":
             self.publisher.publish(trajectory(gripper_point(openings, self.config), header))
@@ -81,6 +85,11 @@ class GripperMessages:
 
     def forget(self) -> None:
         self._sent = None
+
+    def look(self) -> None:
+        before, self._listeners = self._listeners, self.publisher.get_subscription_count()
+        if self._listeners > before:
+            self._sent = None
 
     def problem(self) -> str:
         return ""
@@ -151,6 +160,9 @@ class GripperGoals:
 
     def forget(self) -> None:
         self._sent = None
+
+    def look(self) -> None:
+        pass  # a goal that no server took is tried again
 
     def problem(self) -> str:
         if not self._client.server_is_ready():

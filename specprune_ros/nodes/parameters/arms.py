@@ -8,6 +8,8 @@ arms:
       ~/image_primary: /left/cameras/primary/color/image_raw
 """
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import yaml
 from specprune_ros.errors import ConfigError
 
 KEYS = ("params_file", "remappings")
+SETTING = ("-p", "--param", "--params-file")
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_arms(path: Path) -> list[ArmArguments]:
-    """Raises ConfigError, one line, for whatever is wrong with the file."""
+def read_arms(path: Path, own: Sequence[str] = ()) -> list[ArmArguments]:
+    """`own`: arguments of the process, whose parameters win over the arms' files, as they do for a single node.
+
+    Raises ConfigError, one line, for whatever is wrong with the file.
+    """
     try:
         content = yaml.load(path.read_text(), _Loader)
     except OSError as error:
@@ -51,10 +57,22 @@ def read_arms(path: Path) -> list[ArmArguments]:
     arms = content.get("arms") if isinstance(content, dict) else None
     if not isinstance(arms, dict) or not arms:
         raise ConfigError(f"{path} lists no arms; it needs 'arms:' and below it a namespace for each arm")
-    return [_arm(path, str(name), {} if given is None else given) for name, given in arms.items()]
+    parameters = _parameters(own)
+    return [_arm(path, str(name), {} if given is None else given, parameters) for name, given in arms.items()]
 
 
-def _arm(path: Path, name: str, given: Any) -> ArmArguments:
+def _parameters(arguments: Sequence[str]) -> list[str]:
+    """The ROS arguments that set parameters."""
+    in_ros, found = False, []
+    for argument, following in itertools.pairwise([*arguments, ""]):
+        if argument in ("--ros-args", "--"):
+            in_ros = argument == "--ros-args"
+        elif in_ros and argument in SETTING:
+            found += [argument, following]
+    return found
+
+
+def _arm(path: Path, name: str, given: Any, parameters: Sequence[str]) -> ArmArguments:
     where = f"{path}: arms.{name}"
     if not isinstance(given, dict) or not set(given) <= set(KEYS):
         raise ConfigError(f"{where} may have {' and '.join(KEYS)}, nothing else")
@@ -69,4 +87,4 @@ def _arm(path: Path, name: str, given: Any) -> ArmArguments:
         raise ConfigError(f"{where}.remappings has to be a mapping of names to topics")
     for source, target in remappings.items():
         arguments += ["-r", f"{source}:={target}"]
-    return ArmArguments(f"/{name.strip('/')}", arguments)
+    return ArmArguments(f"/{name.strip('/')}", [*arguments, *parameters])
