@@ -3,7 +3,8 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -32,7 +33,6 @@ from specprune_ros.pruning.frames import FrameHistory, StampedFrames, reference_
 from specprune_ros.pruning.scene_motion import MotionCue, SceneMotion
 from specprune_ros.pruning.schedule import MODES, Mode, ModelShape, make_schedule
 
-NOISE_SEED = 0
 NATIVE_CHOICE = Choice(NATIVE)
 WARM_UP_INSTRUCTION = "pick up the object and place it on the plate"
 
@@ -321,7 +321,6 @@ class Policy:
             self._frames.reset()
         if self._controller:
             self._controller.reset()
-        self._random = np.random.default_rng(NOISE_SEED)
         self._last_stamp = -math.inf
         self._last_cue = MotionCue()
 
@@ -339,8 +338,8 @@ class Policy:
         """Predict the next chunk. A new instruction, or a stamp before the last one, resets the history.
 
         `noise`: (C, A) standard normal numbers, where a diffusion head starts; by default drawn from a generator that
-        `reset` seeds anew, so that an episode repeats exactly.
-        Raises ObservationError, one line, when an input does not fit; the history stays.
+        the observation's stamp seeds, so that an episode repeats exactly, and so does it with another pruning.
+        Raises ObservationError, one line, when an input does not fit; the history stays. Anything else resets it.
         """
         begin = time.perf_counter()
         self._threads.apply()  # whichever thread this is
@@ -351,26 +350,27 @@ class Policy:
         proprio = self._normalizer.normalize_proprio(observation.proprio)
         motion = Speed.of(observation.twist)
         start = self._checked_noise(noise)
-        prompt = self._tokenized(observation.instruction)
-        if stamp < self._last_stamp:
-            self.reset()
+        with self._forgetting_what_failed():
+            prompt = self._tokenized(observation.instruction)
+            if stamp < self._last_stamp:
+                self.reset()
 
-        cue = self._cue(views, tuple(observation.views), observation.cameras)
-        since_last = self._displacement(cue, self._last_cue)
-        reference = self._reference(stamp, motion)
-        if reference is None:
-            sight = self._engine.look(views, None)
-        else:
-            sight = self._engine.look(views, reference.frames, self._displacement(cue, reference.cue))
-        looked = time.perf_counter()
-        if self._controller:
-            decision = self._controller.decide(motion, sight.dynamic_share)
-        else:
-            decision = Decision(Mode.OFF, Reason.PRUNING_OFF)
+            cue = self._cue(views, tuple(observation.views), observation.cameras)
+            since_last = self._displacement(cue, self._last_cue)
+            reference = self._reference(stamp, motion)
+            if reference is None:
+                sight = self._engine.look(views, None)
+            else:
+                sight = self._engine.look(views, reference.frames, self._displacement(cue, reference.cue))
+            looked = time.perf_counter()
+            if self._controller:
+                decision = self._controller.decide(motion, sight.dynamic_share)
+            else:
+                decision = Decision(Mode.OFF, Reason.PRUNING_OFF)
 
-        result = self._engine.run(
-            decision.mode, prompt, sight.frames, sight.similarity, proprio, since_last, self._noise(start)
-        )
+            result = self._engine.run(
+                decision.mode, prompt, sight.frames, sight.similarity, proprio, since_last, self._noise(start, stamp)
+            )
         if self._frames is not None:
             self._frames.add(sight.frames, stamp, cue)
         self._last_stamp, self._last_cue = stamp, cue
@@ -432,12 +432,24 @@ class Policy:
             )
         return array.astype(np.float32)
 
-    def _noise(self, given: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    def _noise(self, given: NDArray[np.float32] | None, stamp: float) -> NDArray[np.float32]:
         """(C, A); only a diffusion head reads it."""
         size = self._model.config
         if given is not None:
             return given
-        return self._random.standard_normal((size.chunk_length, size.action_dim), np.float32)
+        random = np.random.default_rng(int(np.float64(stamp).view(np.uint64)))
+        return random.standard_normal((size.chunk_length, size.action_dim), np.float32)
+
+    @contextmanager
+    def _forgetting_what_failed(self) -> Iterator[None]:
+        """Half an inference leaves a history that means nothing."""
+        try:
+            yield
+        except ObservationError:
+            raise
+        except Exception:
+            self.reset()
+            raise
 
     def _tokenized(self, instruction: str) -> Prompt:
         if self._prompt is None or not isinstance(instruction, str) or self._prompt[0] != instruction:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every variant against the recorded reference: each recorded stage, the actions, and what must not come out."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -20,6 +21,7 @@ from specprune_ros.openvla.merged_adapter import presence
 from specprune_ros.openvla.variant import identify
 from specprune_ros.openvla.weight_files import WeightFiles
 from specprune_ros.policy import Policy
+from specprune_ros.pruning.config import PruningConfig
 
 TOLERANCE = 1e-4
 INPUTS = {"instruction", "unnorm_key", "state", "pixel_values", "initial_noise", "noise_seed"}
@@ -391,13 +393,17 @@ def test_wrong_steps_and_noise_are_refused():
     assert "takes none" in refused(lambda: other.policy().act(other.observation, noise=np.zeros((5, 7), np.float32)))
 
 
-def test_noise_is_drawn_from_a_seeded_generator():
+def test_noise_is_drawn_from_a_generator_that_the_stamp_seeds():
+    """So that an episode repeats, and arms of a replay differ by their pruning alone, however often each acts."""
     golden = golden_set("diffusion")
-    policy = golden.policy(num_diffusion_steps=2)
-    first, second = (policy.act(golden.observation).actions for _ in range(2))
-    assert not np.array_equal(first, second)
-    policy.reset()
-    assert np.array_equal(first, policy.act(golden.observation).actions)
+    dense = golden.policy(num_diffusion_steps=2)
+    observations = [dataclasses.replace(golden.observation, stamp=stamp) for stamp in (1.0, 1.05, 1.1)]
+    first, second, third = (dense.act(observation).actions for observation in observations)
+    assert not np.array_equal(first, second) and not np.array_equal(second, third)
+    assert np.array_equal(third, dense.act(observations[-1]).actions)  # again on the same one
+    everything = dense.sibling(PruningConfig(budget_tokens=256, keep_ratio=1.0, scene_cut_share=1.0))
+    for observation, actions in zip(observations, (first, second, third), strict=True):
+        assert worst(everything.act(observation).actions, actions) < 1e-3
 
 
 def test_a_model_that_says_no_action_tokens_moves_nothing(copied):

@@ -98,6 +98,25 @@ def test_one_inference_per_frame_and_never_a_queue(bench):
     assert bench.chunks == [1.0, 4.0]
 
 
+def test_a_change_of_pruning_that_fails_is_tried_again(bench):
+    given, accept = [], bench.policy.set_pruning
+
+    def set_pruning(pruning):
+        given.append(pruning)
+        if len(given) < 3:
+            raise RuntimeError("CUDA out of memory")
+        accept(pruning)
+
+    bench.policy.set_pruning = set_pruning
+    bench.policy.finish.set()
+    bench.worker.set_pruning("fast")
+    bench.worker.start()
+    for stamp in range(2, 6):
+        bench.frames.stamp = stamp * 1_000_000_000
+        bench.worker.step()
+    assert given == ["fast"] * 3 and bench.policy.calls[0] == ("set_pruning", "fast") and bench.worker.problem == ""
+
+
 @pytest.mark.parametrize("interruption", ["stop", "reset"])
 def test_the_result_of_an_interrupted_inference_is_dropped(bench, interruption):
     bench.worker.start()

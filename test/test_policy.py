@@ -57,6 +57,31 @@ def reason(chunk: ActionChunk) -> str:
     return chunk.pruning.reason
 
 
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), ValueError("whatever")])
+def test_half_an_inference_leaves_no_history(fresh, monkeypatch, error):
+    fresh.act(seen())
+    assert reason(fresh.act(seen(stamp=0.05))) != "no_history"
+    for stamp in (0.1, 0.2):
+
+        def fail(*_, error=error):
+            raise error
+
+        with monkeypatch.context() as broken:
+            broken.setattr(fresh._engine, "run", fail)
+            with pytest.raises(type(error)):
+                fresh.act(seen(stamp=stamp))
+        chunk = fresh.act(seen(stamp=stamp + 0.05))
+        assert (chunk.pruning.mode, reason(chunk)) == ("dense", "no_history")
+
+
+def test_an_observation_that_does_not_fit_leaves_the_history(fresh):
+    fresh.act(seen())
+    for changes in ({"instruction": ""}, {"proprio": np.full(5, np.nan)}, {"views": {}}):
+        with pytest.raises(ObservationError):
+            fresh.act(seen(stamp=0.05, **changes))
+    assert reason(fresh.act(seen(stamp=0.1))) != "no_history"
+
+
 # Golden
 
 

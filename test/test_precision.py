@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from specprune_ros.engine import precision_int8
 from specprune_ros.engine.precision import LAYERS, check_precision, expand_outside_decoder, pack, store_linears
+from specprune_ros.engine.precision_fp8 import Fp8Linear
 from specprune_ros.engine.precision_int8 import Int8Linear, beats_float32
 from specprune_ros.engine.precision_rows import quantize_fp8, quantize_int8
 from specprune_ros.engine.precision_weights import GROUP, Int4WeightsLinear
@@ -267,3 +268,20 @@ def test_native_changes_nothing():
     store_linears(model, "native", CPU)
     pack(model)
     assert not any(isinstance(part, StoredLinear) for part in model.modules())
+
+
+def test_fp8_asks_for_the_one_output_that_every_gpu_has(monkeypatch):
+    """With scales of rows float32 comes out on Hopper alone."""
+
+    def scaled_mm(a, b, *, scale_a, scale_b, out_dtype, use_fast_accum):
+        assert out_dtype == torch.bfloat16
+        return (a.float() @ b.float() * scale_a * scale_b).to(out_dtype)
+
+    monkeypatch.setattr(torch, "_scaled_mm", scaled_mm)
+    linear = nn.Linear(64, 32, bias=False)
+    packed = Fp8Linear(64, 32, bias=False, dtype=torch.float32, device=CPU)
+    packed.store(linear.weight.data, 0)
+    linear.requires_grad_(False)
+    x = torch.randn(5, 64)
+    y = packed(x)
+    assert y.dtype == torch.float32 and float((y - linear(x)).norm() / linear(x).norm()) < ERROR["fp8"]

@@ -132,11 +132,18 @@ def test_attention_and_confidence_by_hand():
     assert float(mean_std_confidence(scores)) == pytest.approx(0.3 / 0.1, rel=1e-5)
 
 
+def test_no_two_ranks_tie_where_there_are_most_of_them_and_the_slope_is_steepest():
+    scores = torch.rand(768, generator=torch.Generator().manual_seed(0))
+    importance = layer_importance(scores, torch.tensor(0.18), 0.15)
+    assert importance.unique().numel() == 768
+    assert torch.equal(importance.argsort(descending=True), scores.argsort(descending=True))
+
+
 def test_importance_by_hand():
     scores, confidence = torch.tensor([0.1, 0.9, 0.5]), torch.tensor(2.0)
     weights = [1 / (1 + math.exp(0.05 * rank)) for rank in (2, 0, 1)]
     expected = torch.tensor([2.0 * weight / sum(weights) for weight in weights])
-    torch.testing.assert_close(layer_importance(scores, confidence, 0.05), expected)
+    torch.testing.assert_close(layer_importance(scores, confidence, 0.05), expected.double())
     torch.testing.assert_close(update_importance(torch.tensor([1.0]), torch.tensor([2.0]), 0.25), torch.tensor([1.25]))
 
 

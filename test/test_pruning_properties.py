@@ -246,6 +246,16 @@ def test_a_fast_camera_does_not_shorten_the_frame_history():
     assert abs(nearest.frames.item() - (599 - 33)) <= 2  # 0.55 s are 33 frames
 
 
+def test_one_frame_that_comes_late_does_not_empty_the_frame_history():
+    history = FrameHistory(PruningConfig())
+    for tick in range(11):
+        history.add(torch.tensor(tick), 1.0 + tick / 20)
+    history.add(torch.tensor(99), 1.49)
+    assert history.nearest(1.0).frames.item() == 0 and history.nearest(1.49).frames.item() == 10
+    history.add(torch.tensor(100), 0.5)  # the clock was set back
+    assert history.nearest(1.5).frames.item() == 100
+
+
 @unhurried
 @given(st.floats(0, 20), st.floats(0, 20))
 def test_a_faster_arm_compares_with_a_nearer_frame(slow: float, fast: float):

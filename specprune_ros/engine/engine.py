@@ -177,14 +177,16 @@ class Engine:
     def warm_up(self, prompt: Prompt, runs: int = 3) -> dict[str, float]:
         """Capture or warm every mode for a prompt; median seconds of an inference per mode. Resets the history."""
         seconds = {}
-        for mode in self.modes:
-            times = []
-            for _ in range(runs):
-                begin = time.perf_counter()
-                self.infer_blank(mode, prompt)
-                times.append(time.perf_counter() - begin)
-            seconds[mode] = statistics.median(times[1:])
-        self.reset()
+        try:
+            for mode in self.modes:
+                times = []
+                for _ in range(runs):
+                    begin = time.perf_counter()
+                    self.infer_blank(mode, prompt)
+                    times.append(time.perf_counter() - begin)
+                seconds[mode] = statistics.median(times[1:])
+        finally:
+            self.reset()
         return seconds
 
     def infer_blank(self, mode: str, prompt: Prompt) -> None:
@@ -247,10 +249,11 @@ class Engine:
     def _captured(self, forward: ForwardPass, example: Inputs) -> Callable[[Inputs], Outputs]:
         """Captured without leaving the warm-up runs in the history."""
         before = self._state.snapshot() if self._state else None
-        run = self.graphs.captured(forward, example)
-        if self._state and before:
-            self._state.restore(before)
-        return run
+        try:
+            return self.graphs.captured(forward, example)
+        finally:
+            if self._state and before:
+                self._state.restore(before)
 
     def _flop_share(self, layout: SequenceLayout, passes: tuple[PassLengths, ...]) -> float:
         """Decoder operations of all passes, scoring included, over those of dense passes."""

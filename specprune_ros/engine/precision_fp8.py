@@ -19,8 +19,14 @@ class Fp8Linear(RowScaledLinear):
     def forward(self, x: Tensor) -> Tensor:
         """(..., K) -> (..., N) in the input's number format."""
         quantized, scale = quantize_fp8(x.reshape(-1, self.in_features))
+        # With scales of rows bfloat16 comes out on every GPU, float32 on Hopper alone.
         y = torch._scaled_mm(
-            quantized, self.weight.t(), scale_a=scale, scale_b=self.scale[None], out_dtype=x.dtype, use_fast_accum=True
-        )
+            quantized,
+            self.weight.t(),
+            scale_a=scale,
+            scale_b=self.scale[None],
+            out_dtype=torch.bfloat16,
+            use_fast_accum=True,
+        ).to(x.dtype)
         y = y if self.bias is None else y + self.bias
         return y.view(*x.shape[:-1], self.out_features)

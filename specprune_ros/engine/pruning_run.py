@@ -73,7 +73,7 @@ class PruningRun:
         self._views = (schedule.shape.num_views, schedule.shape.patches_per_view)
         self._entering = schedule.alive_per_layer()
         self._local: list[Tensor] = []
-        self._importance = torch.zeros(layout.num_patches, device=x.device)
+        self._importance = torch.zeros(layout.num_patches, dtype=torch.float64, device=x.device)
         self._history = torch.zeros(layout.num_patches, device=x.device)
 
     def after_layer(self, number: int, q: Tensor, k: Tensor) -> None:

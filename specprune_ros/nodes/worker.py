@@ -121,7 +121,12 @@ class InferenceWorker:
             generation, reset, pruning = self._generation, self._reset, self._pruning
             self._reset, self._pruning = False, None
         if pruning is not None:
-            self._policy.set_pruning(pruning)
+            try:
+                self._policy.set_pruning(pruning)
+            except Exception:
+                with self._lock:  # what was asked for is tried again, and not forgotten
+                    self._pruning = pruning if self._pruning is None else self._pruning
+                raise
         if reset:
             self._policy.reset()
             self._last_inferred = self._last_seen = None

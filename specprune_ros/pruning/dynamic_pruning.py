@@ -8,8 +8,11 @@ from specprune_ros.pruning.ranking import ranks
 
 
 def layer_importance(scores: Tensor, confidence: Tensor, rank_slope: float) -> Tensor:
-    """s_i = w_rank_i * w_conf of one layer: (n,) scores of the patches alive -> (n,)."""
-    weights = torch.sigmoid(-rank_slope * ranks(scores).float())
+    """s_i = w_rank_i * w_conf of one layer: (n,) scores of the patches alive -> (n,) float64.
+
+    In float32 the weights of the last of many ranks are 0, and no ranks any more.
+    """
+    weights = torch.sigmoid(-rank_slope * ranks(scores).double())
     return weights / weights.sum() * confidence
 
 

@@ -90,13 +90,16 @@ class FrameHistory:
         self._frames.clear()
 
     def wants(self, stamp: float) -> bool:
-        """Whether frames of this stamp would be stored: not so soon after the newest ones."""
-        return not self._frames or not 0 < stamp - self._frames[-1].stamp < self._spacing
+        """Whether frames of this stamp would be stored: neither so soon after the newest ones, nor a little late."""
+        if not self._frames:
+            return True
+        oldest, newest = self._frames[0].stamp, self._frames[-1].stamp
+        return stamp == newest or stamp >= newest + self._spacing or stamp < oldest
 
     def add(self, frames: Tensor, stamp: float, cue: MotionCue = NO_CUE) -> None:
         """Store frames if they are wanted; those of an equal stamp replace the newest.
 
-        A stamp before the newest one means that the clock was set back: the old frames are dropped.
+        A stamp before the oldest one means that the clock was set back: the old frames are dropped.
         """
         if not self.wants(stamp):
             return
