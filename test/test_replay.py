@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bags of every kind through the policy; the same numbers each time. No ROS needed."""
 
+import itertools
 import json
+import pickle
 import re
 import shutil
 import subprocess
@@ -134,6 +136,66 @@ def test_files_are_read_in_the_order_of_their_times(raw, tmp_path):
     assert [moment["stamp"] for moment in report["moments"]] == [moment["stamp"] for moment in whole["moments"]]
     assert report["audit"]["clock_jumps_s"] == []
     assert np.array_equal(actions(report, "dense"), actions(whole, "dense"))
+
+
+@pytest.mark.parametrize("files", ["that overlap", "with a hole"])
+def test_files_whose_times_are_not_those_of_the_metadata(tmp_path, files):
+    """Writers put some messages into the next file, and `ros2 bag reindex` adds up what the files last."""
+    maker, bag, late = BagMaker(2 * SHORT), tmp_path / "bag", set()
+    if files == "with a hole":
+        maker.drop(lambda time, _: 0.35 < time < 0.75)
+    else:  # what came 5 ms before the last image of the first file is in the second one
+        for index, (time, topic, *rest) in enumerate(maker.messages):
+            if time == SHORT * PERIOD and topic in ("/joint_states", "/tf"):
+                maker.messages[index] = (time - SECOND // 200, topic, *rest)
+                late.add(maker.messages[index][:2])
+        maker.messages.sort(key=lambda entry: entry[0])
+    whole = replay(maker.write(tmp_path / "whole"), tmp_path / "of_whole", "--arms", "dense")
+    maker.write(bag)
+    (bag / "bag.mcap").unlink()
+    for name, part in (("a", 0), ("b", 1)):
+        half = BagMaker(1)
+        half.messages = [entry for entry in maker.messages if _is_later(entry, late) == part]
+        shutil.copy(half.write(tmp_path / name) / f"{name}.mcap", bag)
+    metadata = (bag / "metadata.yaml").read_text().replace("- bag.mcap\n", "- a.mcap\n  - b.mcap\n", 1)
+    duration = f"nanoseconds: {maker.messages[-1][0]}\n"
+    assert metadata.count(duration)
+    (bag / "metadata.yaml").write_text(metadata.replace(duration, f"nanoseconds: {8 * PERIOD}\n"))
+    report = replay(bag, tmp_path / "out", "--arms", "dense")
+    assert report["audit"]["clock_jumps_s"] == []
+    assert [moment["stamp"] for moment in report["moments"]] == [moment["stamp"] for moment in whole["moments"]]
+
+
+def _is_later(entry, late):
+    """Whether a message is in the second file: from the image on that ends the first one, and what came just before."""
+    time, topic = entry[:2]
+    return time > SHORT * PERIOD or (time, topic) in late
+
+
+def test_a_bag_whose_folder_has_the_suffix_of_ros_1(raw, tmp_path):
+    bag = BagMaker(SHORT).write(tmp_path / "monday.bag")
+    assert replay(bag, tmp_path / "out", "--arms", "dense", "--every", "3")["inferences"] == 2
+
+
+def test_the_part_that_was_replayed(raw, tmp_path):
+    bag = BagMaker(SHORT).write(tmp_path / "bag")
+    report = replay(bag, tmp_path / "out", "--arms", "dense", "--start", "0.2", "--duration", "0.3")
+    assert report["replayed_s"] == pytest.approx(0.3)
+
+
+def test_an_interruption_while_a_moment_is_stored_loses_that_one_alone(tmp_path, monkeypatch):
+    dump, count = pickle.dump, itertools.count()
+
+    def interrupted(moment, file, protocol):
+        if next(count) == 4:
+            file.write(b"half")
+            raise KeyboardInterrupt
+        dump(moment, file, protocol)
+
+    monkeypatch.setattr("specprune_ros.replay.moment.pickle.dump", interrupted)
+    bag = BagMaker(SHORT).write(tmp_path / "bag")
+    report = replay(bag, tmp_path / "out", "--arms", "dense", code=130)
+    assert report["inferences"] == len(report["moments"]) == 4 and not report["complete"]
 
 
 def test_another_type_on_a_topic_does_not_matter(raw, tmp_path):
@@ -404,6 +466,11 @@ def write_corrupt_database(folder):
     return bag
 
 
+def write_odd_path(folder):
+    shutil.move(BagMaker(SHORT).write(folder / "bag", StoragePlugin.SQLITE3), folder / "run#3")
+    return folder / "run#3"
+
+
 def write_split(folder):
     """In two files, of which the second is lost."""
     bag = BagMaker(SHORT).write(folder / "bag")
@@ -507,6 +574,7 @@ def write_stale(folder):
         (write_unindexed, [], "its recorder was killed; run `ros2 bag reindex"),
         (write_corrupt_database, [], "is damaged or was cut off"),
         (write_empty, [], "holds no messages"),
+        (write_odd_path, [], "run#3 is an SQLite bag, whose path must not have #, ? or %; rename its folder"),
         (write_split, [], "lacks bag_1.mcap, which its metadata.yaml names; copy the whole folder again, or leave"),
         (write_metadata(lambda text: b""), [], "metadata.yaml is damaged; run `ros2 bag reindex"),
         (write_metadata(lambda text: b"\xff" + text), [], "metadata.yaml is damaged; run `ros2 bag reindex"),

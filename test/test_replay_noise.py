@@ -2,6 +2,7 @@
 """The noise floor: between neighbours of the recording, whatever the arms infer on; and what counts as within it."""
 
 import copy
+import itertools
 import json
 
 import numpy as np
@@ -12,7 +13,7 @@ from replay_bags import BagMaker, parameter_file
 from specprune_ros.replay.options import parse
 from specprune_ros.replay.replay import run
 from specprune_ros.replay.schedule import Schedule
-from specprune_ros.replay.summary import within_noise
+from specprune_ros.replay.summary import exceeded, verdict, within_noise
 
 IMAGES = 12
 
@@ -55,6 +56,48 @@ def test_differences_are_over_as_many_steps_as_the_floor(reports):
             apart.append(np.linalg.norm((paper - dense)[:6, :3].sum(0)) * 5)
         seen = report["arms"]["paper"]["from_dense_over_shared_steps"]["centimetres"]["max"]
         assert seen == pytest.approx(max(apart), rel=1e-4) or seen > max(apart)  # the last one may be the largest
+
+
+def test_observations_that_come_faster_than_steps_are_compared_over_whole_chunks(tmp_path):
+    bag = BagMaker(IMAGES).write(tmp_path / "bag")
+    words = [
+        "--params-file",
+        str(parameter_file(tmp_path)),
+        "--arms",
+        "paper",
+        "--quiet",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert run(parse([str(bag), *words, "-p", "controller.step_duration:=0.3"])) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["shared_steps"] == len(report["moments"][0]["arms"]["dense"]["actions"])
+    chunks = [np.array(moment["arms"]["dense"]["actions"]) for moment in report["moments"]]
+    apart = [np.linalg.norm((a - b)[:, :3].sum(0)) * 5 for a, b in itertools.pairwise(chunks)]
+    seen = report["noise_floor"]["consecutive"]["centimetres"]
+    assert seen["max"] == pytest.approx(max(apart), rel=1e-4)
+    assert report["arms"]["paper"]["seam"]["p50"] is not None
+
+
+def test_pruning_that_is_slower_than_dense_is_not_advised(reports):
+    comparison = copy.deepcopy(reports[0]) | {"inferences": 100}
+    arm, floor = comparison["arms"]["paper"], comparison["noise_floor"]
+    arm["above_noise_share"], arm["gripper"]["differing_steps_share"] = 0.0, 0.0
+    for measure in ("centimetres", "degrees"):
+        arm["from_dense_over_shared_steps"][measure]["p50"] = floor["typical"][measure]
+    for speedup, chosen, words in ((1.5, "paper", "Set pruning.preset paper"), (0.8, "", "pruning.enabled false")):
+        arm["speedup"] = speedup
+        said = verdict(comparison, [])
+        assert said.chosen == chosen and words in said.advice
+
+
+def test_a_limit_for_joints_is_told_in_degrees(reports):
+    arm = copy.deepcopy(reports[0]["arms"]["paper"])
+    at_end = arm["from_dense_at_chunk_end"]
+    arms = {"arms": {"paper": arm}}
+    assert exceeded(arms, 0.0, None, None)[0][2] == f"{at_end['centimetres']['p99']} cm from dense at p99, allowed 0"
+    at_end["centimetres"]["p99"] = None
+    assert exceeded(arms, 0.0, None, None)[0][2] == f"{at_end['degrees']['p99']} degrees from dense at p99, allowed 0"
 
 
 def test_what_follows_an_inference_is_found_once():

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A search for pruning constants, on a small bag."""
 
+import errno
 import json
 import shutil
 import sys
@@ -84,6 +85,21 @@ def test_the_last_of_several_bags_judges_and_is_not_searched(bag, tmp_path, monk
     assert found["trials"][0]["inferences"] == IMAGES
     if found["held_out"]:
         assert found["held_out"]["inferences"] == 7
+
+
+def test_a_bag_without_observations_does_not_leave_the_judging_to_another(bag, tmp_path):
+    maker = BagMaker(IMAGES, offset=-5)  # everything is too old when it comes
+    with pytest.raises(UserError, match=r"blind gives no observation; refused"):
+        searched(bag, tmp_path / "out", 1, maker.write(tmp_path / "blind"))
+
+
+def test_a_full_disk_is_told_in_one_line(bag, tmp_path, monkeypatch):
+    def dump(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(suggest.pickle, "dump", dump)
+    with pytest.raises(UserError, match="no space left"):
+        searched(bag, tmp_path / "out", 1)
 
 
 def test_minutes_end_a_search(bag, tmp_path, monkeypatch):

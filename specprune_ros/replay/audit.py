@@ -5,7 +5,7 @@ import math
 import re
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,14 +50,16 @@ class Stream:
     intervals: Intervals = field(default_factory=Intervals)  # of stamps
     delays: Intervals = field(default_factory=Intervals)  # from stamp to arrival
     future: int = 0  # stamped after its arrival
-    gaps: list[tuple[float, float]] = field(default_factory=list)  # when it began, how long
+    gaps: list[tuple[float, float]] = field(default_factory=list)  # the first ones: when it began, how long
     gap_count: int = 0
+    longest: tuple[float, float] = 0.0, 0.0  # gap
     first: float = math.nan
     last: float = math.nan
-    _newest: int = -1
+    _newest: dict[Hashable, int] = field(default_factory=dict)  # by what comes in one order
+    _typical: dict[Hashable, Intervals] = field(default_factory=dict)
 
-    def add(self, stamp: int, time: float, delay: float) -> None:
-        """`delay`: arrival minus stamp on the node's clock."""
+    def add(self, stamp: int, time: float, delay: float, sequence: Hashable = None) -> None:
+        """`delay`: arrival minus stamp on the node's clock. `sequence`: whose stamps rise, such as a driver's."""
         self.count += 1
         self.first = time if math.isnan(self.first) else self.first
         self.last = time
@@ -66,8 +68,8 @@ class Stream:
             return
         self.delays.add(max(delay, 0.0))
         self.future += delay < -0.001
-        newest, self._newest = self._newest, stamp
-        if newest < 0:
+        newest, self._newest[sequence] = self._newest.get(sequence), stamp
+        if newest is None:
             return
         if stamp <= newest:
             self.repeated += stamp == newest
@@ -77,16 +79,20 @@ class Stream:
                 self.back = round(time, 3), round(far, 3)
             return
         interval = (stamp - newest) / NANOSECONDS
-        typical = self.intervals.percentile(0.5) if self.intervals.count >= 10 else math.inf
+        own = self._typical.setdefault(sequence, Intervals())
+        typical = own.percentile(0.5) if own.count >= 10 else math.inf
         if interval > min(self.allowed, GAP * typical):
             self.gap_count += 1
+            gap = round(time - interval, 3), round(interval, 3)
+            self.longest = max(self.longest, gap, key=lambda gap: gap[1])
             if len(self.gaps) < LISTED:
-                self.gaps.append((round(time - interval, 3), round(interval, 3)))
+                self.gaps.append(gap)
+        own.add(interval)
         self.intervals.add(interval)
 
     def restart(self) -> None:
         """The clock was set back."""
-        self._newest = -1
+        self._newest.clear()
 
     def summary(self) -> dict[str, Any]:
         p50 = self.intervals.percentile(0.5)
@@ -118,7 +124,8 @@ class Picture:
     since: float = 0.0
     last: float = 0.0  # time of the newest message with it; none at all is a gap, not a frozen camera
     moved: bool = False  # the arm, since then
-    frozen: list[tuple[float, float]] = field(default_factory=list)  # when, how long
+    frozen: list[tuple[float, float]] = field(default_factory=list)  # the first times: when, how long
+    longest: tuple[float, float] = 0.0, 0.0
 
     def add(self, digest: int, time: float) -> None:
         """A picture with this digest came at `time`, seconds of the bag."""
@@ -130,8 +137,11 @@ class Picture:
     def end(self) -> None:
         """The picture changes, or the recording ends."""
         length = self.last - self.since
-        if self.digest >= 0 and self.moved and length > FROZEN and len(self.frozen) < LISTED:
-            self.frozen.append((round(self.since, 3), round(length, 3)))
+        if self.digest >= 0 and self.moved and length > FROZEN:
+            span = round(self.since, 3), round(length, 3)
+            self.longest = max(self.longest, span, key=lambda span: span[1])
+            if len(self.frozen) < LISTED:
+                self.frozen.append(span)
 
 
 class Audit:
@@ -149,7 +159,7 @@ class Audit:
         }
         if topics.joints:
             self.streams[JOINT_STATES] = Stream(JOINT_STATES, topics.joints, inputs.max_age_of(JOINT_STATES))
-        if topics.tf:
+        if topics.tf and inputs.base_frame and inputs.ee_frame:
             self.streams[TF] = Stream(TF, topics.tf[0], inputs.max_age_of(TF))
         self._pictures = {camera: Picture() for camera in topics.images}
         self.frames: dict[str, str] = {}  # camera -> frame_id of its images
@@ -173,7 +183,9 @@ class Audit:
         time = (message.time - self._start) / NANOSECONDS
         stream = self.streams.get(name)
         if stream is not None:
-            stream.add(stamp, time, (now - stamp) / NANOSECONDS)
+            # Drivers of arm and gripper, each with its joints, need not wait for each other.
+            sequence = tuple(message.message.name) if name == JOINT_STATES else None
+            stream.add(stamp, time, (now - stamp) / NANOSECONDS, sequence)
         if name in self._pictures:
             self._pictures[name].add(zlib.crc32(message.message.data), time)
             self.frames[name] = message.message.header.frame_id
@@ -239,7 +251,7 @@ class Audit:
         found = []
         for camera, picture in self._pictures.items():
             if picture.frozen:
-                time, length = max(picture.frozen, key=lambda span: span[1])
+                time, length = picture.longest
                 text = (
                     f"camera {camera} on {self._topics.images[camera]} is frozen: the same picture for {length:g} s "
                     f"from {time:g} s on, while the arm moves"
@@ -261,7 +273,7 @@ class Audit:
             found.append(Finding("stamps_back", "error", text))
         for stream in self.streams.values():
             if stream.gap_count:
-                time, length = max(stream.gaps, key=lambda gap: gap[1])
+                time, length = stream.longest
                 severe = length > stream.allowed
                 kind = "tf_gap" if stream.name == TF else "gap"
                 stops = f"; the node stops the arm after {stream.allowed:g} s" if severe else ""

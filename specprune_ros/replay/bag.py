@@ -12,6 +12,7 @@ from typing import Any
 import apsw
 from rosbags.interfaces import Connection, ConnectionExtRosbag2, MessageDefinitionFormat
 from rosbags.rosbag2 import Reader, ReaderError
+from rosbags.rosbag2.metadata import ReaderMetadata
 from rosbags.rosbag2.reader import DirectoryReader
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
@@ -68,13 +69,20 @@ class Bag:
 
     @property
     def start(self) -> int:
-        """When the first message was recorded, nanoseconds."""
-        return self._reader.start_time
+        """When the first message was recorded, nanoseconds. By the files, as metadata may be wrong."""
+        return min((file.start_time for file in self._files), default=self._reader.start_time)
 
     @property
     def end(self) -> int:
         """Just after the last message was recorded, nanoseconds."""
-        return self._reader.end_time
+        return max((file.end_time for file in self._files), default=self._reader.end_time)
+
+    @property
+    def _files(self) -> list[ReaderMetadata]:
+        """Of a folder, what its files say of themselves, as far as they hold messages."""
+        storage = self._reader.storage
+        files = storage.storages if isinstance(storage, DirectoryReader) else []
+        return [file.metadata for file in files if file.metadata.message_count]
 
     @property
     def custom_data(self) -> dict[str, str]:

@@ -23,9 +23,9 @@ def check_path(path: Path) -> None:
     """Raises BagError for what is no bag at all."""
     if not path.exists():
         raise BagError(f"{path} does not exist; give the folder or file of a bag")
-    if path.suffix == ".bag":
+    if path.suffix == ".bag" and path.is_file():
         raise BagError(f"{path} is a ROS 1 bag; convert it: rosbags-convert --src {path} --dst {path.with_suffix('')}")
-    if path.suffix == ".zstd":
+    if path.suffix == ".zstd" and path.is_file():
         raise BagError(f"{path} is one compressed file of a bag; give the folder that it lies in, with {METADATA}")
     if not path.is_dir() and (path.suffix not in SUFFIXES or not path.is_file()):
         raise BagError(f"{path} is not a bag; give a folder with {METADATA}, an .mcap or a .db3 file")
@@ -48,6 +48,9 @@ def unreadable(path: Path, error: Exception) -> str:
         return f"no space left to unpack {path}; free some, or set TMPDIR to a folder on another disk"
     if isinstance(error, OSError):
         return f"{path} cannot be read ({error.strerror or error}); copy it again"
+    files = _files(path) if path.is_dir() else [path]
+    if any(sign in str(path.absolute()) for sign in "#?%") and any(file.suffix == ".db3" for file in files):
+        return f"{path} is an SQLite bag, whose path must not have #, ? or %; rename its folder"
     return (_metadata_problem(path) if path.is_dir() else "") or _damaged(path, error)
 
 

@@ -81,8 +81,8 @@ class ChunkSpace:
 
     def shared_steps(self, earlier: float, later: float, steps: int) -> int:
         """How many steps two chunks of `steps` have in common, whose observations have these stamps, seconds."""
-        shift = round((later - earlier) / self.dt)
-        return steps - shift if 0 < shift < steps else 0
+        shift = round((later - earlier) / self.dt)  # 0 where observations come faster than steps
+        return steps - shift if later > earlier and shift < steps else 0
 
     def seam(self, earlier: Array, later: Array) -> float:
         """How much the commanded speed jumps where `later` replaces `earlier`: first rows, cm/s or degrees/s."""

@@ -25,6 +25,7 @@ from specprune_ros.stamps import NANOSECONDS, Stamp, from_stamp
 
 SETTLE = NANOSECONDS // 50  # 20 ms
 JUMP = NANOSECONDS // 1000  # a clock that goes back by more was set back, as for the node
+DISORDER = NANOSECONDS  # a recorder's clock that is less behind: messages of files that overlap
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +92,7 @@ class Ingest:
         self._waiting: set[str] = set()  # topics whose image waits to be assembled
         self._due = 0
         self._last: int | None = None
+        self._known: int | None = None  # stamp of the end effector's newest pose
 
     def observations(
         self, messages: Iterable[BagMessage], wanted: Callable[[int], bool] = lambda stamp: True, start: int = 0
@@ -149,7 +151,8 @@ class Ingest:
         topics, content = self._topics, message.message
         self._seconds = message.time / NANOSECONDS
         if not self._simulated and not self._stamped:
-            self._advance(message.time, message.time)
+            late = 0 <= self._now - message.time < DISORDER
+            self._advance(self._now if late else message.time, message.time)
         if message.topic == topics.clock:
             if self._simulated:
                 self._advance(from_stamp(content.clock), message.time)
@@ -168,10 +171,24 @@ class Ingest:
             stamps = [from_stamp(transform.header.stamp) for transform in content.transforms]
             if stamps and not static:
                 self._stamp(content.transforms[-1].header.stamp, message.time)
-            self._watch.on_message("tf_static" if static else TF, message, max(stamps, default=0), self._now)
             self._transforms.add(content, static, self._now)
+            self._watch_tf(message, static, max(stamps, default=0))
         elif message.topic == topics.instruction and not self._fixed_instruction and content.data.strip():
             self._instruction = content.data
+
+    def _watch_tf(self, message: BagMessage, static: bool, newest: int) -> None:
+        """TF is watched as the node uses it: by when the end effector's pose is known anew.
+
+        Other frames have publishers with delays and rates of their own.
+        """
+        if static or self.end_effector is None:
+            return
+        known = self.end_effector.covered_until(0)
+        if newest and known is None:
+            return
+        if not newest or known != self._known:
+            self._watch.on_message(TF, message, known if newest and known is not None else 0, self._now)
+        self._known = known
 
     def _add_image(self, message: BagMessage) -> None:
         stamp = self._stamp(message.message.header.stamp, message.time)

@@ -40,8 +40,9 @@ class Spool:
         self.offsets = array("q")
 
     def add(self, moment: Moment) -> None:
-        self.offsets.append(self._file.tell())
+        start = self._file.tell()
         pickle.dump(moment, self._file, pickle.HIGHEST_PROTOCOL)
+        self.offsets.append(start)  # last: an interrupted one does not count
 
     def close(self) -> None:
         self._file.close()

@@ -140,7 +140,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", metavar="D", default="", help="torch device (default: model.device)")
     add("-r", "--remap", metavar="FROM:=TO", action="append", default=[], help="as on the node; may be repeated")
     add("-p", "--parameter", metavar="NAME:=VALUE", action="append", default=[], help="as on the node; may be repeated")
-    add("--max-error", metavar="CM", type=float, help="exit code 3 when a pruned arm's p99 is further from dense")
+    add(
+        "--max-error", metavar="CM", type=float, help="exit code 3 when a pruned arm's p99 is further (joints: degrees)"
+    )
     add("--max-flips", metavar="SHARE", type=float, help="exit code 3 when grippers differ in more steps, 0 to 1")
     add("--max-latency", metavar="MS", type=float, help="exit code 3 when a pruned arm's p99 is slower")
     add("--suggest", action="store_true", help="search pruning constants on the bags instead; the last bag judges them")

@@ -4,8 +4,11 @@
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from specprune_ros.doctor.fit import check_fits
 from specprune_ros.errors import ConfigError, no_space
 from specprune_ros.openvla.digest import digest
 from specprune_ros.parameter_file import read_own_parameters, read_parameters
@@ -19,8 +22,8 @@ from specprune_ros.replay.differences import ChunkSpace
 from specprune_ros.replay.moment import Spool
 from specprune_ros.replay.names import Names
 from specprune_ros.replay.options import INTERRUPTED, Options, say
-from specprune_ros.replay.results import FILES, Results
-from specprune_ros.replay.run import Replay
+from specprune_ros.replay.results import FILES, Results, about, nothing
+from specprune_ros.replay.run import Outcome, Replay
 from specprune_ros.replay.schedule import Schedule
 from specprune_ros.replay.settings import Settings, settings
 from specprune_ros.replay.topics import find_topics
@@ -85,14 +88,19 @@ def run_search(options: Options) -> int:
                 )
                 spool = Spool(Path(partial) / f"moments{number}")
                 seen.bag = number
-                outcome = replay.run(spool, options.start, options.duration, seen, options.quiet)
-                spool.close()
+                if number:
+                    check_fits(arms.dense, node.inputs, node.controller)
+                with _space(options.out):
+                    outcome = replay.run(spool, options.start, options.duration, seen, options.quiet)
+                    spool.close()
                 arms.reset()
                 if outcome.interrupted:
                     raise KeyboardInterrupt
-        seen.close()
-        if not seen.bags:
-            raise BagError(f"{options.bag} gives no observation; replay it without --suggest, which says why")
+                if number not in seen.bags:
+                    raise BagError(nothing(bag, replay, outcome))
+                _say_errors(bag, replay, outcome)
+        with _space(options.out):
+            seen.close()
         space = ChunkSpace(first.controller, arms.dense.action_dim)
         runs = suggest.Search(arms.dense, first.pruning, space, seen)
         study = suggest.open_study(options.out, suggest.identity(options, first), options.seed)
@@ -101,10 +109,28 @@ def run_search(options: Options) -> int:
         except KeyboardInterrupt:
             say(f"interrupted; the same command goes on with the trials that are in {options.out / suggest.STORAGE}")
             return INTERRUPTED
-        result = suggest.conclude(study, runs, options.out)
+        with _space(options.out):
+            result = suggest.conclude(study, runs, options.out)
     say(suggest.sentence(result))
     say(f"{suggest.PAGE}, {suggest.NUMBERS} and, if something is suggested, {suggest.YAML} are in {options.out}")
     return 0
+
+
+@contextmanager
+def _space(out: Path) -> Iterator[None]:
+    """Where a disk may be full. Raises UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise no_space(error, out) from error
+
+
+def _say_errors(bag: Bag, replay: Replay, outcome: Outcome) -> None:
+    """What makes the numbers of a bag doubtful."""
+    replay.audit.finish()
+    for finding in [*replay.audit.findings(bag.malformed), *about(outcome)]:
+        if finding.level == "error":
+            say(f"{bag.path}: {finding.text}")
 
 
 def _check_part(options: Options, bag: Bag) -> None:

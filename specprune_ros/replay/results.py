@@ -71,7 +71,7 @@ class Results:
             outcome = replay.run(spool, options.start, options.duration, _Both(found, chunks), options.quiet)
             replay.audit.finish()
             if not len(spool):
-                raise BagError(_nothing(self._bag, replay, outcome))
+                raise BagError(nothing(self._bag, replay, outcome))
             chunks.finish(folder / "chunks.mcap")
             report = self._report(replay, outcome, found)
             _write_json(folder / "report.json", report, spool)
@@ -100,7 +100,7 @@ class Results:
         comparison = summarize(found)
         findings = replay.audit.findings(self._bag.malformed)
         findings += [Finding(SETUP, "warning", warning) for warning in self._warnings]
-        findings += _about(outcome)
+        findings += about(outcome)
         said = verdict(comparison, findings)
         checks = exceeded(comparison, options.max_error, options.max_flips, options.max_latency)
         if checks:
@@ -157,7 +157,7 @@ def _inferred_on(options: Options) -> str:
     return "every observation" if options.every == 1 else f"one of {options.every} observations"
 
 
-def _about(outcome: Outcome) -> list[Finding]:
+def about(outcome: Outcome) -> list[Finding]:
     """What went wrong in the replay itself."""
     found = []
     if outcome.interrupted:
@@ -175,7 +175,7 @@ def _about(outcome: Outcome) -> list[Finding]:
     return found
 
 
-def _nothing(bag: Bag, replay: Replay, outcome: Outcome) -> str:
+def nothing(bag: Bag, replay: Replay, outcome: Outcome) -> str:
     """Why there is not a single inference."""
     if outcome.failures:
         return f"{bag.path}: every inference failed, the first with: {outcome.failures[0]['error']}"

@@ -108,7 +108,7 @@ class Outcome:
     persons: Persons = field(default_factory=Persons)
     failures: list[dict[str, object]] = field(default_factory=list)  # frames whose inference failed: stamp and error
     interrupted: bool = False
-    until: float = 0.0  # seconds of the bag that were replayed
+    until: float = 0.0  # seconds of the bag that were replayed, from --start on
 
 
 class Replay:
@@ -141,6 +141,7 @@ class Replay:
                 self.outcome.interrupted = True
         if not self.outcome.interrupted:
             self.outcome.until = total
+        self.outcome.until = max(self.outcome.until - start, 0.0)
         return self.outcome
 
     def _observations(self, begin: int, end: int, bar: tqdm) -> Iterator[Seen]:

@@ -138,6 +138,9 @@ def verdict(comparison: dict[str, Any], findings: Iterable[Finding]) -> Verdict:
         )
         faster = f"{best} is {within[best]['speedup']:.2f} times as fast as dense here ({_latency(arms, best)})."
         advice = f"Set {_setting(best)}, and watch the first runs: a recording cannot show what the arm does with it."
+        if within[best]["speedup"] <= 1:
+            advice = "Pruning does not pay on this machine: leave it off with pruning.enabled false."
+            best = ""
     else:
         nearest = min(pruned, key=lambda name: pruned[name]["above_noise_share"])
         safe = (
@@ -231,9 +234,9 @@ def exceeded(
         if name == DENSE:
             continue
         at_end = arm["from_dense_at_chunk_end"]
-        apart = at_end["centimetres"]["p99"]
+        measure, unit = ("degrees", "degrees") if at_end["centimetres"]["p99"] is None else ("centimetres", "cm")
         limits = (
-            ("max-error", max_error, at_end["degrees"]["p99"] if apart is None else apart, "cm from dense at p99"),
+            ("max-error", max_error, at_end[measure]["p99"], f"{unit} from dense at p99"),
             ("max-flips", max_flips, arm["gripper"]["differing_steps_share"], "of the gripper steps differ"),
             ("max-latency", max_latency, arm["latency_ms"]["p99"], "ms at p99"),
         )
