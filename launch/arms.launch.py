@@ -40,7 +40,8 @@ def _arms(context: LaunchContext) -> list:
     overrides: dict = {
         parameter: ParameterValue(value(name), value_type=str) for name, parameter, _ in PARAMETERS if value(name)
     }
-    overrides["autostart"] = True
+    if value("autostart"):
+        overrides["autostart"] = ParameterValue(value("autostart"), value_type=bool)
     node = Node(  # without a name and a namespace: each arm has its own
         package="specprune_ros",
         executable="policy_arms",
@@ -59,6 +60,9 @@ def generate_launch_description() -> LaunchDescription:
         [
             DeclareLaunchArgument("arms", description="File that lists the arms, as config/arms.yaml"),
             *(DeclareLaunchArgument(name, default_value="", description=text) for name, _, text in PARAMETERS),
+            DeclareLaunchArgument(
+                "autostart", default_value="true", description="Configure and activate; empty: as each arm's file says"
+            ),
             DeclareLaunchArgument("respawn", default_value="true", description="Start again after a crash, motion off"),
             fast_dds("fastdds.xml"),
             OpaqueFunction(function=_arms),

@@ -395,7 +395,8 @@ class Policy:
         if self._model.config.head == DISCRETE:
             return (
                 "the model says tokens that are no actions: it was trained with another head, whose file "
-                "action_head--STEP_checkpoint.pt is missing in the checkpoint folder, or for another tokenizer"
+                "action_head--STEP_checkpoint.pt is missing in the checkpoint folder, or for another tokenizer, or its "
+                f"numbers overflow in {str(self._model.dtype).removeprefix('torch.')}"
             )
         return (
             "the model predicts NaN or Inf from a good observation: its training diverged, or its numbers overflow in "

@@ -39,21 +39,15 @@ def test_arguments_of_each_arm(tmp_path):
 def test_parameters_of_the_process_win_over_those_of_an_arms_file(tmp_path):
     (tmp_path / "left.yaml").touch()
     (tmp_path / "arms.yaml").write_text(GOOD)
-    own = [
-        "policy_arms",
-        "-p",
-        "no:=ros",
-        "--ros-args",
-        "-p",
-        "model.device:=cpu",
-        "-r",
-        "a:=b",
-        "--params-file",
-        "x.yaml",
-    ]
+    everybody, left_alone = tmp_path / "all.yaml", tmp_path / "left_alone.yaml"
+    everybody.write_text("/**: {ros__parameters: {dry_run: true}}")
+    left_alone.write_text("/left/specprune_policy: {ros__parameters: {dry_run: true}}")
+    own = ["policy_arms", "-p", "no:=ros", "--ros-args", "-p", "model.device:=cpu", "-r", "a:=b"]
+    own += ["--params-file", str(everybody), "--params-file", str(left_alone)]
     plain, given = read_arms(tmp_path / "arms.yaml"), read_arms(tmp_path / "arms.yaml", own)
-    added = ["-p", "model.device:=cpu", "--params-file", "x.yaml"]
-    assert [arm.arguments for arm in given] == [[*arm.arguments, *added] for arm in plain]
+    added = ["-p", "model.device:=cpu", "--params-file", str(everybody)]
+    assert given[0].arguments == [*plain[0].arguments, *added, "--params-file", str(left_alone)]
+    assert given[1].arguments == [*plain[1].arguments, *added]
 
 
 @pytest.mark.parametrize(

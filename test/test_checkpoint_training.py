@@ -79,7 +79,9 @@ def test_films_towers_are_missed_where_its_adapter_is(film, lora, merged):
 
 def test_facts_of_the_training_win_over_those_of_its_base(lora):
     folder, base = lora
-    assert load(folder, base_checkpoint=base).family.center_crop
+    edit(base / "config.json", center_crop=False, proprio_normalization="bounds")
+    found = load(folder, base_checkpoint=base)
+    assert found.family.center_crop and found.facts["center_crop"].assumed
     edit(folder / "config.json", center_crop=False, chunk_length=4)
     edit(base / "config.json", center_crop=True)
     family = load(folder, base_checkpoint=base).family

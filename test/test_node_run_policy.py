@@ -212,6 +212,12 @@ def test_a_goal_that_asks_for_an_unknown_pose_is_refused(bench):
     assert b.send(time_limit=1.0).accepted
 
 
+def test_a_goal_that_asks_for_a_pose_that_tf_does_not_have_is_refused(bench, monkeypatch):
+    b = bench()
+    monkeypatch.setattr(b.session.end_effector, "newest", lambda: None)
+    assert not b.send(until_rest=True).accepted
+
+
 def test_an_unexpected_error_ends_it_and_is_its_reason(bench):
     b = bench()
     _, future = b.start()

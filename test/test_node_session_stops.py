@@ -168,6 +168,45 @@ def test_whoever_executes_chunks_needs_no_pose_of_ours(open_bench):
     assert all(executable(bench))
 
 
+def test_a_pose_that_is_lost_lifts_no_limit(open_bench):
+    bench = open_bench(**CHUNKS, **{"limits.on_violation": "hold", "limits.workspace_max": [0.01, 1.0, 1.0]})
+    bench.enable()
+    bench.advance(0.01)
+    bench.infer()
+    assert bench.tick(x=0.1).reason == HoldReason.LIMIT
+    bench.session._transforms.clear()
+    for _ in range(3):
+        bench.advance(STEP)
+        bench.see()
+        bench.session._transforms.clear()
+        bench.session._tick()
+        bench.work()
+        assert bench.session._motion.result.reason == HoldReason.POSE_UNKNOWN and not executable(bench)[-1]
+
+
+def test_the_first_chunk_after_a_clock_jump_may_be_executed(open_bench):
+    """A simulator that waits for it makes no time, and so no control period, before."""
+    bench = open_bench(**CHUNKS)
+    start_moving(bench)
+    bench.set_time(bench.now - 10 * SECOND)
+    bench.session.on_clock_jump()
+    assert not executable(bench)[-1]
+    bench.infer()
+    assert executable(bench)[-1]
+
+
+def test_a_second_enable_in_a_hold_does_not_let_the_arm_creep(open_bench):
+    bench = open_bench(**POSE)
+    start_moving(bench)
+    for _ in range(12):
+        held = bench.tick(images=False)
+    assert isinstance(held, Hold)
+    for x in (0.02, 0.04, 0.06):
+        bench.enable()
+        bench.tick(x=x, images=False)
+        assert targets(bench)[-1] == pytest.approx(0.0, abs=1e-9)
+
+
 @pytest.mark.parametrize("scale", [0.0, 1e9], ids=["too old", "not finite"])
 def test_a_chunk_that_is_refused_may_not_be_executed(open_bench, scale):
     bench = open_bench(**CHUNKS, **{"inputs.max_age": 5.0, "execution.max_observation_age": 0.2})
@@ -193,6 +232,18 @@ def test_a_tick_that_fails_holds_the_arm(open_bench, monkeypatch):
         bench.session._tick()
 
     spin_some(SimpleNamespace(spin_once=fail), bench.node)  # and does not end the process
+
+
+def test_a_tick_that_fails_sends_nothing_to_an_arm_that_a_person_drives(open_bench, monkeypatch):
+    bench = open_bench()
+    start_moving(bench)
+    bench.take_over()
+    bench.tick()
+    sent = len(bench.speeds())
+    monkeypatch.setattr(bench.session._arm, "tick", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        bench.enable(False)
+    assert len(bench.speeds()) == sent
 
 
 @pytest.mark.parametrize("twice", [False, True], ids=["", "enabled twice"])

@@ -84,10 +84,24 @@ def test_other_frames_of_tf_have_delays_of_their_own(tmp_path, behind):
     assert findings(maker.write(tmp_path / "bag"), tmp_path) == {}
 
 
-def test_two_drivers_of_joints_are_two_sequences(tmp_path):
+def test_frames_of_tf_without_stamps_do_not_matter_beside_the_arm(tmp_path):
     maker = BagMaker(IMAGES)
     for time, topic, kind, message in list(maker.messages):
-        if topic == "/joint_states":
+        if topic == "/tf":
+            other = copy.deepcopy(message)
+            transform = other.transforms[0]
+            transform.child_frame_id = "tag"
+            transform.header.stamp.sec = transform.header.stamp.nanosec = 0
+            maker.add(time, topic, kind, other)
+    maker.messages.sort(key=lambda entry: entry[0])
+    assert findings(maker.write(tmp_path / "bag"), tmp_path) == {}
+
+
+@pytest.mark.parametrize("every", [1, 20], ids=["fast", "slow"])
+def test_a_driver_of_other_joints_may_be_as_slow_as_it_likes(tmp_path, every):
+    maker = BagMaker(IMAGES)
+    for index, (time, topic, kind, message) in enumerate(list(maker.messages)):
+        if topic == "/joint_states" and index // 4 % every == 0:
             other = copy.deepcopy(message)
             other.name, other.header = ["base_wheel", "lift"], maker.header(time + 200_000)
             maker.add(time + 200_000, topic, kind, other)

@@ -78,6 +78,7 @@ class Arm:
         self._trajectory: ChunkTrajectory | None = None  # that the arm follows
         self._rules: tuple[object, ...] = ()  # that it was made by
         self._stop: JointStop | None = None
+        self._seen = False  # whether the end effector's pose was ever known
         self._effect = MotionEffect()
         self.drives = True  # whether the motion is sent to the arm, so that it should be seen; may be replaced
         self._gripper = GripperDebounce(limits.gripper_debounce, controller.gripper_binary)
@@ -207,8 +208,9 @@ class Arm:
             return Hold(HoldReason.NO_EFFECT, f"{self._effect.problem}; then call ~/enable")
         if self.space.config.delta:
             if pose is not None:
+                self._seen = True
                 return self._cartesian_motion(command, now, pose)
-            if self.space.config.output == "action_chunk":  # whoever executes the chunks knows where the arm is
+            if self.space.config.output == "action_chunk" and not self._seen:  # who executes the chunks knows it
                 openings = self._gripper.update(self.space.openings(command.action), now)
                 return Motion(None, None, None, openings, (), 0.0, 0.0, command)
             return Hold(HoldReason.POSE_UNKNOWN, problem or "the end effector's pose is missing")

@@ -66,7 +66,7 @@ def read_subject(folder: Path, model: CheckpointConfig, base: Path | None) -> Su
         key = subject.attempt("unnorm_key", lambda: choose_key(subject.statistics, model.unnorm_key or None))
         subject.unnorm_key = key or ""
     if subject.unnorm_key:
-        found = subject.attempt("facts", lambda: facts(subject.unnorm_key, subject.config | own, subject.given))
+        found = subject.attempt("facts", lambda: facts(subject.unnorm_key, own, subject.given))
         subject.facts = found or {}
     stated = len(subject.facts) == len(KINDS)
     if stated and not subject.problems:

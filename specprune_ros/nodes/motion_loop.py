@@ -146,7 +146,8 @@ class MotionLoop:
             self._gripper.forget()
         if self.enabled and (not isinstance(self.result, Hold) or self.arm.coasts(now / NANOSECONDS)):
             return
-        self._forget_sent()
+        if not self.enabled:
+            self._forget_sent()
         self._sensors.vouch()
         if self._end_effector is not None:
             self._end_effector.vouch()
@@ -161,7 +162,7 @@ class MotionLoop:
         try:
             self.tick(now)
         except Exception:  # whatever is wrong with a tick, the arm is told to hold
-            if self._commands is not None and not self.dry_run:
+            if self._commands is not None and not self.dry_run and not self._yields:
                 self.arm.hold(self.measured.joints)
                 self._commands.hold(self.measured.pose, self._header(now), first=True)
             raise
@@ -196,6 +197,12 @@ class MotionLoop:
         if receipt.refusal in (Refusal.EXPIRED, Refusal.TOO_OLD):
             self.late += 1
         return receipt
+
+    def start_over(self, now: int) -> None:
+        """Hold because the clock jumped to `now`, nanoseconds; the first chunk after that may be executed."""
+        self.tick(now)
+        if self.forbidden:
+            self.result = Hold(HoldReason.NO_CHUNK)
 
     def tick(self, now: int) -> None:
         """One control period, at `now` nanoseconds."""

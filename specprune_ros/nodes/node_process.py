@@ -123,7 +123,9 @@ def spin_some(executor: SingleThreadedExecutor, node: "PolicyNode") -> None:
                 node.session.enable(False)
         text = "".join(traceback.format_exception(error))
         node.get_logger().error(f"unexpected error, motion is off:\n{text}", throttle_duration_sec=5.0)
-        node.runs.end(Outcome.DISABLED, f"unexpected error ({type(error).__name__}: {error}); see the node's log")
+        why = f"unexpected error ({type(error).__name__}: {error}); see the node's log"
+        with contextlib.suppress(Exception):  # the node goes on whatever becomes of its goal
+            node.runs.end(Outcome.DISABLED, why)
 
 
 def leave(code: int) -> NoReturn:

@@ -100,9 +100,10 @@ class RunPolicyServer:
         except UserError as error:
             return str(error)
         controller, session = self._parameters.running(ControllerConfig), self._node.session
-        asks_where = goal.until_rest or goal.region_distance
-        if asks_where and controller.delta and (session is None or session.end_effector is None):
-            return "the goal asks where the end effector is; set inputs.base_frame and inputs.ee_frame"
+        end_effector = session.end_effector if session is not None else None
+        asks_where = controller.delta and (goal.until_rest or goal.region_distance)
+        if asks_where and (end_effector is None or end_effector.newest() is None):
+            return "the goal asks where the end effector is; check TF, inputs.base_frame and inputs.ee_frame"
         return ""
 
     def _on_accepted(self, handle: ServerGoalHandle) -> None:

@@ -21,7 +21,7 @@ from specprune_ros.control.executor import ExecutorConfig
 from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.control.replan import ReplanConfig, Replanner
 from specprune_ros.control.run import Tick
-from specprune_ros.control.takeover import Takeover, TakeoverConfig
+from specprune_ros.control.takeover import InCharge, Takeover, TakeoverConfig
 from specprune_ros.doctor.fit import check_fits, doubts, gripper_doubt
 from specprune_ros.doctor.instruction import instruction_advice
 from specprune_ros.errors import UserError
@@ -326,7 +326,7 @@ class Session:
             self.end_effector.clear()
         self._last_now = self._now()
         self.reset()
-        self._motion.tick(self._last_now)  # the clock may stand still from now on, and so the timer
+        self._motion.start_over(self._last_now)  # the clock may stand still from now on, and so the timer
 
     @property
     def _moving(self) -> LifecyclePublisher:
@@ -432,6 +432,7 @@ class Session:
     # Inference, on the worker's thread
 
     def _on_chunk(self, sensed: Sensed, chunk: ActionChunk) -> None:
+        self._due = False
         ready = self._now()
         self._record.add(chunk, sensed.stamp, ready)
         self.run_record.add(chunk, sensed.stamp, ready)
@@ -447,7 +448,9 @@ class Session:
             in_charge=lambda: self._motion.in_charge,
             usable=lambda: receipt.accepted and not self._motion.forbidden,
         )
-        self._due = self._motion.forbidden  # what comes next may be executed
+        withheld = receipt.accepted and message.in_charge == InCharge.POLICY and not message.execute
+        if withheld and self._motion.publisher is None:
+            self._due = True  # what comes next may be executed
         self.after_chunk(message)
         if self._path is not None:
             self._path.publish(chunk, sensed.stamp, self._motion.moves)

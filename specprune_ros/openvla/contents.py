@@ -70,17 +70,16 @@ def read_contents(
             f"{folder} has a proprio projector, but the proprio of '{key}' in its statistics is all zeros; copy "
             f"{STATISTICS_FILE} of this checkpoint's training run"
         )
-    told = raw | own
-    found = facts(key, told, overrides)
-    family = family_config(key, told, overrides)
+    found = facts(key, own, overrides)
+    family = family_config(key, own, overrides)
     norm = normalizer(statistics, key, family.proprio_normalization, variant.proprio)
-    empty_token_id = Fields(told, fields.where).count("empty_token_id", EMPTY_TOKEN_ID, least=0)
+    empty_token_id = Fields(raw | own, fields.where).count("empty_token_id", EMPTY_TOKEN_ID, least=0)
     tokenizer = PromptTokenizer(folder, empty_token_id)
 
     weights, components = _weights(variant), _components(variant)
     shapes = {name: {key: tuple(t.shape) for key, t in state.items()} for name, state in components.items()}
     pixels = pixel_scales(folder, image_size(fields))
-    steps = _diffusion_steps(variant, told, overrides)
+    steps = _diffusion_steps(variant, own, overrides)
     config = model_config(fields, pixels, weights.shapes, shapes, variant, norm, family, steps)
     if tokenizer.max_token_id >= config.decoder.vocab_size:
         raise CheckpointError(

@@ -5,7 +5,7 @@ import math
 import re
 import zlib
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,11 +55,10 @@ class Stream:
     longest: tuple[float, float] = 0.0, 0.0  # gap
     first: float = math.nan
     last: float = math.nan
-    _newest: dict[Hashable, int] = field(default_factory=dict)  # by what comes in one order
-    _typical: dict[Hashable, Intervals] = field(default_factory=dict)
+    _newest: int | None = None
 
-    def add(self, stamp: int, time: float, delay: float, sequence: Hashable = None) -> None:
-        """`delay`: arrival minus stamp on the node's clock. `sequence`: whose stamps rise, such as a driver's."""
+    def add(self, stamp: int, time: float, delay: float) -> None:
+        """`delay`: arrival minus stamp on the node's clock."""
         self.count += 1
         self.first = time if math.isnan(self.first) else self.first
         self.last = time
@@ -68,7 +67,7 @@ class Stream:
             return
         self.delays.add(max(delay, 0.0))
         self.future += delay < -0.001
-        newest, self._newest[sequence] = self._newest.get(sequence), stamp
+        newest, self._newest = self._newest, stamp
         if newest is None:
             return
         if stamp <= newest:
@@ -79,20 +78,18 @@ class Stream:
                 self.back = round(time, 3), round(far, 3)
             return
         interval = (stamp - newest) / NANOSECONDS
-        own = self._typical.setdefault(sequence, Intervals())
-        typical = own.percentile(0.5) if own.count >= 10 else math.inf
+        typical = self.intervals.percentile(0.5) if self.intervals.count >= 10 else math.inf
         if interval > min(self.allowed, GAP * typical):
             self.gap_count += 1
             gap = round(time - interval, 3), round(interval, 3)
             self.longest = max(self.longest, gap, key=lambda gap: gap[1])
             if len(self.gaps) < LISTED:
                 self.gaps.append(gap)
-        own.add(interval)
         self.intervals.add(interval)
 
     def restart(self) -> None:
         """The clock was set back."""
-        self._newest.clear()
+        self._newest = None
 
     def summary(self) -> dict[str, Any]:
         p50 = self.intervals.percentile(0.5)
@@ -169,6 +166,8 @@ class Audit:
         self.observations = self.unknown_twists = 0
         self.skew = Intervals()
         self._newest: dict[str, int] = {}
+        self._used = {*inputs.joint_names, *settings.controller.joint_names}
+        self._joints: dict[str, int] = {}  # newest stamp of each of these
         self._motions = {camera: CameraMotion(camera, inputs.transform_of(camera)) for camera in topics.images}
         self._key = unnorm_key
         self._fits: dict[str, KeyFit] = {}
@@ -183,9 +182,12 @@ class Audit:
         time = (message.time - self._start) / NANOSECONDS
         stream = self.streams.get(name)
         if stream is not None:
-            # Drivers of arm and gripper, each with its joints, need not wait for each other.
-            sequence = tuple(message.message.name) if name == JOINT_STATES else None
-            stream.add(stamp, time, (now - stamp) / NANOSECONDS, sequence)
+            if name == JOINT_STATES and self._used:
+                known = self._known_joints(message.message.name, stamp)
+                if known is None:
+                    return
+                stamp = known
+            stream.add(stamp, time, (now - stamp) / NANOSECONDS)
         if name in self._pictures:
             self._pictures[name].add(zlib.crc32(message.message.data), time)
             self.frames[name] = message.message.header.frame_id
@@ -194,7 +196,16 @@ class Audit:
                 self.skew.add((max(self._newest.values()) - min(self._newest.values())) / NANOSECONDS)
                 self._newest.clear()
 
+    def _known_joints(self, names: Sequence[str], stamp: int) -> int | None:
+        """By when all joints that the node uses are known anew, by a message of some joints; None: no change."""
+        before = min(self._joints.values(), default=None)
+        self._joints |= dict.fromkeys(self._used.intersection(names), stamp)
+        now = min(self._joints.values(), default=None)
+        complete = self._joints.keys() == self._used
+        return now if complete and (now != before or stamp == UNSTAMPED) else None
+
     def on_jump(self, time: int, back: int) -> None:
+        self._joints.clear()
         if len(self.jumps) < LISTED:
             self.jumps.append((round((time - self._start) / NANOSECONDS, 3), round(back / NANOSECONDS, 3)))
         for stream in self.streams.values():

@@ -184,10 +184,8 @@ class Ingest:
         if static or self.end_effector is None:
             return
         known = self.end_effector.covered_until(0)
-        if newest and known is None:
-            return
-        if not newest or known != self._known:
-            self._watch.on_message(TF, message, known if newest and known is not None else 0, self._now)
+        if known is not None and known != self._known:
+            self._watch.on_message(TF, message, known if newest else 0, self._now)
         self._known = known
 
     def _add_image(self, message: BagMessage) -> None:

@@ -17,8 +17,10 @@ from typing import Any
 import yaml
 
 from specprune_ros.errors import ConfigError
+from specprune_ros.nodes.parameters.files import means
 
 KEYS = ("params_file", "remappings")
+NODE = "specprune_policy"
 SETTING = ("-p", "--param", "--params-file")
 
 
@@ -61,18 +63,18 @@ def read_arms(path: Path, own: Sequence[str] = ()) -> list[ArmArguments]:
     return [_arm(path, str(name), {} if given is None else given, parameters) for name, given in arms.items()]
 
 
-def _parameters(arguments: Sequence[str]) -> list[str]:
-    """The ROS arguments that set parameters."""
+def _parameters(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """The ROS arguments that set parameters, each with its value."""
     in_ros, found = False, []
     for argument, following in itertools.pairwise([*arguments, ""]):
         if argument in ("--ros-args", "--"):
             in_ros = argument == "--ros-args"
         elif in_ros and argument in SETTING:
-            found += [argument, following]
+            found.append((argument, following))
     return found
 
 
-def _arm(path: Path, name: str, given: Any, parameters: Sequence[str]) -> ArmArguments:
+def _arm(path: Path, name: str, given: Any, parameters: Sequence[tuple[str, str]]) -> ArmArguments:
     where = f"{path}: arms.{name}"
     if not isinstance(given, dict) or not set(given) <= set(KEYS):
         raise ConfigError(f"{where} may have {' and '.join(KEYS)}, nothing else")
@@ -87,4 +89,8 @@ def _arm(path: Path, name: str, given: Any, parameters: Sequence[str]) -> ArmArg
         raise ConfigError(f"{where}.remappings has to be a mapping of names to topics")
     for source, target in remappings.items():
         arguments += ["-r", f"{source}:={target}"]
-    return ArmArguments(f"/{name.strip('/')}", [*arguments, *parameters])
+    node = f"/{name.strip('/')}/{NODE}"
+    for option, value in parameters:
+        if option != "--params-file" or means(value, node):
+            arguments += [option, value]
+    return ArmArguments(f"/{name.strip('/')}", arguments)

@@ -27,6 +27,16 @@ def check_files(arguments: Sequence[str], node: str) -> None:
             raise ConfigError(f"{file}: {meant[0]} would have no effect on {node}, only what is for all nodes; {there}")
 
 
+def means(file: str, node: str) -> bool:
+    """Whether a file has a section for `node`; also one that cannot be read, which ROS refuses."""
+    try:
+        with open(file) as stream:
+            content = yaml.safe_load(stream)
+    except (OSError, yaml.YAMLError):
+        return True
+    return any(matches(section, node) for section, _ in sections(content))
+
+
 def _files(arguments: Sequence[str]) -> Iterator[str]:
     in_ros = False
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
