@@ -128,7 +128,7 @@ def end_effector(output: str, jitter: float, seed: int) -> np.ndarray:
             here = Pose(position, upright)
             result = arm.tick(ticks.pop(0), pose=here)
             if isinstance(result, Motion):
-                twist, pose = result.twist[:3], target.advance(result.twist, here).position
+                twist, pose = result.twist[:3], target.advance(result.twist, here, arm.limits).position
         if output == "twist":
             velocity = velocity + (twist - velocity) * (1 - np.exp(-SAMPLE / SERVO_LAG))
         else:

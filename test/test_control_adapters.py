@@ -5,6 +5,7 @@ from scipy.spatial.transform import Rotation
 
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.adapters import TargetPose, gripper_commands, gripper_point, joint_hold, joint_point
+from specprune_ros.control.cartesian_limiter import CartesianLimiter
 from specprune_ros.control.joint_limiter import JointStop
 from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.pose import IDENTITY, Pose
@@ -29,7 +30,7 @@ def test_target_pose_integrates_from_the_measured_pose():
     start = Pose(np.array([0.5, 0.0, 0.3]), Rotation.from_euler("x", 180, degrees=True).as_quat())
     twist = np.array([0.4, 0, 0, 0, 0, 1.0])
     for k in (1, 2):
-        pose = target.advance(twist, start)
+        pose = target.advance(twist, start, LimitsConfig())
         np.testing.assert_allclose(pose.position, [0.5 + 0.02 * k, 0.0, 0.3])
         expected = Rotation.from_rotvec([0, 0, 0.05 * k]) * start.rotation
         assert (pose.rotation * expected.inv()).magnitude() == pytest.approx(0, abs=1e-9)
@@ -38,7 +39,7 @@ def test_target_pose_integrates_from_the_measured_pose():
 def test_target_pose_keeps_its_leash():
     target = TargetPose(ControllerConfig(max_lead=0.03, max_lead_angle=0.2))
     for _ in range(50):  # the arm is stuck
-        pose = target.advance(np.array([0.3, 0.4, 0, 0, 0, 1.0]), IDENTITY)
+        pose = target.advance(np.array([0.3, 0.4, 0, 0, 0, 1.0]), IDENTITY, LimitsConfig())
     np.testing.assert_allclose(pose.position, [0.018, 0.024, 0])
     assert pose.rotation.magnitude() == pytest.approx(0.2)
 
@@ -46,8 +47,8 @@ def test_target_pose_keeps_its_leash():
 def test_the_target_stays_close_to_an_arm_that_does_not_obey():
     target = TargetPose(ControllerConfig())
     for _ in range(100):
-        far = target.advance(np.array([0.5, 0, 0, 0, 0, 1.5]), IDENTITY)
-    near = target.advance(np.array([0.5, 0, 0, 0, 0, 1.5]), IDENTITY, idle=True)
+        far = target.advance(np.array([0.5, 0, 0, 0, 0, 1.5]), IDENTITY, LimitsConfig())
+    near = target.advance(np.array([0.5, 0, 0, 0, 0, 1.5]), IDENTITY, LimitsConfig(), idle=True)
     assert np.linalg.norm(far.position) == pytest.approx(0.1) and far.rotation.magnitude() == pytest.approx(0.5)
     assert np.linalg.norm(near.position) == pytest.approx(0.02) and near.rotation.magnitude() == pytest.approx(0.1)
 
@@ -55,14 +56,16 @@ def test_the_target_stays_close_to_an_arm_that_does_not_obey():
 def test_target_pose_holds_where_the_arm_was_and_starts_again_from_where_it_is():
     target = TargetPose(ControllerConfig())
     assert target.hold(None) is None
-    target.advance(np.array([0.4, 0, 0, 0, 0, 0]), IDENTITY)
+    target.advance(np.array([0.4, 0, 0, 0, 0, 0]), IDENTITY, LimitsConfig())
     here, later = (Pose(np.array([x, 0.0, 0.0]), yaw(0)) for x in (0.005, 0.007))
     assert target.hold(here) is here
     assert target.hold(later) is here
     assert target.hold(None) is here
-    target.advance(np.array([0.4, 0, 0, 0, 0, 0]), later)
+    target.advance(np.array([0.4, 0, 0, 0, 0, 0]), later, LimitsConfig())
     assert target.hold(None) is later  # the last one that was known
-    np.testing.assert_allclose(target.advance(np.array([0.4, 0, 0, 0, 0, 0]), later).position, [0.027, 0, 0])
+    np.testing.assert_allclose(
+        target.advance(np.array([0.4, 0, 0, 0, 0, 0]), later, LimitsConfig()).position, [0.027, 0, 0]
+    )
 
 
 def test_joint_point_by_hand():
@@ -108,3 +111,35 @@ def test_gripper_trajectory_of_two_grippers_with_two_fingers():
     point = gripper_point(np.array([1.0, 0.0]), config)
     assert point.names == config.gripper_joint_names and point.time_from_start == config.trajectory_time
     np.testing.assert_allclose(point.positions, [0.04, 0.04, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("lag", [0.0, 0.1, 0.4])
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_an_arm_that_lags_is_not_led_through_a_wall(axis, sign, lag):
+    limits = LimitsConfig(workspace_min=(-0.2, -0.2, -0.2), workspace_max=(0.2, 0.2, 0.2), max_speed=0.5)
+    period, place = 0.05, np.zeros(3)
+    limiter, target = CartesianLimiter(limits, period), TargetPose(ControllerConfig(rate=1 / period))
+    into = np.zeros(6)
+    into[axis] = 0.5 * sign
+
+    def step(twist):
+        nonlocal place
+        here = Pose(place, IDENTITY.quaternion)
+        told = target.advance(limiter.apply(twist, place).value, here, limits).position
+        assert (np.abs(told) <= 0.2 + 1e-9).all()
+        place = told if not lag else place + (told - place) * (1 - np.exp(-period / lag))
+
+    for _ in range(100):
+        step(into)
+    assert sign * place[axis] == pytest.approx(0.2, abs=0.01)
+    for _ in range(20):
+        step(-into)
+    assert sign * place[axis] < 0.15  # nothing was wound up
+
+
+def test_a_target_outside_the_workspace_goes_no_further_out():
+    limits = LimitsConfig(workspace_min=(-0.2, -0.2, -0.2), workspace_max=(0.2, 0.2, 0.2))
+    target, outside = TargetPose(ControllerConfig(rate=20.0)), Pose(np.array([0.3, 0, 0]), IDENTITY.quaternion)
+    assert target.advance(np.array([0.1, 0, 0, 0, 0, 0]), outside, limits).position[0] == pytest.approx(0.3)
+    assert target.advance(np.array([-0.1, 0, 0, 0, 0, 0]), outside, limits).position[0] < 0.3

@@ -236,8 +236,8 @@ def test_nearly_a_turn_is_a_joint_that_nobody_called_continuous(sign):
 
 def test_a_target_leads_as_far_as_it_may():
     target = TargetPose(ControllerConfig(rate=16.0, max_lead=0.0625, max_lead_angle=0.25))
-    assert target.advance(np.array([1.0, 0, 0, 0, 0, 4.0]), IDENTITY).position[0] == 0.0625
-    assert target.advance(np.array([1.0, 0, 0, 0, 0, 4.0]), IDENTITY).position[0] == 0.0625
+    assert target.advance(np.array([1.0, 0, 0, 0, 0, 4.0]), IDENTITY, LimitsConfig()).position[0] == 0.0625
+    assert target.advance(np.array([1.0, 0, 0, 0, 0, 4.0]), IDENTITY, LimitsConfig()).position[0] == 0.0625
 
 
 # Grippers

@@ -52,6 +52,30 @@ def test_jerk_by_hand():
     assert limiter.apply(twist(0.5), ORIGIN).hit == ("jerk",)
 
 
+@pytest.mark.parametrize("jerk", [1.0, 5.0, 10.0, 30.0, 100.0])
+@pytest.mark.parametrize("rate", [20, 100, 500])
+@pytest.mark.parametrize("axis", [0, 2])
+def test_an_arm_that_is_pushed_into_a_wall_stays_there(axis, rate, jerk):
+    limits = LimitsConfig(workspace_max=(0.3, 0.3, 0.3), workspace_min=(-0.3, -0.3, -0.3), max_jerk=jerk)
+    limiter, place, before, into = CartesianLimiter(limits, 1 / rate), np.zeros(3), np.zeros(3), np.zeros(6)
+    into[axis] = 0.5
+    for _ in range(4 * rate):
+        value = limiter.apply(into, place).value[:3]
+        assert value[axis] >= -1e-9  # and does not come back
+        assert (np.abs(value - before) * rate <= limits.max_acceleration * (1 + 1e-6)).all()
+        place, before = place + value / rate, value
+    assert place[axis] == pytest.approx(0.3, abs=0.005) and place[axis] <= 0.3 + 1e-9
+
+
+def test_a_lower_speed_limit_does_not_turn_the_arm_round():
+    limiter = CartesianLimiter(LimitsConfig(max_speed=0.5), PERIOD)
+    for _ in range(40):
+        limiter.apply(twist(0.5), ORIGIN)
+    limiter.config = LimitsConfig(max_speed=0.1)
+    speeds = [limiter.apply(twist(0.5), ORIGIN).value[0] for _ in range(40)]
+    assert min(speeds) >= 0.0 and speeds[-1] == pytest.approx(0.1)
+
+
 def test_a_wanted_twist_is_reached_and_kept():
     limiter = CartesianLimiter(LimitsConfig(max_jerk=20.0, max_angular_jerk=50.0), 0.01)
     for _ in range(200):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole chunks as trajectories: within every limit at every time, joined without a seam, and at rest at the end."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -330,3 +331,27 @@ def test_a_part_of_a_trajectory(now, seconds, start, hits):
     assert [knot.positions[0] for knot in part.knots] == [
         whole.knots[last if name is None else "abcde".index(name)].positions[0] for name in hits
     ]
+
+
+@pytest.mark.parametrize("trajectory", ["chunk", "point"])
+def test_limits_that_hold_let_an_arm_at_rest_catch_up_with_a_plan(trajectory):
+    """A chunk is stamped at its observation, so that an arm at rest is behind it from the start."""
+    limits = dataclasses.replace(LIMITS, on_violation="hold")
+    arm = Arm(2, dataclasses.replace(CONFIG, trajectory=trajectory), limits, ExecutorConfig(max_observation_age=10.0))
+    arm.enable(0.0)
+    joints, results = np.full(2, -0.05), []  # where the arm was at the observation
+
+    def submit(now, jump=0.0):
+        line = 0.5 * (now - 0.1 - 1000.0 + STEP * np.arange(16)) + np.where(np.arange(16) > 8, jump, 0.0)
+        assert arm.executor.submit(np.stack([line, line], axis=1), now - 0.1, STEP, now).accepted
+
+    for tick in range(75):
+        now = 1000.0 + tick * PERIOD
+        if tick % 10 == 0:
+            submit(now)
+        results.append(arm.tick(now, joints=joints))
+        joints = results[-1].joints if isinstance(results[-1], Motion) else joints
+    assert joints[0] > 0.5 and sum(isinstance(result, Hold) for result in results) <= 2
+    submit(now + PERIOD, jump=1.0)
+    later = [arm.tick(now + PERIOD * (k + 1), joints=joints) for k in range(40)]
+    assert HoldReason.LIMIT in [result.reason for result in later if isinstance(result, Hold)]

@@ -297,3 +297,24 @@ def test_a_chunk_slightly_ahead_is_blended_from_its_first_step_on():
     assert made.submit(chunk(100), 0.12, DT, 0.1).first_step == 0
     assert first(made.step(0.12)) == pytest.approx((2 * 2.4 + 100) / 3, abs=0.5)
     assert first(made.step(0.12 + 7 * DT)) == pytest.approx(107.0)  # the last step is what was predicted
+
+
+@pytest.mark.parametrize("splice", ["blend", "ensemble"])
+@pytest.mark.parametrize("speed", [2.0, 4.0, 5.0])
+def test_a_joint_that_turns_half_round_during_an_inference_goes_on_the_same_way(splice, speed):
+    config = ExecutorConfig(splice=splice, max_observation_age=1.0)
+    executor = ChunkExecutor(1, 0.02, delta=False, discrete=(), config=config)
+    executor.circular = [0]
+    executor.enable()
+
+    def angle(time):
+        return (speed * time + np.pi) % (2 * np.pi) - np.pi
+
+    for stamp in (100.0, 101.0, 102.0):
+        ready = stamp + 0.9
+        actions = np.array([[angle(stamp + 0.05 * k)] for k in range(40)])
+        assert executor.submit(actions, stamp, 0.05, ready).accepted
+        for tick in range(45):
+            now = ready + 0.02 * tick
+            off = executor.step(now).action[0] - angle(now)
+            assert abs((off + np.pi) % (2 * np.pi) - np.pi) < 0.02

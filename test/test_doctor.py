@@ -319,6 +319,8 @@ def test_a_parameter_file_that_fits(good, tmp_path):
         ({"inputs": {"cameras": ["primary"]}}, "robot", "inputs.cameras has 1 names"),
         ({"inputs": {"joint_names": []}}, "robot", "the checkpoint expects 8: name 2 joints"),
         ({"controller": {"action_space": "absolute_joint"}}, "robot", "the checkpoint predicts delta_end_effector"),
+        ({"controller": {"gripper_dimensions": [6, 13]}}, "robot", "[6, 13] do not exist in actions of 7 numbers"),
+        ({"controller": {"gripper_dimensions": [5, 6]}}, "robot", "needs 6 numbers beside the grippers"),
         ({"controller": {"step_duration": 0.1}}, "units", "pruning.control_rate is 20 Hz"),
         ({"inputs": {"camras": ["primary"]}}, "parameters", "no parameter inputs.camras"),
         ({"instruction": "Pick up the bowl."}, "instruction", "ends with '.'"),
@@ -337,7 +339,7 @@ def test_a_parameter_that_does_not_fit_is_named(folder, tmp_path, changes, name,
     parameters = content["/**/specprune_policy"]["ros__parameters"]
     for group, values in changes.items():
         parameters[group] = {**parameters.get(group, {}), **values} if isinstance(values, dict) else values
-    if "gripper" in str(changes):
+    if "gripper_closed_value" in str(changes):
         parameters["controller"]["gripper_dimensions"] = [6]
     (tmp_path / "arm.yaml").write_text(yaml.safe_dump(content))
     found = findings(folder, "--params-file", tmp_path / "arm.yaml")[1]["checks"]
@@ -414,6 +416,12 @@ def test_weights_without_the_adapter_beside_them_need_no_base_to_be_found(tmp_pa
 # Data
 
 
+def array_file(save, *arrays, **named) -> bytes:
+    file = io.BytesIO()
+    save(file, *arrays, **named)
+    return file.getvalue()
+
+
 def episode(tmp_path, **arrays):
     np.savez(tmp_path / "episode.npz", **arrays)
     return tmp_path / "episode.npz"
@@ -440,6 +448,15 @@ def test_a_constant_number_that_moves_in_the_data_is_named(folder, tmp_path):
     assert "proprio [6] was constant in training" in rows(folder, "--data", episode(tmp_path, proprio=proprio))["data"]
 
 
+@pytest.mark.parametrize(
+    ("proprio", "said"),
+    [(np.full((10, 8), np.nan), "proprio holds NaN or Inf"), (np.zeros((0, 8)), "proprio has no steps")],
+    ids=["nan", "empty"],
+)
+def test_data_of_which_nothing_can_be_said(good, tmp_path, proprio, said):
+    assert said in rows(good, "--data", episode(tmp_path, proprio=proprio), verdict="warn")["data"]
+
+
 def test_data_of_another_shape(good, tmp_path):
     assert "shape (20, 7)" in rows(good, "--data", episode(tmp_path, state=np.zeros((20, 7))), verdict="warn")["data"]
 
@@ -452,7 +469,13 @@ def test_words_that_the_data_never_had(good, tmp_path, name, text):
 
 
 @pytest.mark.parametrize(
-    "name, content", [("a.npz", b"PK\x03\x04"), ("a.bag", b""), ("a.jsonl", b"{"), ("a.npz", b"x")]
+    "name, content",
+    [
+        *(("a.npz", b"PK\x03\x04"), ("a.bag", b""), ("a.jsonl", b"{"), ("a.npz", b"x"), ("a.npz", b"")),
+        ("a.npz", array_file(np.save, np.zeros((10, 8)))),
+        ("a.npz", array_file(np.savez, proprio=np.zeros((10, 8)), facts="[1, 2]")),
+    ],
+    ids=["zip", "bag", "json", "text", "empty", "one array", "facts"],
 )
 def test_data_that_is_none_exits_with_2(good, tmp_path, name, content, capsys):
     (tmp_path / name).write_bytes(content)

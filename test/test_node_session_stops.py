@@ -308,10 +308,45 @@ def test_motion_that_is_switched_on_twice_goes_on_as_it_was(open_bench):
     assert abs(bench.speeds()[-1] - before) <= 1.0 * STEP + 1e-9 and executable(bench)[-1]
 
 
+def test_an_arm_that_is_told_to_move_more_slowly_is_believed_meanwhile(open_bench):
+    bench = open_bench(JointPolicy(), **JOINTS)
+    bench.policy.actions = np.tile([4.5, 4.5, 1.0], (8, 1))
+    here, motion = np.zeros(2), bench.session._motion
+
+    def step():
+        nonlocal here
+        bench.advance(STEP)
+        bench.see()
+        bench.joints(a=float(here[0]), b=float(here[1]))
+        bench.work()
+        bench.session._tick()
+        running, before = bench.session._arm._trajectory, here
+        here = here if running is None else running.at(bench.now / SECOND).positions
+        return motion.result, (here - before)[0] / STEP
+
+    def believed_speed():
+        return bench.session.sensors._joints._motions["a"].speed
+
+    for _ in range(25):
+        step()
+    bench.enable()
+    for _ in range(30):
+        _, speed = step()
+    assert speed > 1.2
+    bench.set(limits__max_joint_speed=[0.15])
+    found = [step() for _ in range(40)]
+    assert all(isinstance(result, Motion) for result, _ in found)
+    assert found[-1][1] == pytest.approx(0.15, rel=0.01)
+    assert believed_speed() == pytest.approx(1.5)
+    bench.enable(False)
+    assert believed_speed() == pytest.approx(0.15)  # from now on the new limit is what the arm can do
+
+
 def test_limits_of_joints_do_not_matter_to_an_end_effector(open_bench):
-    bench = open_bench(**{"limits.joint_min": [-1.0] * 7, "limits.joint_max": [1.0] * 7})
+    seven = {"limits.joint_min": [-1.0] * 7, "limits.joint_max": [1.0] * 7, "limits.max_joint_speed": [1.0] * 7}
+    bench = open_bench(**seven)
     start_moving(bench)
-    bench.set(limits__joint_min=[-2.0] * 6, limits__joint_max=[2.0] * 6)
+    bench.set(limits__joint_min=[-2.0] * 6, limits__joint_max=[2.0] * 6, limits__max_joint_speed=[1.0] * 6)
     bench.set(dry_run=True)
     assert bench.session._motion.dry_run and bench.speeds()[-1] == 0.0
 

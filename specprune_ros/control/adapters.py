@@ -43,13 +43,17 @@ class TargetPose:
         self._measured: Pose | None = None  # when it was advanced last
         self._held = False
 
-    def advance(self, twist: Floats, measured: Pose, *, idle: bool = False) -> Pose:
+    def advance(self, twist: Floats, measured: Pose, limits: LimitsConfig, *, idle: bool = False) -> Pose:
         """The target after one period of `twist` (6,), at most the maximum lead away from the `measured` pose.
 
-        `idle`: the arm does not obey, and may be let go at any moment; the target stays close to it.
+        An arm that lags behind would follow a target through a wall of the workspace: it stays inside, or where the arm
+        is already. `idle`: the arm does not obey, and may be let go at any moment; the target stays close to it.
         """
         start = measured if self._target is None or self._held else self._target
-        self._target, self._held = self._leashed(integrate(start, twist, self.config.period), measured, idle), False
+        target = self._leashed(integrate(start, twist, self.config.period), measured, idle)
+        low = np.minimum(limits.workspace_min, measured.position)
+        high = np.maximum(limits.workspace_max, measured.position)
+        self._target, self._held = Pose(np.clip(target.position, low, high), target.quaternion), False
         self._measured = measured
         return self._target
 

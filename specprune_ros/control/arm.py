@@ -78,6 +78,7 @@ class Arm:
         self._trajectory: ChunkTrajectory | None = None  # that the arm follows
         self._rules: tuple[object, ...] = ()  # that it was made by
         self._stop: JointStop | None = None
+        self._late = False  # whether the joints catch up with a plan that has begun without them
         self._seen = False  # whether the end effector's pose was ever known
         self._effect = MotionEffect()
         self.drives = True  # whether the motion is sent to the arm, so that it should be seen; may be replaced
@@ -247,9 +248,11 @@ class Arm:
             return self._refuse(doubt)
         if self.space.config.whole_chunks:
             return self._followed(command, now, wanted, joints)
-        limited = self._joints.apply(wanted, joints)
+        self._late = self._late or self._joints.velocity is None
+        limited = self._joints.apply(wanted, joints, catching_up=self._late)
         if limited.hold:
             return _violated(limited)
+        self._late = self._late and "joint_speed" in limited.hit
         angle = float(np.abs(beside(wanted, joints, self._joints.continuous) - joints).max())
         velocity = self._joints.velocity
         assert velocity is not None
@@ -262,7 +265,7 @@ class Arm:
         """Motion by the trajectory of the chunk, which is made anew when the plan changes or the arm falls behind."""
         before, continuous = self._trajectory, self._joints.continuous
         if before is None:
-            limited = copy.copy(self._joints).apply(wanted, joints)
+            limited = copy.copy(self._joints).apply(wanted, joints, catching_up=True)
             if limited.hold:
                 return _violated(limited)
         if before is None or before.plan is not command.plan or self._obsolete(before, now, joints):

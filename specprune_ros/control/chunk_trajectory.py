@@ -29,7 +29,8 @@ MOST_KNOTS = 500  # ten seconds; a longer chunk is replaced before
 class ChunkTrajectory:
     """Knots at `start`, `start + period` and so on, seconds of the node's clock; past the last one the arm rests.
 
-    `hold`: why the chunk is not followed to its end, from `holds_at` on; the trajectory brakes there.
+    `hold`: why the chunk is not followed to its end, from `holds_at` on; the trajectory brakes there. `late_until`:
+    when it has caught up with the plan.
     """
 
     plan: Plan
@@ -39,6 +40,7 @@ class ChunkTrajectory:
     hits: tuple[tuple[str, ...], ...]  # limits that changed the motion up to each knot
     hold: Hold | None = None
     holds_at: float = math.inf
+    late_until: float = -math.inf
 
     @property
     def leashed(self) -> bool:
@@ -76,7 +78,8 @@ class ChunkTrajectory:
         count = 2 + max(math.floor((now + seconds - start) / self.period + 1e-6), 0)
         knots, hits = self.knots[first : first + count], self.hits[first : first + count]
         rest = count - len(knots)
-        return ChunkTrajectory(self.plan, start, self.period, knots + knots[-1:] * rest, hits + ((),) * rest)
+        knots, hits = knots + knots[-1:] * rest, hits + ((),) * rest
+        return ChunkTrajectory(self.plan, start, self.period, knots, hits, late_until=self.late_until)
 
 
 def starting(at: JointTarget, plan: Plan, now: float, seconds: float, period: float) -> ChunkTrajectory:
@@ -114,9 +117,11 @@ def roll_out(
     model.follow(JointTarget(last.positions + last.velocities * period / 2, last.velocities, last.wanted), measured)
     slowing = _Slowing.of(plan, limiter)
     hold, holds_at, limited = None, math.inf, None
-    late = not last.velocities.any()  # an arm at rest has to catch up with the plan
+    # An arm at rest has to catch up with the plan, and one that has not yet done so.
+    late, late_until = begin.end < begin.late_until or not last.velocities.any(), -math.inf
     while True:
         time = begin.start + (len(knots) - 1) * period
+        late_until = time if late else late_until
         ahead = time + 1.5 * period
         expected = knots[-1].positions + lag
         if hold is None and ahead < slowing.end:
@@ -139,7 +144,7 @@ def roll_out(
         hits.append(() if braking else step.hit)
     if len(knots) == len(begin.knots):
         holds_at = begin.start  # it never moves
-    return ChunkTrajectory(plan, begin.start, period, tuple(knots), tuple(hits), hold, holds_at)
+    return ChunkTrajectory(plan, begin.start, period, tuple(knots), tuple(hits), hold, holds_at, late_until)
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ class ChunkExecutor:
             refused = self._refuse(actions, stamp, dt, now)
             if refused is not None:
                 return refused
-            new = Plan(self._unwound(actions, now), stamp, dt)
+            new = Plan(self._unwound(actions, stamp, dt, now), stamp, dt)
             first = max(new.index(now), 0)
             old = self._plan if self._plan is not None and self._plan.covers(now) else None
             self._chunks = [new, *(chunk for chunk in self._chunks if chunk.end > now)][:MAX_ENSEMBLE]
@@ -208,14 +208,13 @@ class ChunkExecutor:
             return Receipt(Refusal.EXPIRED, f"ended {now - stamp - len(actions) * dt:.3f} s ago")
         return None
 
-    def _unwound(self, actions: Floats, now: float) -> Floats:
+    def _unwound(self, actions: Floats, stamp: float, dt: float, now: float) -> Floats:
         """`actions` with circular angles that go the short way, step by step and from the running plan on."""
         for dimension in self.circular:
-            angles = np.unwrap(actions[:, dimension])
+            actions[:, dimension] = np.unwrap(actions[:, dimension])
             if self._plan is not None:
-                running = self._plan.interpolate(now)[dimension]
-                angles += FULL_TURN * round((running - angles[0]) / FULL_TURN)
-            actions[:, dimension] = angles
+                running, new = (plan.interpolate(now)[dimension] for plan in (self._plan, Plan(actions, stamp, dt)))
+                actions[:, dimension] += FULL_TURN * round((running - new) / FULL_TURN)
         return actions
 
     def _blend(self, old: Plan | None, new: Plan, first: int) -> Plan:

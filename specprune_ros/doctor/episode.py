@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +40,7 @@ def read_episode(path: Path) -> Episode:
             return _of_arrays(path)
         if path.suffix in (".txt", ".jsonl"):
             return Episode(path, None, None, tuple(_listed(path)))
-    except (OSError, ValueError, BadZipFile, KeyError) as error:
+    except Exception as error:  # foreign files raise of every kind
         raise ConfigError(f"{path} cannot be read ({' '.join(str(error).split())[:100]}); see --help") from None
     raise ConfigError(
         f"{path} is no episode; give an .npz with proprio (T, P), actions (T, A) and instruction, or a list of "
@@ -66,6 +65,9 @@ def _compare(subject: Subject, group: str, numbers: NDArray[np.float64], name: s
     if numbers.ndim != 2 or numbers.shape[1] != len(found.low):
         detail = f"{name}: {group} has shape {numbers.shape}, the checkpoint's {len(found.low)} numbers a step"
         return [Check("data", WARN, f"{detail}; record what it was trained with")]
+    if not len(numbers) or not np.isfinite(numbers).all():
+        what = "holds NaN or Inf" if len(numbers) else "has no steps"
+        return [Check("data", WARN, f"{name}: {group} {what}; nothing can be said of it, record it again")]
     rows = []
     moved = sorted({index for step in numbers for index in found.moved(step)}) if group == "proprio" else []
     if moved:

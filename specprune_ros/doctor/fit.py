@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from specprune_ros.control.action_space import ControllerConfig
+from specprune_ros.control.action_space import ActionSpace, ControllerConfig
 from specprune_ros.errors import ConfigError
 from specprune_ros.pruning.config import PruningConfig
 from specprune_ros.sensing.config import InputsConfig
@@ -48,6 +48,7 @@ def check_fits(model: Fitted, inputs: InputsConfig, controller: ControllerConfig
         raise ConfigError(
             f"controller.action_space is {controller.action_space}; the checkpoint predicts {model.action_space}"
         )
+    ActionSpace(controller, len(model.action_range[0]))  # joints and grippers
 
 
 def proprio_numbers(inputs: InputsConfig) -> tuple[int, int]:

@@ -67,9 +67,10 @@ def check_robot(subject: Subject, robot: Robot) -> list[Check]:
         model = _Outline(subject.contents)
         try:
             check_fits(model, robot.inputs, robot.controller)
+            doubt = gripper_doubt(model, robot.controller)
         except ConfigError as error:
             rows.append(Check("robot", FAIL, str(error)))
-        doubt = gripper_doubt(model, robot.controller)
+            doubt = ""
         if doubt:
             rows.append(Check("gripper", WARN, doubt))
     if not rows and subject.contents:

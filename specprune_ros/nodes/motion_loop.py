@@ -73,6 +73,9 @@ class MotionLoop:
         self.result: Motion | Hold = Hold(HoldReason.DISABLED)
         self.measured = Measured()  # at the last tick
         self.latency = 0.0  # seconds from observation to chunk, expected
+        self._continuous: Collection[str] = ()
+        self._believed: np.ndarray | None = None  # m/s, rad/s, and rad/s of every joint: what measured motion may be
+        self._generous = False  # whether that is more than the limits, until the next hold
         self.clear_counts()
 
     def clear_counts(self) -> None:
@@ -216,6 +219,8 @@ class MotionLoop:
         self.result = self.arm.tick(now / NANOSECONDS, measured.pose, measured.joints, measured.problem)
         if isinstance(self.result, Hold):
             self._hold(self.result, before, coasting, measured.pose, now)
+            if self._generous:
+                self.set_motions(self._continuous)
         else:
             self._yields = False
             self._move(self.result, measured.pose, now)
@@ -262,15 +267,23 @@ class MotionLoop:
     def set_motions(self, continuous: Collection[str]) -> None:
         """What of the measured motion is believed, by the limits, and by which joints are `continuous`."""
         self.arm.set_continuous(continuous)
+        self._continuous = continuous
         if self._commands is None:
             return
         limits, names = self.arm.limits, self._config.joint_names
-        speeds = np.broadcast_to(limits.max_joint_speed, len(names))
-        self._sensors.set_joint_motions(
-            {name: JointMotion(float(speed), name in continuous) for name, speed in zip(names, speeds, strict=True)}
-        )
+        asked = np.array([limits.max_speed, limits.max_angular_speed])
+        if not self._config.delta:
+            asked = np.concatenate([asked, np.broadcast_to(limits.max_joint_speed, len(names))])
+        # An arm that is told to move more slowly needs a while for it, and does not lie meanwhile.
+        moving = not isinstance(self.result, Hold) and self._believed is not None
+        believed = np.maximum(asked, self._believed) if moving and self._believed is not None else asked
+        self._believed, self._generous = believed, bool((believed > asked).any())
+        if not self._config.delta:
+            self._sensors.set_joint_motions(
+                {name: JointMotion(float(s), name in continuous) for name, s in zip(names, believed[2:], strict=True)}
+            )
         if self._end_effector is not None:
-            self._end_effector.set_motion(PoseMotion(limits.max_speed, limits.max_angular_speed))
+            self._end_effector.set_motion(PoseMotion(float(believed[0]), float(believed[1])))
 
     def _feed_watchdog(self, now: int) -> None:
         stamps = self._sensors.newest_stamps()

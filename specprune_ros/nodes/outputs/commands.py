@@ -87,7 +87,8 @@ class PoseCommands:
 
     def move(self, motion: Motion, pose: Pose | None, header: Header) -> None:
         assert motion.twist is not None and pose is not None
-        self._publish(self._target.advance(motion.twist, pose, idle=bool(self._arm.effect)), header)
+        target = self._target.advance(motion.twist, pose, self._arm.limits, idle=bool(self._arm.effect))
+        self._publish(target, header)
 
     def hold(self, pose: Pose | None, header: Header, first: bool) -> None:
         target = self._target.hold(pose)
