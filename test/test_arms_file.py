@@ -50,6 +50,18 @@ def test_parameters_of_the_process_win_over_those_of_an_arms_file(tmp_path):
     assert given[1].arguments == [*plain[1].arguments, *added]
 
 
+def test_a_parameter_file_for_none_of_the_arms_is_refused(tmp_path):
+    (tmp_path / "left.yaml").touch()
+    (tmp_path / "arms.yaml").write_text(GOOD)
+    (tmp_path / "other.yaml").write_text("/specprune_policy: {ros__parameters: {dry_run: true}}")
+    (tmp_path / "latin.yaml").write_bytes(b"# gr\xfc\xdfe")
+    own = ["policy_arms", "--ros-args", "--params-file"]
+    with pytest.raises(ConfigError, match="no section for /left/specprune_policy or /cell/right/specprune_policy"):
+        read_arms(tmp_path / "arms.yaml", [*own, str(tmp_path / "other.yaml")])
+    latin = str(tmp_path / "latin.yaml")  # ROS will say what is wrong with it
+    assert latin in read_arms(tmp_path / "arms.yaml", [*own, latin])[0].arguments
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from specprune_ros.control.action_space import ControllerConfig
+from specprune_ros.control.adapters import TargetPose
 from specprune_ros.control.arm import Arm, Motion
 from specprune_ros.control.command import Hold, HoldReason
 from specprune_ros.control.deviation import integrate
@@ -217,3 +218,23 @@ def test_an_arm_that_somebody_stopped_does_not_jump_when_it_is_let_go(trajectory
     assert max(ahead[:100]) > 0.4 and max(ahead[120:200]) < 0.11
     assert max(speeds) < 2.0 and arm.effect == ""
     np.testing.assert_allclose(joints, [1.0, -1.0], atol=0.01)
+
+
+@pytest.mark.parametrize("lag", [0.1, 0.4])
+@pytest.mark.parametrize("sag", [0.0, 0.002, 0.015])
+def test_an_arm_that_rests_at_a_wall_obeys(lag, sag):
+    """Its target ends at the wall, and it rests a little before it."""
+    limits = LimitsConfig(workspace_max=(0.1, 1.0, 1.0), workspace_min=(-1.0, -1.0, -1.0))
+    config = ControllerConfig(output="pose", rate=1 / DT, on_no_effect="hold")
+    arm, target, place = Arm(7, config, limits, ExecutorConfig()), TargetPose(config), np.zeros(3)
+    arm.enable()
+    for tick in range(200):
+        now = tick * DT
+        if tick % 4 == 0:
+            arm.executor.submit(moves(0.3), now, DT, now)
+        here = Pose(place, IDENTITY.quaternion)
+        result = arm.tick(now, here)
+        assert isinstance(result, Motion) and arm.effect == ""
+        told = target.advance(result.twist, here, limits).position - np.array([sag, 0, 0])
+        place = place + (told - place) * (1 - np.exp(-DT / lag))
+    assert place[0] > 0.07

@@ -355,3 +355,36 @@ def test_limits_that_hold_let_an_arm_at_rest_catch_up_with_a_plan(trajectory):
     submit(now + PERIOD, jump=1.0)
     later = [arm.tick(now + PERIOD * (k + 1), joints=joints) for k in range(40)]
     assert HoldReason.LIMIT in [result.reason for result in later if isinstance(result, Hold)]
+
+
+@pytest.mark.parametrize("trajectory", ["chunk", "point"])
+@pytest.mark.parametrize(
+    ("line", "furthest"), [((3.0, 0.0), 0.0), ((0.0, 5.0), 0.0), ((0.05, 3.0), 0.1)], ids=["far", "fast", "fast later"]
+)
+def test_limits_that_hold_forgive_the_way_to_a_plan_and_not_the_plan(trajectory, line, furthest):
+    limits = dataclasses.replace(LIMITS, on_violation="hold", joint_min=(-9.0,), joint_max=(9.0,))
+    arm = Arm(2, dataclasses.replace(CONFIG, trajectory=trajectory), limits, ExecutorConfig(max_observation_age=10.0))
+    arm.enable(0.0)
+    joints, reasons = np.zeros(2), []
+    for tick in range(50):
+        now = 1000.0 + tick * PERIOD
+        if tick % 10 == 0:
+            age = 0.0 if furthest else 0.1
+            first, speed = line
+            targets = first + speed * (now - age - 1000.0 + age + STEP * np.arange(16))
+            assert arm.executor.submit(np.stack([targets] * 2, axis=1), now - age, STEP, now).accepted
+        result = arm.tick(now, joints=joints)
+        joints = result.joints if isinstance(result, Motion) else joints
+        reasons.append(result.reason if isinstance(result, Hold) else "")
+    assert np.abs(joints).max() <= furthest and HoldReason.LIMIT in reasons
+
+
+@pytest.mark.parametrize("trajectory", ["chunk", "point"])
+def test_limits_that_hold_let_an_arm_go_on_that_a_person_has_moved(trajectory):
+    limits = dataclasses.replace(LIMITS, on_violation="hold")
+    arm = Arm(2, dataclasses.replace(CONFIG, trajectory=trajectory), limits, ExecutorConfig(max_observation_age=10.0))
+    arm.enable(0.0)
+    arm.forget(velocities=np.full(2, 0.3))
+    targets = 0.3 * STEP * np.arange(16)
+    assert arm.executor.submit(np.stack([targets] * 2, axis=1), 999.9, STEP, 1000.0).accepted
+    assert isinstance(arm.tick(1000.0, joints=np.zeros(2)), Motion)

@@ -339,7 +339,48 @@ def test_an_arm_that_is_told_to_move_more_slowly_is_believed_meanwhile(open_benc
     assert found[-1][1] == pytest.approx(0.15, rel=0.01)
     assert believed_speed() == pytest.approx(1.5)
     bench.enable(False)
+    assert believed_speed() == pytest.approx(1.5)  # it may still brake
+    for _ in range(30):
+        step()
     assert believed_speed() == pytest.approx(0.15)  # from now on the new limit is what the arm can do
+
+
+def test_an_arm_that_brakes_when_its_limit_is_lowered_is_believed(open_bench):
+    """New limits and a new task at once: the arm holds in the next period, and takes a while to rest."""
+    bench = open_bench(JointPolicy(), **JOINTS)
+    bench.policy.actions = np.tile([4.5, 4.5, 1.0], (8, 1))
+    here, speed = np.zeros(2), 0.0
+
+    def step(work=True):
+        nonlocal here, speed
+        bench.advance(STEP)
+        running = bench.session._arm._trajectory
+        before = here
+        if running is None:
+            speed = max(speed - 2.0 * STEP, 0.0)
+            here = here + speed * STEP
+        else:
+            here = running.at(bench.now / SECOND).positions
+            speed = float((here - before)[0]) / STEP
+        bench.see()
+        bench.joints(a=float(here[0]), b=float(here[1]))
+        if work:
+            bench.work()
+        bench.session._tick()
+        return bench.session._motion.result
+
+    for _ in range(25):
+        step()
+    bench.enable()
+    for _ in range(30):
+        step()
+    assert speed > 1.2
+    bench.set(limits__max_joint_speed=[0.15], instruction="something else")
+    held = [step(work=False) for _ in range(4)]
+    assert all(isinstance(result, Hold) for result in held)
+    found = [step() for _ in range(60)]
+    assert not [r for r in (*held, *found) if isinstance(r, Hold) and r.reason == HoldReason.JOINTS_UNKNOWN]
+    assert isinstance(found[-1], Motion)
 
 
 def test_limits_of_joints_do_not_matter_to_an_end_effector(open_bench):

@@ -97,6 +97,23 @@ def test_frames_of_tf_without_stamps_do_not_matter_beside_the_arm(tmp_path):
     assert findings(maker.write(tmp_path / "bag"), tmp_path) == {}
 
 
+@pytest.mark.parametrize("milliseconds", [2, 5])
+def test_two_drivers_of_the_arms_joints_need_not_wait_for_each_other(tmp_path, milliseconds):
+    maker = BagMaker(IMAGES)
+    for time, topic, kind, message in list(maker.messages):
+        if topic == "/joint_states":
+            other = copy.deepcopy(message)
+            other.name, other.position = message.name[1:], message.position[1:]
+            message.name, message.position = message.name[:1], message.position[:1]
+            later = time + milliseconds * SECOND // 1000
+            other.header = maker.header(later)
+            maker.add(later, topic, kind, other)
+    maker.messages.sort(key=lambda entry: entry[0])
+    assert findings(maker.write(tmp_path / "bag"), tmp_path) == {}
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["audit"]["inputs"]["joint_states"]["rate_hz"] == pytest.approx(20, rel=0.02)
+
+
 @pytest.mark.parametrize("every", [1, 20], ids=["fast", "slow"])
 def test_a_driver_of_other_joints_may_be_as_slow_as_it_likes(tmp_path, every):
     maker = BagMaker(IMAGES)

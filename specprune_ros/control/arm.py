@@ -226,9 +226,18 @@ class Arm:
         if limited.hold:
             return _violated(limited)
         if self.drives:
-            self._effect.of_twist(now, limited.value * self._period, pose)
+            self._effect.of_twist(now, self._free(limited.value, pose) * self._period, pose)
         openings = self._gripper.update(self.space.openings(command.action), now)
         return Motion(limited.value, None, None, openings, limited.hit, deviation, angle, command)
+
+    def _free(self, twist: Floats, pose: Pose) -> Floats:
+        """What of a twist (6,) has to be seen: a target pose ends at a wall, and the arm before it."""
+        if self.space.config.output != "pose":
+            return twist
+        near = self.space.config.max_lead
+        blocked = (twist[:3] > 0) & (np.array(self.limits.workspace_max) - pose.position < near)
+        blocked |= (twist[:3] < 0) & (pose.position - np.array(self.limits.workspace_min) < near)
+        return np.concatenate([np.where(blocked, 0.0, twist[:3]), twist[3:]])
 
     def _draw_in(self, joints: Floats) -> None:
         """Keep the target close to joints that do not obey: whoever stopped them may let them go at any moment."""
@@ -248,7 +257,10 @@ class Arm:
             return self._refuse(doubt)
         if self.space.config.whole_chunks:
             return self._followed(command, now, wanted, joints)
-        self._late = self._late or self._joints.velocity is None
+        if self._joints.velocity is None:
+            self._late = True
+            if self._joints.jumps(wanted, joints, now - command.stamp):
+                return Hold(HoldReason.LIMIT, "joint_speed")
         limited = self._joints.apply(wanted, joints, catching_up=self._late)
         if limited.hold:
             return _violated(limited)

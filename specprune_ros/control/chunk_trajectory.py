@@ -89,7 +89,7 @@ def starting(at: JointTarget, plan: Plan, now: float, seconds: float, period: fl
     """
     period *= math.ceil(SHORTEST / period - 1e-9)
     count = 1 + math.ceil(seconds / period - 1e-9)
-    return ChunkTrajectory(plan, now, period, (at,) * count, ((),) * count)
+    return ChunkTrajectory(plan, now, period, (at,) * count, ((),) * count, late_until=math.inf)
 
 
 def roll_out(
@@ -119,6 +119,7 @@ def roll_out(
     hold, holds_at, limited = None, math.inf, None
     # An arm at rest has to catch up with the plan, and one that has not yet done so.
     late, late_until = begin.end < begin.late_until or not last.velocities.any(), -math.inf
+    beginning = (math.isinf(begin.late_until) and late) or not last.velocities.any()
     while True:
         time = begin.start + (len(knots) - 1) * period
         late_until = time if late else late_until
@@ -127,12 +128,14 @@ def roll_out(
         if hold is None and ahead < slowing.end:
             target = joints(plan.interpolate(slowing.time(ahead)))
             doubt = model.doubt(target, expected)
-            limited = None if doubt else model.apply(target, expected, catching_up=late)
+            limited = None if doubt else model.apply(target, expected, catching_up=late, beginning=beginning)
             if doubt is not None:
                 hold, holds_at = refuse(doubt), time
+            elif beginning and limiter.jumps(target, last.positions, ahead - plan.stamp):
+                hold, holds_at = Hold(HoldReason.LIMIT, "joint_speed"), time
             elif limited is not None and limited.hold:
                 hold, holds_at = Hold(HoldReason.LIMIT, ", ".join(limited.hit)), time
-            late = late and limited is not None and "joint_speed" in limited.hit
+            late, beginning = late and limited is not None and "joint_speed" in limited.hit, False
         braking = hold is not None or ahead >= slowing.end or len(knots) >= most
         if braking and not knots[-1].velocities.any():
             break

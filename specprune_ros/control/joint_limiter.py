@@ -57,6 +57,7 @@ class JointLimiter:
         self.continuous: Floats | bool = False  # (J,) which joints turn without end: they have no range
         self.period = period
         self._held: Floats | None = None
+        self._reach: Floats | float = 0.0  # rad, from where the hold began, within which the arm comes to rest
         self._drift: Floats | None = None
         self.rest()
 
@@ -86,7 +87,7 @@ class JointLimiter:
 
         `velocity` (J,) rad/s: how it moves by somebody else, believed up to the speeds allowed; None: it stands still.
         """
-        self._held, self._drift = None, velocity
+        self._held, self._drift, self._reach = None, velocity, 0.0
         self.rest()
 
     def ahead(self, measured: Floats) -> float:
@@ -102,7 +103,7 @@ class JointLimiter:
         """
         seconds = 0.0
         if self._sent is not None:
-            near = self._braking_distance(len(self._sent))
+            near = self._reach = self._braking_distance(len(self._sent))
             here = beside(self._measured if measured is None else measured, self._sent, self.continuous)
             self._held = np.clip(here, self._sent - near, self._sent + near)
             seconds = float(np.max(np.abs(self._held - self._sent) / self.config.max_joint_speed))
@@ -119,7 +120,8 @@ class JointLimiter:
         """
         told = self._held if self._sent is None else self._sent
         if told is not None:
-            allowed = self._braking_distance(len(told)) + (0.0 if self._sent is None else self.max_lead)
+            near = self._braking_distance(len(told))
+            allowed = np.maximum(near, self._reach) if self._sent is None else near + self.max_lead
             apart = np.abs(beside(measured, told, self.continuous) - told)
             joint = int(np.argmax(apart - allowed))
             if apart[joint] > allowed[joint]:
@@ -140,16 +142,30 @@ class JointLimiter:
         return None
 
     def _braking_distance(self, joints: int) -> Floats:
-        """(J,) rad in which the arm stops from its highest speed, and what its measurement lags behind."""
+        """(J,) rad in which the arm stops from its highest speed, and what its measurement lags behind.
+
+        A limit that was lowered a moment ago does not stop the arm sooner.
+        """
         speed, acceleration = np.array(self.config.max_joint_speed), np.array(self.config.max_joint_acceleration)
+        speed = speed if self._velocity is None else np.maximum(speed, np.abs(self._velocity))
         return np.broadcast_to(braking_distance(speed, acceleration, self.period), (joints,)) + MEASURED_LAG * speed
 
-    def apply(self, target: Floats, measured: Floats, *, catching_up: bool = False) -> Limited:
+    def jumps(self, target: Floats, measured: Floats, age: float) -> bool:
+        """Whether limits that hold forbid an arm at rest to go to a `target` (J,) rad of a plan that is `age` s old.
+
+        While it rested, no plan that keeps to the speed limits went further.
+        """
+        gap = np.abs(beside(target, measured, self.continuous) - measured)
+        return self.config.on_violation == "hold" and bool((gap > self._speed() * (age + 2 * self.period)).any())
+
+    def apply(self, target: Floats, measured: Floats, *, catching_up: bool = False, beginning: bool = False) -> Limited:
         """The joint positions to reach after one period, (J,) rad.
 
         `target` (J,): asked for; `measured` (J,): where the joints are. `catching_up`: the arm follows a plan that has
-        begun without it, so that speed is no violation.
+        begun without it, so that the speed at which it comes up is no violation; that of the plan itself is, but for
+        the first step (`beginning`), which is the way to the plan.
         """
+        beginning = beginning or self._sent is None
         config, period = self.config, self.period
         low, high = self._range()
         max_speed, max_acceleration = self._speed(), np.array(config.max_joint_acceleration)
@@ -167,7 +183,8 @@ class JointLimiter:
         speed = own + np.sign(gap) * braking_speed(np.abs(gap), max_acceleration, period)
         if (np.abs(speed) > max_speed * (1 + TOLERANCE)).any():
             hit.append("joint_speed")
-        violated = [name for name in hit if not (catching_up and name == "joint_speed")]
+        forgiven = catching_up and (beginning or not (np.abs(own) > max_speed * (1 + TOLERANCE)).any())
+        violated = [name for name in hit if not (forgiven and name == "joint_speed")]
         if violated and config.on_violation == "hold":
             return Limited(measured.copy(), tuple(hit), hold=True)
         self._wanted = wanted

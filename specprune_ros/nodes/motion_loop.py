@@ -15,6 +15,7 @@ from std_msgs.msg import Header
 from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.arm import Arm, Motion
 from specprune_ros.control.command import NATURAL_HOLDS, Hold, HoldReason, Receipt, Refusal
+from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.control.replan import Replanner
 from specprune_ros.control.takeover import InCharge, Takeover
 from specprune_ros.errors import ObservationError
@@ -75,7 +76,9 @@ class MotionLoop:
         self.latency = 0.0  # seconds from observation to chunk, expected
         self._continuous: Collection[str] = ()
         self._believed: np.ndarray | None = None  # m/s, rad/s, and rad/s of every joint: what measured motion may be
-        self._generous = False  # whether that is more than the limits, until the next hold
+        self._generous = False  # whether that is more than the limits, until the arm rests
+        self._braking = 0  # nanoseconds that the arm may take to come to rest
+        self._moved = 0  # when it was told to move last, nanoseconds
         self.clear_counts()
 
     def clear_counts(self) -> None:
@@ -219,12 +222,14 @@ class MotionLoop:
         self.result = self.arm.tick(now / NANOSECONDS, measured.pose, measured.joints, measured.problem)
         if isinstance(self.result, Hold):
             self._hold(self.result, before, coasting, measured.pose, now)
-            if self._generous:
+            if self._generous and self._rests(now):
                 self.set_motions(self._continuous)
         else:
             self._yields = False
             self._move(self.result, measured.pose, now)
         motion = None if isinstance(self.result, Hold) else self.result
+        if motion is not None or coasting:
+            self._moved = now
         if self.replanner.due(motion, self._mode(), self.latency):
             self._on_due()
 
@@ -275,8 +280,9 @@ class MotionLoop:
         if not self._config.delta:
             asked = np.concatenate([asked, np.broadcast_to(limits.max_joint_speed, len(names))])
         # An arm that is told to move more slowly needs a while for it, and does not lie meanwhile.
-        moving = not isinstance(self.result, Hold) and self._believed is not None
-        believed = np.maximum(asked, self._believed) if moving and self._believed is not None else asked
+        before, self._braking = self._believed, self._braking_time(limits)
+        slowing = before is not None and not self._rests(self._node.get_clock().now().nanoseconds)
+        believed = np.maximum(asked, before) if slowing and before is not None else asked
         self._believed, self._generous = believed, bool((believed > asked).any())
         if not self._config.delta:
             self._sensors.set_joint_motions(
@@ -284,6 +290,20 @@ class MotionLoop:
             )
         if self._end_effector is not None:
             self._end_effector.set_motion(PoseMotion(float(believed[0]), float(believed[1])))
+
+    def _rests(self, now: int) -> bool:
+        """Whether the arm has had the time to come to rest, at `now` nanoseconds."""
+        return not 0 <= now - self._moved <= self._braking
+
+    def _braking_time(self, limits: LimitsConfig) -> int:
+        """From what was believed, in nanoseconds, and half a second for an arm that lags."""
+        if self._believed is None:
+            return 0
+        accelerations = [limits.max_acceleration, limits.max_angular_acceleration]
+        if not self._config.delta:
+            joints = np.broadcast_to(limits.max_joint_acceleration, len(self._config.joint_names))
+            accelerations = [*accelerations, *joints]
+        return round((0.5 + float((self._believed / accelerations).max())) * NANOSECONDS)
 
     def _feed_watchdog(self, now: int) -> None:
         stamps = self._sensors.newest_stamps()

@@ -168,6 +168,7 @@ class Audit:
         self._newest: dict[str, int] = {}
         self._used = {*inputs.joint_names, *settings.controller.joint_names}
         self._joints: dict[str, int] = {}  # newest stamp of each of these
+        self._reached = -1, -1  # oldest and newest of them when all were known anew
         self._motions = {camera: CameraMotion(camera, inputs.transform_of(camera)) for camera in topics.images}
         self._key = unnorm_key
         self._fits: dict[str, KeyFit] = {}
@@ -197,15 +198,20 @@ class Audit:
                 self._newest.clear()
 
     def _known_joints(self, names: Sequence[str], stamp: int) -> int | None:
-        """By when all joints that the node uses are known anew, by a message of some joints; None: no change."""
-        before = min(self._joints.values(), default=None)
+        """By when all joints that the node uses are known anew, by a message of some joints; None: not all are."""
         self._joints |= dict.fromkeys(self._used.intersection(names), stamp)
-        now = min(self._joints.values(), default=None)
-        complete = self._joints.keys() == self._used
-        return now if complete and (now != before or stamp == UNSTAMPED) else None
+        if self._joints.keys() != self._used:
+            return None
+        known, newest = min(self._joints.values()), max(self._joints.values())
+        oldest_before, newest_before = self._reached
+        if stamp != UNSTAMPED and oldest_before <= known <= newest_before:
+            return None
+        self._reached = known, newest
+        return known
 
     def on_jump(self, time: int, back: int) -> None:
         self._joints.clear()
+        self._reached = -1, -1
         if len(self.jumps) < LISTED:
             self.jumps.append((round((time - self._start) / NANOSECONDS, 3), round(back / NANOSECONDS, 3)))
         for stream in self.streams.values():

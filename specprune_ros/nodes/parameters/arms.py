@@ -60,7 +60,16 @@ def read_arms(path: Path, own: Sequence[str] = ()) -> list[ArmArguments]:
     if not isinstance(arms, dict) or not arms:
         raise ConfigError(f"{path} lists no arms; it needs 'arms:' and below it a namespace for each arm")
     parameters = _parameters(own)
+    nodes = [_node(str(name)) for name in arms]
+    for option, file in parameters:
+        if option == "--params-file" and not any(means(file, node) for node in nodes):
+            raise ConfigError(f"{file}: no section for {' or '.join(nodes)}, so nothing in it would have an effect")
     return [_arm(path, str(name), {} if given is None else given, parameters) for name, given in arms.items()]
+
+
+def _node(name: str) -> str:
+    """The full name of an arm's node."""
+    return f"/{name.strip('/')}/{NODE}"
 
 
 def _parameters(arguments: Sequence[str]) -> list[tuple[str, str]]:
@@ -89,8 +98,7 @@ def _arm(path: Path, name: str, given: Any, parameters: Sequence[tuple[str, str]
         raise ConfigError(f"{where}.remappings has to be a mapping of names to topics")
     for source, target in remappings.items():
         arguments += ["-r", f"{source}:={target}"]
-    node = f"/{name.strip('/')}/{NODE}"
     for option, value in parameters:
-        if option != "--params-file" or means(value, node):
+        if option != "--params-file" or means(value, _node(name)):
             arguments += [option, value]
     return ArmArguments(f"/{name.strip('/')}", arguments)

@@ -16,7 +16,7 @@ def check_files(arguments: Sequence[str], node: str) -> None:
         try:
             with open(file) as stream:
                 content = yaml.safe_load(stream)
-        except (OSError, yaml.YAMLError):
+        except (OSError, ValueError, yaml.YAMLError):
             continue  # ROS has refused it already
         named = [section for section, _ in sections(content)]
         there = f"the file has {', '.join(named)}" if named else f"the file has no {SECTION}"
@@ -28,11 +28,11 @@ def check_files(arguments: Sequence[str], node: str) -> None:
 
 
 def means(file: str, node: str) -> bool:
-    """Whether a file has a section for `node`; also one that cannot be read, which ROS refuses."""
+    """Whether a file has a section for `node`; also one that cannot be read, which ROS will refuse."""
     try:
         with open(file) as stream:
             content = yaml.safe_load(stream)
-    except (OSError, yaml.YAMLError):
+    except (OSError, ValueError, yaml.YAMLError):
         return True
     return any(matches(section, node) for section, _ in sections(content))
 
