@@ -388,3 +388,23 @@ def test_limits_that_hold_let_an_arm_go_on_that_a_person_has_moved(trajectory):
     targets = 0.3 * STEP * np.arange(16)
     assert arm.executor.submit(np.stack([targets] * 2, axis=1), 999.9, STEP, 1000.0).accepted
     assert isinstance(arm.tick(1000.0, joints=np.zeros(2)), Motion)
+
+
+@pytest.mark.parametrize(("speed", "latency", "dt"), [(0.8, 0.2, 0.1), (0.9, 0.1, 0.05), (0.9, 0.2, 0.1)])
+def test_limits_that_hold_let_the_next_plan_come_while_the_arm_catches_up(speed, latency, dt):
+    """It was observed while the arm still rested, so that it lies behind the first one."""
+    limits = dataclasses.replace(LIMITS, on_violation="hold", joint_min=(-9.0,), joint_max=(9.0,))
+    arm = Arm(2, dataclasses.replace(CONFIG, step_duration=dt), limits, ExecutorConfig(max_observation_age=10.0))
+    arm.enable(0.0)
+    joints, seen, holds = np.zeros(2), (1000.0, 0.0), 0
+    for tick in range(round(1.5 / PERIOD)):
+        now = 1000.0 + tick * PERIOD
+        if now >= seen[0] + latency - 1e-9:
+            stamp, start = seen
+            targets = start + speed * dt * np.arange(16)
+            assert arm.executor.submit(np.stack([targets] * 2, axis=1), stamp, dt, now).accepted
+            seen = now, float(joints[0])
+        result = arm.tick(now, joints=joints)
+        joints = result.joints if isinstance(result, Motion) else joints
+        holds += isinstance(result, Hold) and result.reason == HoldReason.LIMIT
+    assert joints[0] > 0.8 and holds <= 2

@@ -119,7 +119,8 @@ def roll_out(
     hold, holds_at, limited = None, math.inf, None
     # An arm at rest has to catch up with the plan, and one that has not yet done so.
     late, late_until = begin.end < begin.late_until or not last.velocities.any(), -math.inf
-    beginning = (math.isinf(begin.late_until) and late) or not last.velocities.any()
+    # The first step is the way to the plan, and not its speed: from rest, or from another plan before it was caught up.
+    beginning = (late and (math.isinf(begin.late_until) or begin.plan is not plan)) or not last.velocities.any()
     while True:
         time = begin.start + (len(knots) - 1) * period
         late_until = time if late else late_until

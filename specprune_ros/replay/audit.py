@@ -168,7 +168,7 @@ class Audit:
         self._newest: dict[str, int] = {}
         self._used = {*inputs.joint_names, *settings.controller.joint_names}
         self._joints: dict[str, int] = {}  # newest stamp of each of these
-        self._reached = -1, -1  # oldest and newest of them when all were known anew
+        self._fresh: set[str] = set()  # of these, those that are known anew
         self._motions = {camera: CameraMotion(camera, inputs.transform_of(camera)) for camera in topics.images}
         self._key = unnorm_key
         self._fits: dict[str, KeyFit] = {}
@@ -199,19 +199,17 @@ class Audit:
 
     def _known_joints(self, names: Sequence[str], stamp: int) -> int | None:
         """By when all joints that the node uses are known anew, by a message of some joints; None: not all are."""
-        self._joints |= dict.fromkeys(self._used.intersection(names), stamp)
-        if self._joints.keys() != self._used:
+        told = self._used.intersection(names)
+        self._fresh |= {name for name in told if stamp == UNSTAMPED or self._joints.get(name) != stamp}
+        self._joints |= dict.fromkeys(told, stamp)
+        if self._fresh != self._used:
             return None
-        known, newest = min(self._joints.values()), max(self._joints.values())
-        oldest_before, newest_before = self._reached
-        if stamp != UNSTAMPED and oldest_before <= known <= newest_before:
-            return None
-        self._reached = known, newest
-        return known
+        self._fresh.clear()
+        return min(self._joints.values())
 
     def on_jump(self, time: int, back: int) -> None:
         self._joints.clear()
-        self._reached = -1, -1
+        self._fresh.clear()
         if len(self.jumps) < LISTED:
             self.jumps.append((round((time - self._start) / NANOSECONDS, 3), round(back / NANOSECONDS, 3)))
         for stream in self.streams.values():
