@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from training.batched_model import Scores
-from training.data import is_named
+from training.data import are_named
 from training.grounding import grounding_loss, relevance_maps
 
 NAN = float("nan")
@@ -25,7 +25,7 @@ INSTRUCTION = "pick up the black bowl on the cookie box and place it on the plat
     ],
 )
 def test_what_the_instruction_names(name, named):
-    assert is_named(name, INSTRUCTION) is named
+    assert are_named([name], INSTRUCTION) == [named]
 
 
 def test_maps_have_their_peaks_at_the_things_that_matter():
