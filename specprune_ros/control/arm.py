@@ -31,9 +31,7 @@ ROUNDING = 1e-6  # rad
 class Motion:
     """What the arm does during one control period."""
 
-    twist: (
-        Floats | None
-    )  # (6,) m/s, rad/s in the base frame, within limits; None for joint-space policies or without a pose
+    twist: Floats | None  # (6,) m/s, rad/s in the base frame, within limits; None: joint space, or no pose
     joints: Floats | None  # (J,) rad to reach after the period, within limits; None for end-effector policies
     joint_velocities: Floats | None  # (J,) rad/s
     openings: Floats  # (G,) 0 closed .. 1 open
