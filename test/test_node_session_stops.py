@@ -301,8 +301,8 @@ def test_motion_that_is_switched_on_twice_goes_on_as_it_was(open_bench):
     before = bench.speeds()[-1]
     bench.advance(0.001)
     bench.see()
-    assert before > 0.2 and bench.enable().success
     bench.advance(0.001)
+    assert before > 0.2 and bench.enable().success
     bench.work()  # on what was seen before
     bench.tick()
     assert abs(bench.speeds()[-1] - before) <= 1.0 * STEP + 1e-9 and executable(bench)[-1]
@@ -456,8 +456,10 @@ def test_a_model_is_given_back_without_counting_as_a_hang(open_bench, monkeypatc
     @contextlib.contextmanager
     def while_loading():
         loading.append(1)
-        yield
-        loading.pop()
+        try:
+            yield
+        finally:
+            loading.pop()
 
     bench.node.trigger_deactivate()
     bench.node.trigger_cleanup()
