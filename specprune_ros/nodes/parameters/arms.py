@@ -8,7 +8,6 @@ arms:
       ~/image_primary: /left/cameras/primary/color/image_raw
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,11 @@ from typing import Any
 import yaml
 
 from specprune_ros.errors import ConfigError
-from specprune_ros.nodes.parameters.files import means
+from specprune_ros.nodes.parameters.files import FILE, means, ros_arguments
 
 KEYS = ("params_file", "remappings")
 NODE = "specprune_policy"
-SETTING = ("-p", "--param", "--params-file")
+SETTING = ("-p", "--param", FILE)
 
 
 @dataclass(frozen=True)
@@ -59,10 +58,10 @@ def read_arms(path: Path, own: Sequence[str] = ()) -> list[ArmArguments]:
     arms = content.get("arms") if isinstance(content, dict) else None
     if not isinstance(arms, dict) or not arms:
         raise ConfigError(f"{path} lists no arms; it needs 'arms:' and below it a namespace for each arm")
-    parameters = _parameters(own)
+    parameters = [(option, value) for option, value in ros_arguments(own) if option in SETTING]
     nodes = [_node(str(name)) for name in arms]
     for option, file in parameters:
-        if option == "--params-file" and not any(means(file, node) for node in nodes):
+        if option == FILE and not any(means(file, node) for node in nodes):
             raise ConfigError(f"{file}: no section for {' or '.join(nodes)}, so nothing in it would have an effect")
     return [_arm(path, str(name), {} if given is None else given, parameters) for name, given in arms.items()]
 
@@ -70,17 +69,6 @@ def read_arms(path: Path, own: Sequence[str] = ()) -> list[ArmArguments]:
 def _node(name: str) -> str:
     """The full name of an arm's node."""
     return f"/{name.strip('/')}/{NODE}"
-
-
-def _parameters(arguments: Sequence[str]) -> list[tuple[str, str]]:
-    """The ROS arguments that set parameters, each with its value."""
-    in_ros, found = False, []
-    for argument, following in itertools.pairwise([*arguments, ""]):
-        if argument in ("--ros-args", "--"):
-            in_ros = argument == "--ros-args"
-        elif in_ros and argument in SETTING:
-            found.append((argument, following))
-    return found
 
 
 def _arm(path: Path, name: str, given: Any, parameters: Sequence[tuple[str, str]]) -> ArmArguments:
@@ -99,6 +87,6 @@ def _arm(path: Path, name: str, given: Any, parameters: Sequence[tuple[str, str]
     for source, target in remappings.items():
         arguments += ["-r", f"{source}:={target}"]
     for option, value in parameters:
-        if option != "--params-file" or means(value, _node(name)):
+        if option != FILE or means(value, _node(name)):
             arguments += [option, value]
     return ArmArguments(f"/{name.strip('/')}", arguments)
