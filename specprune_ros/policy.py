@@ -433,10 +433,10 @@ class Policy:
             )
         return array.astype(np.float32)
 
-    def _noise(self, given: NDArray[np.float32] | None, stamp: float) -> NDArray[np.float32]:
-        """(C, A); only a diffusion head reads it."""
+    def _noise(self, given: NDArray[np.float32] | None, stamp: float) -> NDArray[np.float32] | None:
+        """(C, A) for a diffusion head; the others read none."""
         size = self._model.config
-        if given is not None:
+        if given is not None or size.head != DIFFUSION:
             return given
         random = np.random.default_rng(int(np.float64(stamp).view(np.uint64)))
         return random.standard_normal((size.chunk_length, size.action_dim), np.float32)

@@ -12,7 +12,6 @@ from typing import Any
 import apsw
 from rosbags.interfaces import Connection, ConnectionExtRosbag2, MessageDefinitionFormat
 from rosbags.rosbag2 import Reader, ReaderError
-from rosbags.rosbag2.metadata import ReaderMetadata
 from rosbags.rosbag2.reader import DirectoryReader
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
@@ -57,6 +56,7 @@ class Bag:
             self.close()
             raise BagError(f"{path} holds no messages; record again, and look at `ros2 bag info {path}`")
         self._typestore = _typestore(self._reader.connections)
+        self.start, self.end = _span(self._reader)  # of what was recorded, nanoseconds; the end is behind it
 
     def __enter__(self) -> "Bag":
         return self
@@ -66,23 +66,6 @@ class Bag:
 
     def close(self) -> None:
         self._stack.close()
-
-    @property
-    def start(self) -> int:
-        """When the first message was recorded, nanoseconds. By the files, as metadata may be wrong."""
-        return min((file.start_time for file in self._files), default=self._reader.start_time)
-
-    @property
-    def end(self) -> int:
-        """Just after the last message was recorded, nanoseconds."""
-        return max((file.end_time for file in self._files), default=self._reader.end_time)
-
-    @property
-    def _files(self) -> list[ReaderMetadata]:
-        """Of a folder, what its files say of themselves, as far as they hold messages."""
-        storage = self._reader.storage
-        files = storage.storages if isinstance(storage, DirectoryReader) else []
-        return [file.metadata for file in files if file.metadata.message_count]
 
     @property
     def custom_data(self) -> dict[str, str]:
@@ -128,6 +111,15 @@ class Bag:
                 self.malformed[connection.topic] += 1
                 continue
             yield BagMessage(connection.topic, time, message, data)
+
+
+def _span(reader: Reader) -> tuple[int, int]:
+    """When the first message was recorded, and just after the last one: of a folder by its files, as metadata lie."""
+    storage = reader.storage
+    files = storage.storages if isinstance(storage, DirectoryReader) else []
+    full = [file.metadata for file in files if file.metadata.message_count]
+    start = min((file.start_time for file in full), default=reader.start_time)
+    return start, max((file.end_time for file in full), default=reader.end_time)
 
 
 def _settle(reader: Reader) -> None:
