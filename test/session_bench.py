@@ -20,6 +20,7 @@ from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import SetBool, Trigger
 from tf2_msgs.msg import TFMessage
 
+from specprune_ros.control.arm import Motion
 from specprune_ros.nodes.policy_node import PolicyNode
 from specprune_ros.nodes.turns import Turns
 from specprune_ros.policy import ActionChunk, PruningReport
@@ -255,3 +256,13 @@ class SessionBench:
     def status(self, name):
         found = next(status for status in self.session.statuses() if status.name == name)
         return SimpleNamespace(message=found.message, level=found.level, values=found.values)
+
+
+def start_moving(bench, x=0.0):
+    """Motion on, by a first chunk."""
+    answer = bench.enable()
+    assert answer.success, answer.message
+    bench.advance(0.01)
+    bench.infer()
+    result = bench.tick(x=x) if x else bench.tick()
+    assert isinstance(result, Motion), result

@@ -12,7 +12,7 @@ pytest.importorskip("rclpy")
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
-from session_bench import SECOND, START, STEP, SessionBench
+from session_bench import SECOND, START, STEP, SessionBench, start_moving
 from std_msgs.msg import String
 
 from specprune_ros.control.arm import Motion
@@ -80,14 +80,6 @@ def test_motion_starts_with_an_observation_newer_than_enable(bench):
     bench.enable(False)
     assert bench.speeds()[-1] == 0.0  # at once, not at the next tick
     assert bench.messages("action_chunk")[-1].steps == 0  # and whoever executes the chunks is told
-
-
-def start_moving(bench):
-    answer = bench.enable()
-    assert answer.success, answer.message
-    bench.advance(0.01)
-    bench.infer()
-    assert isinstance(bench.tick(), Motion)
 
 
 def test_a_dry_run_stops_the_arm_and_computes_on(bench):

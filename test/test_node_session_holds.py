@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 from geometry_msgs.msg import TransformStamped
-from session_bench import SECOND, START, STEP, FakePolicy, SessionBench
+from session_bench import SECOND, START, STEP, FakePolicy, SessionBench, start_moving
 from tf2_msgs.msg import TFMessage
 
 from specprune_ros.control.arm import Motion
@@ -55,13 +55,6 @@ def joints(open_bench):
     for _ in range(25):
         go(0.0)
     return bench, go
-
-
-def start_moving(bench, x=0.0):
-    assert bench.enable().success
-    bench.advance(0.01)
-    bench.infer()
-    assert isinstance(bench.tick(x=x), Motion)
 
 
 def stops(bench):

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from session_bench import STEP, FakePolicy, SessionBench
+from session_bench import STEP, FakePolicy, SessionBench, start_moving
 
 from specprune_ros.control.arm import Motion
 from specprune_ros.control.command import Hold, HoldReason
@@ -61,14 +61,6 @@ def open_bench(monkeypatch):
     yield open_bench
     for bench in benches:
         bench.close()
-
-
-def start_moving(bench):
-    assert bench.enable().success
-    bench.advance(0.01)
-    bench.infer()
-    result = bench.tick()
-    assert isinstance(result, Motion), result
 
 
 def test_points_lead_from_where_the_arm_is_and_one_stops_it(open_bench):

@@ -10,7 +10,7 @@ pytest.importorskip("rclpy")
 
 import rclpy
 from geometry_msgs.msg import TwistStamped
-from session_bench import SECOND, STEP, FakePolicy
+from session_bench import SECOND, STEP, FakePolicy, start_moving
 from std_msgs.msg import String
 
 from specprune_ros.control.arm import Motion
@@ -32,13 +32,6 @@ pytestmark = pytest.mark.ros
 @pytest.fixture
 def bench(open_bench):
     return open_bench()
-
-
-def start_moving(bench):
-    assert bench.enable().success
-    bench.advance(0.01)
-    bench.infer()
-    assert isinstance(bench.tick(), Motion)
 
 
 def told(bench, monkeypatch):

@@ -11,7 +11,7 @@ pytest.importorskip("rclpy")
 
 import rclpy
 from geometry_msgs.msg import Twist
-from session_bench import SECOND, STEP, FakePolicy
+from session_bench import SECOND, STEP, FakePolicy, start_moving
 from std_msgs.msg import String
 
 from specprune_ros.control.arm import Motion
@@ -40,13 +40,6 @@ class JointPolicy(FakePolicy):
     def __init__(self):
         super().__init__()
         self.actions = np.tile([1.0, 1.0, 1.0], (8, 1))
-
-
-def start_moving(bench):
-    assert bench.enable().success
-    bench.advance(0.01)
-    bench.infer()
-    assert isinstance(bench.tick(), Motion)
 
 
 def targets(bench):

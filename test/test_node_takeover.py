@@ -12,7 +12,7 @@ import rclpy
 from geometry_msgs.msg import Twist, TwistStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
-from session_bench import SECOND, STEP, FakePolicy, SessionBench
+from session_bench import SECOND, STEP, FakePolicy, SessionBench, start_moving
 from std_srvs.srv import SetBool
 
 from specprune_ros.control.arm import Motion
@@ -41,13 +41,6 @@ def make(monkeypatch):
 @pytest.fixture
 def bench(make):
     return make()
-
-
-def start_moving(bench):
-    assert bench.enable().success
-    bench.advance(0.01)
-    bench.infer()
-    assert isinstance(bench.tick(), Motion)
 
 
 def test_nothing_is_sent_after_one_last_hold(bench):

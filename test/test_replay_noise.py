@@ -22,14 +22,15 @@ IMAGES = 12
 def reports(tmp_path_factory):
     """The same recording on every observation, and on every third."""
     folder = tmp_path_factory.mktemp("noise")
-    bag, parameters = BagMaker(IMAGES).write(folder / "bag"), str(parameter_file(folder))
-    found = []
-    for name, words in (("all", []), ("third", ["--every", "3"])):
-        out = folder / name
-        words = ["--params-file", parameters, "--arms", "paper", "--quiet", "--out", str(out), *words]
-        assert run(parse([str(bag), *words])) == 0
-        found.append(json.loads((out / "report.json").read_text()))
-    return found
+    bag = BagMaker(IMAGES).write(folder / "bag")
+    return [replayed(bag, folder / "all"), replayed(bag, folder / "third", "--every", "3")]
+
+
+def replayed(bag, out, *words):
+    """report.json of dense and paper."""
+    words = ["--params-file", str(parameter_file(out.parent)), "--arms", "paper", "--quiet", "--out", str(out), *words]
+    assert run(parse([str(bag), *words])) == 0
+    return json.loads((out / "report.json").read_text())
 
 
 def consecutive(chunks, places):
@@ -60,17 +61,7 @@ def test_differences_are_over_as_many_steps_as_the_floor(reports):
 
 def test_observations_that_come_faster_than_steps_are_compared_over_whole_chunks(tmp_path):
     bag = BagMaker(IMAGES).write(tmp_path / "bag")
-    words = [
-        "--params-file",
-        str(parameter_file(tmp_path)),
-        "--arms",
-        "paper",
-        "--quiet",
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    assert run(parse([str(bag), *words, "-p", "controller.step_duration:=0.3"])) == 0
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    report = replayed(bag, tmp_path / "out", "-p", "controller.step_duration:=0.3")
     assert report["shared_steps"] == len(report["moments"][0]["arms"]["dense"]["actions"])
     chunks = [np.array(moment["arms"]["dense"]["actions"]) for moment in report["moments"]]
     apart = [np.linalg.norm((a - b)[:, :3].sum(0)) * 5 for a, b in itertools.pairwise(chunks)]

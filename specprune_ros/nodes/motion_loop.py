@@ -280,9 +280,9 @@ class MotionLoop:
         if not self._config.delta:
             asked = np.concatenate([asked, np.broadcast_to(limits.max_joint_speed, len(names))])
         # An arm that is told to move more slowly needs a while for it, and does not lie meanwhile.
-        before, self._braking = self._believed, self._braking_time(limits)
-        slowing = before is not None and not self._rests(self._node.get_clock().now().nanoseconds)
-        believed = np.maximum(asked, before) if slowing and before is not None else asked
+        believed, self._braking = asked, self._braking_time(limits)
+        if self._believed is not None and not self._rests(self._node.get_clock().now().nanoseconds):
+            believed = np.maximum(asked, self._believed)
         self._believed, self._generous = believed, bool((believed > asked).any())
         if not self._config.delta:
             self._sensors.set_joint_motions(
