@@ -44,6 +44,13 @@ CARTESIAN = {
     "limits.gripper_debounce": 0.0,
 }
 
+NO_TF = {"inputs.base_frame": "", "inputs.ee_frame": ""}
+JOINTS = {
+    **{**NO_TF, "controller.output": "joint_trajectory"},
+    **{"controller.action_space": "absolute_joint", "controller.joint_names": ["a", "b"]},
+    **{"controller.gripper_dimensions": [2], "limits.max_joint_speed": [0.5], "limits.max_joint_acceleration": [10.0]},
+}
+
 
 class FakePolicy:
     """Answers every observation with `actions`; `seconds` and `error` are what the test makes them.
@@ -118,6 +125,18 @@ class FakePolicy:
             self.stages,
             self.seconds,
         )
+
+
+class JointPolicy(FakePolicy):
+    """For an arm of the joints `JOINTS`; every step of its chunks asks for `targets`, rad, with an open gripper."""
+
+    action_dim, action_space = 3, "absolute_joint"
+    action_names, action_units = ("a", "b", "gripper"), ("rad", "rad", "1")
+    action_range = np.array([-2.0, -2.0, 0.0]), np.array([2.0, 2.0, 1.0])
+
+    def __init__(self, *targets):
+        super().__init__()
+        self.actions = np.tile([*targets, 1.0], (8, 1))
 
 
 class SessionBench:

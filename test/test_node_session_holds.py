@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a session remembers and forgets when it holds, in a dry run, while others move the arm, and when time jumps."""
 
-import numpy as np
 import pytest
 
 pytest.importorskip("rclpy")
 
 from geometry_msgs.msg import TransformStamped
-from session_bench import SECOND, START, STEP, FakePolicy, SessionBench, start_moving
+from session_bench import JOINTS, SECOND, START, STEP, JointPolicy, SessionBench, start_moving
 from tf2_msgs.msg import TFMessage
 
 from specprune_ros.control.arm import Motion
@@ -17,20 +16,6 @@ from specprune_ros.pruning.schedule import Mode
 
 pytestmark = pytest.mark.ros
 SLOW_START = {"limits.max_acceleration": 1.0}  # 0.05 m/s more in every period
-JOINTS = {
-    **{"inputs.base_frame": "", "inputs.ee_frame": "", "controller.output": "joint_trajectory"},
-    **{"controller.action_space": "absolute_joint", "controller.joint_names": ["a", "b"]},
-    **{"controller.gripper_dimensions": [2], "limits.max_joint_speed": [0.5], "limits.max_joint_acceleration": [10.0]},
-}
-
-
-class JointPolicy(FakePolicy):
-    action_dim, action_space = 3, "absolute_joint"
-    action_range = np.array([-2.0, -2.0, 0.0]), np.array([2.0, 2.0, 1.0])
-
-    def __init__(self):
-        super().__init__()
-        self.actions = np.tile([0.2, 0.2, 1.0], (8, 1))
 
 
 @pytest.fixture
@@ -41,7 +26,7 @@ def bench(open_bench):
 @pytest.fixture
 def joints(open_bench):
     """A joint arm, and `go(here)`: one control period with the joints there."""
-    bench = open_bench(JointPolicy(), **JOINTS)
+    bench = open_bench(JointPolicy(0.2, 0.2), **JOINTS)
 
     def go(here, infer=False):
         bench.advance(STEP)

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from session_bench import STEP, FakePolicy, SessionBench, start_moving
+from session_bench import JOINTS, STEP, JointPolicy, SessionBench, start_moving
 
 from specprune_ros.control.arm import Motion
 from specprune_ros.control.command import Hold, HoldReason
@@ -16,21 +16,6 @@ from specprune_ros.nodes.preflight_checks import checks
 from specprune_ros.nodes.reporting.diagnostics import ERROR
 
 pytestmark = pytest.mark.ros
-JOINTS = {
-    **{"inputs.base_frame": "", "inputs.ee_frame": "", "controller.output": "joint_trajectory"},
-    **{"controller.action_space": "absolute_joint", "controller.joint_names": ["a", "b"]},
-    **{"controller.gripper_dimensions": [2], "limits.max_joint_speed": [0.5], "limits.max_joint_acceleration": [10.0]},
-}
-
-
-class JointPolicy(FakePolicy):
-    action_dim, action_space = 3, "absolute_joint"
-    action_names, action_units = ("a", "b", "gripper"), ("rad", "rad", "1")
-    action_range = np.array([-2.0, -2.0, 0.0]), np.array([2.0, 2.0, 1.0])
-
-    def __init__(self):
-        super().__init__()
-        self.actions = np.tile([0.2, -0.3, 1.0], (8, 1))
 
 
 class JointBench(SessionBench):
@@ -55,7 +40,7 @@ def open_bench(monkeypatch):
     benches = []
 
     def open_bench(**parameters):
-        benches.append(JointBench(monkeypatch, JointPolicy(), **{**JOINTS, **parameters}))
+        benches.append(JointBench(monkeypatch, JointPolicy(0.2, -0.3), **{**JOINTS, **parameters}))
         return benches[-1]
 
     yield open_bench

@@ -11,7 +11,8 @@ pytest.importorskip("rclpy")
 
 import rclpy
 from geometry_msgs.msg import Twist
-from session_bench import SECOND, STEP, FakePolicy, start_moving
+from session_bench import JOINTS as ARM_OF_JOINTS
+from session_bench import NO_TF, SECOND, STEP, JointPolicy, start_moving
 from std_msgs.msg import String
 
 from specprune_ros.control.arm import Motion
@@ -23,23 +24,10 @@ from specprune_ros.nodes.subscribing import VOLATILE
 pytestmark = pytest.mark.ros
 POSE = {"controller.output": "pose"}
 CHUNKS = {"controller.output": "action_chunk"}
-NO_TF = {"inputs.base_frame": "", "inputs.ee_frame": ""}
 JOINTS = {
-    **NO_TF,
-    **{"controller.output": "joint_trajectory", "controller.trajectory": "chunk"},
-    **{"controller.action_space": "absolute_joint", "controller.joint_names": ["a", "b"]},
-    **{"controller.gripper_dimensions": [2], "limits.max_joint_speed": [1.5], "limits.max_joint_acceleration": [2.0]},
+    **{**ARM_OF_JOINTS, "controller.trajectory": "chunk"},
+    **{"limits.max_joint_speed": [1.5], "limits.max_joint_acceleration": [2.0]},
 }
-
-
-class JointPolicy(FakePolicy):
-    action_dim, action_space = 3, "absolute_joint"
-    action_names, action_units = ("a", "b", "gripper"), ("rad", "rad", "1")
-    action_range = np.array([-2.0, -2.0, 0.0]), np.array([2.0, 2.0, 1.0])
-
-    def __init__(self):
-        super().__init__()
-        self.actions = np.tile([1.0, 1.0, 1.0], (8, 1))
 
 
 def targets(bench):
@@ -123,7 +111,7 @@ def test_the_first_chunk_after_an_outage_is_followed_by_another_at_once(open_ben
 
 
 def test_no_chunk_may_be_executed_while_an_input_is_missing(open_bench):
-    bench = open_bench(JointPolicy(), **{**JOINTS, **CHUNKS})
+    bench = open_bench(JointPolicy(1.0, 1.0), **{**JOINTS, **CHUNKS})
 
     def step(alive=True):
         bench.advance(STEP)
@@ -242,7 +230,7 @@ def test_a_tick_that_fails_sends_nothing_to_an_arm_that_a_person_drives(open_ben
 @pytest.mark.parametrize("twice", [False, True], ids=["", "enabled twice"])
 @pytest.mark.parametrize("stop", ["enable", "takeover"])
 def test_a_stop_cuts_off_the_trajectory_that_runs_out(open_bench, stop, twice):
-    bench = open_bench(JointPolicy(), **JOINTS)
+    bench = open_bench(JointPolicy(1.0, 1.0), **JOINTS)
     here = np.zeros(2)
 
     def step(infer=False):
@@ -302,7 +290,7 @@ def test_motion_that_is_switched_on_twice_goes_on_as_it_was(open_bench):
 
 
 def test_an_arm_that_is_told_to_move_more_slowly_is_believed_meanwhile(open_bench):
-    bench = open_bench(JointPolicy(), **JOINTS)
+    bench = open_bench(JointPolicy(1.0, 1.0), **JOINTS)
     bench.policy.actions = np.tile([4.5, 4.5, 1.0], (8, 1))
     here, motion = np.zeros(2), bench.session._motion
 
@@ -340,7 +328,7 @@ def test_an_arm_that_is_told_to_move_more_slowly_is_believed_meanwhile(open_benc
 
 def test_an_arm_that_brakes_when_its_limit_is_lowered_is_believed(open_bench):
     """New limits and a new task at once: the arm holds in the next period, and takes a while to rest."""
-    bench = open_bench(JointPolicy(), **JOINTS)
+    bench = open_bench(JointPolicy(1.0, 1.0), **JOINTS)
     bench.policy.actions = np.tile([4.5, 4.5, 1.0], (8, 1))
     here, speed = np.zeros(2), 0.0
 
