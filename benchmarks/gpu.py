@@ -32,8 +32,7 @@ LIMIT = 560.0  # seconds for all sections
 
 def main() -> None:
     args = parse_arguments()
-    reading = args.markdown or args.compare
-    if not (reading and args.out.exists()):
+    if args.measures:
         measure(args)
     result = json.loads(args.out.read_text())
     if args.markdown:
@@ -62,7 +61,8 @@ def parse_arguments() -> argparse.Namespace:
     unknown = [name for name in args.chosen if name not in SECTIONS]
     if unknown:
         parser.error(f"--sections: no section '{unknown[0]}'; there are: {', '.join(SECTIONS)}")
-    if args.device != "cpu" and not torch.cuda.is_available():
+    args.measures = not ((args.markdown or args.compare) and args.out.exists())
+    if args.measures and args.device != "cpu" and not torch.cuda.is_available():
         parser.error(f"--device {args.device}: torch sees no CUDA GPU; use --device cpu, or repair the driver")
     if args.compare and not args.compare.exists():
         parser.error(f"--compare {args.compare}: there is no such file")

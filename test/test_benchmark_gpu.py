@@ -73,9 +73,7 @@ def test_reduced_form_measures_every_section(measured: Path):
 
 def test_reports_read_a_measured_file_without_measuring_again(measured: Path, monkeypatch, capsys):
     before = measured.read_text()
-    monkeypatch.setattr(
-        sys, "argv", ["gpu.py", str(measured), "--device", "cpu", "--markdown", "--compare", str(measured)]
-    )
+    monkeypatch.setattr(sys, "argv", ["gpu.py", str(measured), "--markdown", "--compare", str(measured)])  # no GPU
     gpu.main()
     printed = capsys.readouterr().out
     assert measured.read_text() == before

@@ -8,6 +8,7 @@ import pytest
 import torch
 from training_data import INSTRUCTIONS, episode, write_data
 
+from specprune_ros.openvla import preprocessing
 from specprune_ros.openvla.preprocessing import CenterCrop
 from specprune_ros.openvla.statistics import normalizer
 from training.data import DataError, Samples, crop, cropped_points
@@ -108,6 +109,15 @@ def test_frames_are_decoded_once_and_again_for_other_episodes(tmp_path):
     write_data(folder, 3)
     assert len(Samples(folder, 56, statistics(folder), CPU).split(0)[0]) == 39
     assert [path.name for path in folder.glob(".frames-*")] != [cache.name]
+
+
+def test_frames_of_a_torch_without_lanczos_are_the_same(tmp_path, monkeypatch):
+    folders = write_data(tmp_path / "new", 2), write_data(tmp_path / "old", 2)
+    expected = Samples(folders[0], 28, statistics(folders[0]), CPU).batch(np.arange(13), None).frames
+    monkeypatch.setattr(preprocessing, "TORCH_HAS_LANCZOS", False)
+    monkeypatch.setattr(torch.nn.functional, "interpolate", None)
+    found = Samples(folders[1], 28, statistics(folders[1]), CPU).batch(np.arange(13), None).frames
+    assert (found.int() - expected.int()).abs().max() <= 2  # either within 1 of Pillow's
 
 
 def test_a_folder_without_episodes_is_refused(tmp_path):

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from specprune_ros.engine.frame_pass import FramePreparation
 from specprune_ros.errors import UserError
-from specprune_ros.openvla.preprocessing import CROP_AREA, TENSORFLOW_SCALE, CenterCrop, resize
+from specprune_ros.openvla.preprocessing import CROP_AREA, TENSORFLOW_SCALE, CenterCrop
 from specprune_ros.openvla.statistics import EPSILON, Normalizer
 from training.data_card import statistics_key
 from training.episodes import VIEWS, Episode, episode_paths, read_episode
@@ -181,11 +182,12 @@ def _cached_frames(folder: Path, paths: list[Path], lengths: np.ndarray, size: i
         frames = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
         start = 0
         for path in tqdm(paths, "decoding frames", unit="episode"):
-            episode = read_episode(path)
-            for view, name in enumerate(VIEWS):
-                for i, frame in enumerate(episode.frames[name]):
-                    frames[start + i, view] = resize(torch.from_numpy(frame), size).numpy()
-            start += len(episode.actions)
+            recorded = read_episode(path).frames
+            views = np.stack([recorded[name] for name in VIEWS], axis=1)
+            prepare = FramePreparation((views.shape[2:4],) * len(VIEWS), size, None, torch.device("cpu"))
+            for i, frame in enumerate(views):
+                frames[start + i] = prepare(torch.from_numpy(frame.reshape(-1)))
+            start += len(views)
         frames.flush()
         partial.rename(cache)
     return np.load(cache, mmap_mode="r")
