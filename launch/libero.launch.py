@@ -37,7 +37,7 @@ SUITE = "libero_spatial"  # the simulator's default
 # Launch argument and parameter of the simulator, its type, and what it is.
 SCENE_ARGUMENTS = (
     ("suite", str, "", "LIBERO suite"),
-    ("task", int, "3", "Index of the task in the suite; checkpoints/nano_libero was trained on 2, 3, 5, 7 and 9"),
+    ("task", int, "3", "Index of the task in the suite; of libero_goal checkpoints/nano_libero knows 1, 2, 4, 6 and 8"),
     ("init_state", int, "", "Initial state of the task"),
     ("camera_rate", float, "", "Images per second of simulated time, per camera"),
     ("duration", float, "60", "Seconds of simulated time for the task; 0 for ever"),

@@ -104,8 +104,8 @@ def _parser() -> argparse.ArgumentParser:
         PROGRAM,
         description="Runs LIBERO behind ROS 2 topics in one process and the policy node in another, drives the arm "
         "with the published chunks for one episode, and leaves a video, two pictures and a summary.",
-        epilog=f"The default checkpoint, {SHIPPED.relative_to(ROOT)}, is small and was trained on a few tasks; its "
-        "README.md says on which, and how often it solves them.",
+        epilog=f"The default checkpoint, {SHIPPED.relative_to(ROOT)}, is small and knows 25 tasks of three "
+        "suites; its README.md says which, and how often it solves them.",
     )
     add = parser.add_argument
     add(
