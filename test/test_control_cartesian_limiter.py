@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from specprune_ros.control.cartesian_limiter import CartesianLimiter
@@ -139,6 +139,7 @@ def test_reset_means_standing_still():
     acceleration=st.floats(0.1, 20.0),
     jerk=st.floats(1.0, 1000.0),
 )
+@example(seed=92291, period=0.002, speed=0.05, acceleration=8.0, jerk=824.0)  # turns at the highest speed
 def test_limits_hold_for_any_sequence(seed, period, speed, acceleration, jerk):
     """The box and the speed always; the acceleration of each axis always, and all three together away from walls; the
     jerk away from walls and from the speed limit."""

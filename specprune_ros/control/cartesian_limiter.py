@@ -66,16 +66,19 @@ class CartesianLimiter:
         angular = self._approach(
             wanted, slice(3, 6), config.max_angular_acceleration, config.max_angular_jerk, "angular_", hit
         )
-        free = np.concatenate([linear, angular])
-        linear = _shorten(linear, config.max_speed, "speed", hit)
+        free = _shorten(linear, config.max_speed, "speed", hit)
         angular = _shorten(angular, config.max_angular_speed, "angular_speed", hit)
-        linear = self._inside(linear, position, hit)
+        linear = self._inside(free, position, hit)
 
         sent = np.concatenate([linear, angular])
+        change = (sent - self._twist) / period
         # What a wall or a new speed limit takes away at once is no acceleration to be released step by step: the arm
         # would come back from the wall.
-        self._acceleration = np.where(sent == free, (sent - self._twist) / period, 0.0)
-        self._twist = sent
+        change[:3][linear != free] = 0.0
+        for part, most in ((slice(0, 3), config.max_acceleration), (slice(3, 6), config.max_angular_acceleration)):
+            if np.linalg.norm(change[part]) > most * (1 + TOLERANCE):
+                change[part] = 0.0
+        self._acceleration, self._twist = change, sent
         return Limited(sent.copy(), tuple(dict.fromkeys(hit)), hold=False)
 
     def _approach(
