@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inferences that fail, a disk that is full."""
 
+import contextlib
+import os
 import resource
 import time
 
@@ -44,6 +46,9 @@ NOT_CAPTURED = fault(
     "inference",
     "graphs could not be captured",
     "cleanup, configure, activate, enable",
+)
+NOT_READ = fault(
+    PROCESSES, "who reads its log stops reading (Ctrl-S in a terminal, a pager)", GOES_ON, "inference", "running"
 )
 DISK_FULL = fault(PROCESSES, "disk is full: no file can be written", GOES_ON, "inference", "running")
 
@@ -89,6 +94,36 @@ def test_absurd_actions(instructed):
     instructed.assert_held(time.time())
     instructed.wait_for_problem("motion", "holding, limit")
     assert instructed.set(limits__on_violation="clamp") == ""
+
+
+@contextlib.contextmanager
+def full(pipe):
+    """Nothing more goes into a pipe, which is read when the block ends; the node's own writes in it are lost."""
+    writer = os.open(f"/proc/self/fd/{pipe.fileno()}", os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"x")  # to the last byte
+        yield
+    finally:
+        os.close(writer)
+        os.set_blocking(pipe.fileno(), False)
+        with contextlib.suppress(BlockingIOError):
+            while os.read(pipe.fileno(), 1 << 16):
+                pass
+        os.set_blocking(pipe.fileno(), True)
+
+
+def test_log_that_nobody_reads(bench):
+    with full(bench.process.stderr):
+        assert "instruction" in bench.set(instruction="")
+        assert bench.set(instruction=BUG) == ""  # logs a traceback
+        bench.assert_held(time.time())
+        bench.wait_for_problem("inference", "please report it")
+        assert bench.set(instruction=INSTRUCTION) == ""
+        bench.wait_until_moving("motion after the log could not be written")
+        bench.assert_moves_on()
+        bench.says(NOT_READ)
 
 
 def test_full_disk(bench):

@@ -121,7 +121,8 @@ def state(pid):
 def test_signal_in_the_middle_of_an_inference(number):
     with moving_policy(instruction=f"'{SLOW}'") as (process, bench):
         bench.says(INTERRUPTED)
-        assert not children(process.pid)
+        relays = children(process.pid)  # of its output; nothing else
+        assert all(Path(f"/proc/{relay}/comm").read_text() == "cat\n" for relay in relays)
         onset = time.time()
         process.send_signal(number)
         process.send_signal(signal.SIGINT)  # a terminal sends one to all, and so does `ros2 launch`
@@ -130,6 +131,7 @@ def test_signal_in_the_middle_of_an_inference(number):
             bench.executor.spin_once(timeout_sec=0.02)
         errors = process.communicate(PATIENCE)[1]
         assert process.returncode == 0 and "Traceback" not in errors, errors
+        bench.wait(lambda: not any(Path(f"/proc/{relay}").exists() for relay in relays), "the end of the relays")
         assert not bench.sent[-1].moves and bench.sent[-1].stamp - onset < WATCHDOG + bench.delay(onset)
 
 

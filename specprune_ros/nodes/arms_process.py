@@ -171,9 +171,9 @@ class ArmsProcess:
     @staticmethod
     def _tell_hang(hanging: list[ArmThread]) -> None:
         for arm in hanging:
-            print(
-                f"{arm.node.get_fully_qualified_name()}: the control thread hangs; every arm is held", file=sys.stderr
-            )
+            name = arm.node.get_fully_qualified_name()
+            with contextlib.suppress(BlockingIOError):  # nobody has read for long, see output.py
+                print(f"{name}: the control thread hangs; every arm is held", file=sys.stderr)
         faulthandler.dump_traceback(sys.__stderr__ or sys.stderr)
 
     def end(self, code: int) -> NoReturn:

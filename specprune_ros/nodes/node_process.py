@@ -19,6 +19,7 @@ from specprune_ros.nodes.parameters.groups import NodeConfig
 from specprune_ros.processes import shared_memory
 from specprune_ros.processes.heartbeat import Heartbeat, notify
 from specprune_ros.processes.interruption import LEAVING, Interruption, Suspension, end_within
+from specprune_ros.processes.output import end_output
 from specprune_ros.processes.socket_buffers import buffer_limit, buffer_problem
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ def leave(code: int) -> NoReturn:
     with contextlib.suppress(OSError, ValueError):  # nobody reads any more
         sys.stdout.flush()
         sys.stderr.flush()
+        end_output()
     os._exit(code)
 
 

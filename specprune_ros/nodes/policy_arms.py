@@ -20,6 +20,7 @@ from rclpy.utilities import remove_ros_args
 
 from specprune_ros.errors import UserError
 from specprune_ros.nodes.parameters.arms import read_arms
+from specprune_ros.processes.output import relay_output
 
 
 def main() -> int:
@@ -30,6 +31,7 @@ def main() -> int:
     from specprune_ros.nodes.arms_process import ArmsProcess  # torch, so that --help comes before the seconds it takes
     from specprune_ros.nodes.policy_node import SWITCH_INTERVAL
 
+    relay_output()
     sys.setswitchinterval(SWITCH_INTERVAL)
     process = ArmsProcess()
     try:

@@ -41,6 +41,7 @@ from specprune_ros.nodes.reporting.repeated_log import RepeatedLog
 from specprune_ros.nodes.run_policy import RunPolicyServer
 from specprune_ros.nodes.session import Session
 from specprune_ros.nodes.subscribing import LATCHED, SILENT, VOLATILE, TopicPeers
+from specprune_ros.processes.output import relay_output
 from specprune_ros.pruning.config import PruningConfig
 
 SWITCH_INTERVAL = 0.0005  # seconds; a busy Python thread then delays callbacks by 1 ms instead of 6
@@ -295,6 +296,7 @@ class PolicyNode(LifecycleNode):
 
 def main() -> int:
     """Run the node until it is interrupted. Ends the process with 2 when the user's parameters are wrong."""
+    relay_output()
     sys.setswitchinterval(SWITCH_INTERVAL)
     process = NodeProcess()
     try:
