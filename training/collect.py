@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--suites", nargs="+", default=["libero_spatial"], help="default: %(default)s")
     parser.add_argument("--tasks", nargs="+", type=int, help="default: all that the expert knows")
     parser.add_argument("--wide", action="store_true", help="random placements (libero_spatial only)")
-    parser.add_argument("--no-shadows", action="store_true", help="a third of the rendering time; looks different")
+    parser.add_argument("--no-shadows", action="store_true", help="renders in a third of the time; looks different")
     parser.add_argument("--policy", type=Path, metavar="CHECKPOINT", help="drives at times; the expert labels")
     add_options(parser)
     return parser
