@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from golden_sets import golden_set
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from specprune_ros.doctor.__main__ import main as doctor
+from specprune_ros.engine.precision import store_linears
 from specprune_ros.errors import CheckpointError
 from specprune_ros.openvla.checkpoint import load
+from specprune_ros.quantize.__main__ import main as quantize
 
 KEY = "libero_object_no_noops"
 
@@ -27,6 +29,13 @@ def lora(tmp_path):
     """Folder and base of an un-merged adapter."""
     root = shutil.copytree(golden_set("lora").root, tmp_path / "lora")
     return root / "finetuned--30000_chkpt", root / "base"
+
+
+PRECISION = "--precision", "int8"
+
+
+def int8(model):
+    store_linears(model, "int8", torch.device("cpu"))
 
 
 def refused(folder, base=None, **arguments) -> str:
@@ -111,6 +120,63 @@ def test_statistics_of_the_base_are_not_those_of_the_training(lora):
     assert "dataset_statistics.json is missing" in refused(folder, base)
     edit(folder / "config.json", norm_stats=statistics)
     assert load(folder, base_checkpoint=base).unnorm_key == KEY
+
+
+@pytest.mark.parametrize("own", [{}, {"center_crop": False, "chunk_length": 4, "empty_token_id": 29872}], ids=str)
+def test_an_unmerged_adapter_is_the_same_policy_quantised(lora, tmp_path, own):
+    """Neither what the base's config.json says of its own training, nor its other small files, come along."""
+    folder, base = lora
+    edit(base / "config.json", center_crop=False, num_views=3, proprio_normalization="bounds", norm_stats={"a": {}})
+    (base / "preprocessor_config.json").write_text("{}")
+    if own:
+        edit(folder / "config.json", **own)
+    whole = load(folder, base_checkpoint=base, prepare=int8)
+    (tmp_path / "arm.yaml").write_text(
+        f"/**/specprune_policy:\n  ros__parameters:\n    model: {{base_checkpoint: {base}}}\n"
+    )
+    assert quantize([str(folder), str(tmp_path / "out"), *PRECISION, "--params-file", str(tmp_path / "arm.yaml")]) == 0
+    small = load(tmp_path / "out", prepare=int8, precision="int8")
+    assert (small.family, small.unnorm_key, small.model.config) == (whole.family, whole.unnorm_key, whole.model.config)
+    assert small.tokenizer("pick up the bowl") == whole.tokenizer("pick up the bowl")
+    state = small.model.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in whole.model.state_dict().items())
+
+
+def test_paths_may_begin_with_the_home_folder(lora, tmp_path, monkeypatch):
+    folder, base = lora
+    monkeypatch.setenv("HOME", str(tmp_path))
+    home = [f"~/{path.relative_to(tmp_path)}" for path in lora]
+    assert quantize([home[0], "~/out", *PRECISION, "--base", home[1]]) == 0
+    assert (tmp_path / "out").is_dir()
+    shutil.copy(base / "model.safetensors", folder)
+    shutil.copy(base / "config.json", folder)
+    assert doctor([str(folder), "--base", home[1]]) == 1  # compared: the adapter was never merged
+
+
+def test_a_quantised_base_is_refused(lora, tmp_path):
+    folder, base = lora
+    assert quantize([str(folder), str(tmp_path / "small"), *PRECISION, "--base", str(base)]) == 0
+    assert "is quantised, and an adapter is merged before that" in refused(folder, tmp_path / "small")
+
+
+def test_an_adapter_among_the_weights_that_was_never_merged_is_named_by_its_files(lora):
+    folder, base = lora
+    for path in [*base.iterdir(), *(folder / "lora_adapter").iterdir()]:
+        shutil.copy(path, folder)
+    shutil.rmtree(folder / "lora_adapter")
+    message = refused(folder)
+    assert "never merged" in message
+    assert "or move adapter_model.safetensors and adapter_config.json away" in message
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (0,)])
+def test_a_factor_that_is_no_matrix(lora, shape):
+    folder, base = lora
+    path = folder / "lora_adapter" / "adapter_model.safetensors"
+    factors = load_file(path)
+    name = next(name for name in factors if ".lora_" in name)
+    save_file(factors | {name: torch.zeros(shape)}, path)
+    assert f"{name} has shape {shape} and is no matrix; save the adapter again" in refused(folder, base)
 
 
 def test_proprio_of_zeros_does_not_serve_a_proprio_projector(film):

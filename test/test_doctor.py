@@ -4,9 +4,12 @@
 import contextlib
 import io
 import json
+import os
 import runpy
 import shutil
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +28,7 @@ from safetensors.torch import load_file, save_file
 
 from specprune_ros.checkpoint_config import CheckpointConfig
 from specprune_ros.doctor.__main__ import main
+from specprune_ros.doctor.files import check_files
 from specprune_ros.doctor.instruction import instruction_advice
 from specprune_ros.doctor.report import examine
 from specprune_ros.doctor.robot import Robot, read_robot
@@ -32,6 +36,7 @@ from specprune_ros.errors import ConfigError
 from specprune_ros.openvla.family import KINDS
 from specprune_ros.openvla.prompt import PromptTokenizer
 from specprune_ros.policy import Policy
+from specprune_ros.quantize.__main__ import main as quantize
 
 KEY = "libero_spatial_no_noops"
 LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 1234\n"
@@ -221,6 +226,19 @@ def test_a_damaged_file_is_named_once_and_the_rest_is_still_told(folder, name):
         assert found["unnorm_key"] == KEY
 
 
+def test_a_header_that_begins_like_a_web_page(folder):
+    """The length of a safetensors header is the first thing in the file."""
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    longer = 0x13C20  # in the file b" <" and so on
+    assert length < longer
+    path.write_bytes(longer.to_bytes(8, "little") + content[8 : 8 + length].ljust(longer) + content[8 + length :])
+    assert "files" in rows(folder, verdict="pass")
+    path.write_bytes(b"\n<html>not found</html>")
+    assert "is a web page" in rows(folder, verdict="fail")["files"]
+
+
 def test_a_link_to_nowhere_and_a_half_download(folder):
     (folder / "special_tokens_map.json").symlink_to("/nowhere/blob")
     (folder / "model.safetensors.incomplete").write_text("half")
@@ -346,6 +364,22 @@ def test_a_parameter_that_does_not_fit_is_named(folder, tmp_path, changes, name,
     assert any(row["name"] == name and expected in row["detail"] and row["verdict"] != "pass" for row in found), found
 
 
+def test_a_base_and_a_precision_that_the_node_refuses(folder, tmp_path):
+    model = {"base_checkpoint": str(shutil.copytree(folder, tmp_path / "base"))}
+    content = yaml.safe_load(FITTING)
+    content["/**/specprune_policy"]["ros__parameters"]["model"] = model
+    (tmp_path / "arm.yaml").write_text(yaml.safe_dump(content))
+    arguments = "--params-file", tmp_path / "arm.yaml"
+    assert "needs none; leave it out" in rows(folder, *arguments, verdict="fail")["robot"]
+    model.clear()
+    (tmp_path / "arm.yaml").write_text(yaml.safe_dump(content))
+    assert quantize([str(folder), str(tmp_path / "small"), "--precision", "int8"]) == 0
+    assert "set model.precision to int8" in rows(tmp_path / "small", *arguments, verdict="fail")["robot"]
+    model["precision"] = "int8"
+    (tmp_path / "arm.yaml").write_text(yaml.safe_dump(content))
+    assert "robot" in rows(tmp_path / "small", *arguments, verdict="pass")
+
+
 @pytest.mark.parametrize("text", ["", "a: [", "node: {x: 1}", "other_node: {ros__parameters: {a: 1}}", "\xff"])
 def test_a_file_of_no_parameters_exits_with_2(good, tmp_path, text, capsys):
     (tmp_path / "arm.yaml").write_bytes(text.encode("latin-1"))
@@ -401,6 +435,28 @@ def test_a_checkpoint_that_is_its_base(good):
 
 def test_the_golden_merged_set_keeps_its_adapter():
     assert "merged once" in rows(golden_set("one_view").folder, verdict="pass")["adapter"]
+
+
+@pytest.mark.parametrize("base", ["nowhere", "tokenizer.json"])
+def test_a_base_that_is_no_folder(good, base):
+    assert "give " in rows(good, "--base", good / base, verdict="fail")["adapter"]
+
+
+def test_a_merged_adapter_that_may_not_be_entered(good):
+    """The weights load all the same. Root may enter everything, so it looks as another user."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        folder = shutil.copytree(good, Path(name) / "checkpoint")
+        (folder / "lora_adapter").mkdir(mode=0)
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(65534)
+        try:
+            (row,) = check_files(folder)
+        finally:
+            if root:
+                os.seteuid(0)
+    assert row.verdict == "warn" and "lora_adapter cannot be read (Permission denied)" in row.detail
 
 
 def test_weights_without_the_adapter_beside_them_need_no_base_to_be_found(tmp_path):

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 from light_replay import light_replay  # noqa: F401  a fixture that every test here uses
-from replay_bags import INSTRUCTION, NODE, PERIOD, SECOND, START, TYPES, BagMaker, parameter_file
+from replay_bags import CHECKPOINT, INSTRUCTION, NODE, PERIOD, SECOND, START, TYPES, BagMaker, parameter_file
 from rosbags.rosbag2 import CompressionMode, Reader, StoragePlugin, Writer
 
 from specprune_ros.errors import UserError
@@ -729,6 +729,13 @@ def test_no_space_left(raw, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=f"no space left for {out}; free some"):
         replay(raw[0], out, "--arms", "dense")
     assert not any(out.iterdir())
+
+
+def test_a_checkpoint_in_the_home_folder(raw, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(CHECKPOINT.parent))
+    given = "-p", f"model.checkpoint:=~/{CHECKPOINT.name}"
+    report = replay(raw[0], tmp_path / "out", *given, "--arms", "dense", "--every", "5")
+    assert report["checkpoint_digest"] == raw[1]["checkpoint_digest"] != ""
 
 
 def test_a_bag_without_parameters_asks_for_them(raw, tmp_path):

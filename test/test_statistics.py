@@ -198,6 +198,13 @@ def broken(group, **changes):
     return entry
 
 
+def test_null_counts_as_left_out():
+    low = normalizer(broken("action", min=None, max=None, mask=None), KEY, "quantile").action.low
+    assert np.array_equal(low, normalizer(statistics(), KEY, "quantile").action.low)
+    with pytest.raises(CheckpointError, match=r"action.min is missing \(there is q01, q99"):
+        normalizer(broken("action", min=None, max=None), KEY, "bounds")
+
+
 @pytest.mark.parametrize(
     "entry, expected",
     [

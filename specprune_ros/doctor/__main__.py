@@ -44,7 +44,8 @@ def _examine(given: argparse.Namespace) -> "Report":
     if given.instruction is not None:
         robot = dataclasses.replace(robot, instruction=given.instruction)
     episodes = [read_episode(path) for path in given.data]
-    return examine(expanded(given.folder), robot, episodes, given.base, fits=bool(given.params_file))
+    base = expanded(given.base) if given.base else None
+    return examine(expanded(given.folder), robot, episodes, base, fits=bool(given.params_file))
 
 
 def _parser() -> argparse.ArgumentParser:

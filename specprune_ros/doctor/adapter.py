@@ -7,6 +7,7 @@ from torch import Tensor
 from specprune_ros.checks import FAIL, PASS, WARN, Check
 from specprune_ros.doctor.subject import Subject
 from specprune_ros.errors import CheckpointError
+from specprune_ros.openvla.files import check_folder
 from specprune_ros.openvla.lora import adapter_scaling
 from specprune_ros.openvla.merged_adapter import NEVER, SURE, TWICE, presence
 from specprune_ros.openvla.weight_files import WeightFiles
@@ -38,6 +39,8 @@ def _unmerged(subject: Subject, detail: str) -> Check:
 def _compare(subject: Subject) -> Check:
     """Project the weights, or what the fine-tune changed of the base's, on what the adapter would change."""
     assert subject.variant
+    if subject.base:
+        check_folder(subject.base, "base_checkpoint")
     base = WeightFiles(subject.base) if subject.base else None
     tuned = WeightFiles(subject.variant.weights)
     adapter = subject.variant.leftover_adapter

@@ -17,7 +17,12 @@ UNUSED = ("generation_config.json", "special_tokens_map.json", "added_tokens.jso
 def check_files(folder: Path) -> list[Check]:
     """A row for every file that is damaged or unfinished; one row when none is."""
     rows, size, count = [], 0, 0
-    for path in _files(folder):
+    try:
+        paths = _files(folder)
+    except OSError as error:  # a merged adapter's folder, which nobody else enters
+        row = Check("files", WARN, f"{error.filename} cannot be read ({error.strerror}); 'chmod -R a+rX' it")
+        return [row]
+    for path in paths:
         if path.name.endswith(UNFINISHED):
             rows.append(Check("files", WARN, f"{path.name} is half downloaded; fetch it again, or delete it"))
             continue

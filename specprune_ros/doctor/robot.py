@@ -63,6 +63,15 @@ def check_robot(subject: Subject, robot: Robot) -> list[Check]:
     """Rows of what does not fit; one row when everything does."""
     rows = [Check("parameters", WARN, f"there is no parameter {name}; the node ignores it") for name in robot.unknown]
     rows += [Check("units", WARN, doubt) for doubt in doubts(robot.pruning, robot.controller)]
+    variant = subject.variant
+    if variant and variant.quantized:
+        quantized = variant.quantized
+        subject.attempt("robot", lambda: quantized.check(robot.model.precision))
+    if variant and robot.model.base_checkpoint and variant.adapter is None:
+        detail = (
+            f"model.base_checkpoint is {robot.model.base_checkpoint}, but {subject.folder} needs none; leave it out"
+        )
+        rows.append(Check("robot", FAIL, detail))
     if subject.contents:
         model = _Outline(subject.contents)
         try:

@@ -34,7 +34,7 @@ def trouble(path: Path) -> str:
         return "is empty; copy the file again"
     if start.startswith(POINTERS):
         return "is a Git LFS pointer, not the file itself; run 'git lfs pull' in its folder"
-    if start.lstrip().startswith(b"<"):
+    if start.lstrip().startswith(b"<") and b"\0" not in start:
         return "is a web page, not the file itself; download the file itself"
     if start.startswith(b"PK") and path.suffix == ".safetensors":
         return "is a torch.save file under another name; call it pytorch_model.bin, or convert it to safetensors"

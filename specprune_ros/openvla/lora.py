@@ -76,7 +76,12 @@ def adapter_factors(adapter: Path) -> dict[str, dict[str, str]]:
                     f"{path} has factors of two adapters, as {pair[match['factor']]} and {name}; save one alone"
                 )
             pair[match["factor"]] = name
-            found = file.get_slice(name).get_shape()[0 if match["factor"] == "A" else 1]
+            shape = file.get_slice(name).get_shape()
+            if len(shape) < 2:
+                raise CheckpointError(
+                    f"{path}: {name} has shape {tuple(shape)} and is no matrix; save the adapter again"
+                )
+            found = shape[0 if match["factor"] == "A" else 1]
             if found != rank:
                 raise CheckpointError(
                     f"{path}: {name} is of rank {found}, but r in adapter_config.json is {rank}; copy both files from "

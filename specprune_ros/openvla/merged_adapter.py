@@ -10,6 +10,7 @@ from torch import Tensor
 
 from specprune_ros.errors import CheckpointError
 from specprune_ros.openvla.lora import FILE, adapter_factors, adapter_scaling, check_factors, merged
+from specprune_ros.openvla.variant import ADAPTER
 from specprune_ros.openvla.weight_containers import open_safetensors
 from specprune_ros.openvla.weight_files import BACKBONE, Weights
 
@@ -77,15 +78,16 @@ def check_presence(weights: Weights, adapter: Path) -> None:
         return
     if found is None or found.error > SURE:
         return
-    elsewhere = f"move {adapter.name}/ away if it belongs to other weights"
+    name = f"{adapter.name}/" if adapter.name == ADAPTER else f"{FILE} and adapter_config.json"
+    elsewhere = f"move {name} away if it belongs to other weights"
     if found.times < NEVER:
         raise CheckpointError(
-            f"{weights} does not hold the adapter of {adapter.name}/ beside it, which was never merged into these "
+            f"{weights} does not hold the adapter of {name} beside it, which was never merged into these "
             f"weights: move model*.safetensors away and give the base as base_checkpoint, or {elsewhere}"
         )
     if found.times > TWICE:
         raise CheckpointError(
-            f"{weights} holds the adapter of {adapter.name}/ beside it {found.times:.1f} times: merge it once, into "
+            f"{weights} holds the adapter of {name} beside it {found.times:.1f} times: merge it once, into "
             f"the base of its training, or {elsewhere}"
         )
 

@@ -158,7 +158,9 @@ def bounds(entry: dict[str, Any], unnorm_key: str, group: str, normalization: st
         raise CheckpointError(f"{where} is {shown(values)}, not an object with q01, q99, min, max; copy the file again")
 
     chosen = NORMALIZATIONS[normalization]
-    vectors = {name: _vector(values, name, where) for name in STATISTICS if name in chosen or name in values}
+    vectors = {
+        name: _vector(values, name, where) for name in STATISTICS if name in chosen or values.get(name) is not None
+    }
     low, high = (vectors[name] for name in chosen)
     _check_order(vectors, len(low), where)
     mask = values.get("mask")
@@ -175,7 +177,7 @@ def bounds(entry: dict[str, Any], unnorm_key: str, group: str, normalization: st
 def _vector(values: dict[str, Any], name: str, where: str) -> NDArray[np.float64]:
     vector = values.get(name)
     if vector is None:
-        others = ", ".join(key for key in values if key != "mask") or "nothing"
+        others = ", ".join(key for key in values if key != "mask" and values[key] is not None) or "nothing"
         raise CheckpointError(
             f"{where}.{name} is missing (there is {others}); copy the file of this checkpoint's training run, or set "
             "proprio_normalization to what it has: quantile needs q01 and q99, bounds min and max"

@@ -22,15 +22,17 @@ from typing import Any
 
 from specprune_ros.errors import CheckpointError
 from specprune_ros.openvla.config import DIFFUSION, DISCRETE, L1
+from specprune_ros.openvla.family import KINDS
 from specprune_ros.openvla.files import check_folder, exists, read_json
 from specprune_ros.openvla.lora import FILE as ADAPTER_FILE
-from specprune_ros.openvla.quantized import Quantized, read_quantized
+from specprune_ros.openvla.quantized import Quantized, is_quantized, read_quantized
 from specprune_ros.openvla.weight_containers import names_of, read_state
 from specprune_ros.openvla.weight_files import has_weights
 
 COMPONENTS = ("vision_backbone", "proprio_projector", "action_head", "noisy_action_projector")
 ADAPTER = "lora_adapter"
 FILM_MODULES = "base_model.model.vision_backbone.vision_backbone."  # FiLM wraps the backbone, plain OFT does not
+OF_TRAINING = (*KINDS, "norm_stats", "num_diffusion_steps", "num_diffusion_steps_train")  # in config.json
 L1_WEIGHTS = "model.", "layer_norm1.", "fc1."  # how names start, with or without the reference's wrapper
 
 
@@ -162,6 +164,10 @@ def _weights(folder: Path, base: Path | None) -> tuple[Path, Path | None, Path |
             "trained from as base_checkpoint (for releases openvla/openvla-7b)"
         )
     check_folder(base, "base_checkpoint")
+    if is_quantized(base):
+        raise CheckpointError(
+            f"base_checkpoint {base} is quantised, and an adapter is merged before that; give the checkpoint itself"
+        )
     return base, adapter, None
 
 
@@ -190,6 +196,17 @@ def own_config(variant: Variant, config: dict[str, Any]) -> dict[str, Any]:
         return config
     path = variant.folder / "config.json"
     return read_json(path) if exists(path) else {}
+
+
+def merged_config(variant: Variant) -> dict[str, Any]:
+    """config.json of an un-merged adapter and its base in one: the sizes of the base, and what `own_config` says.
+
+    Raises CheckpointError when one cannot be read.
+    """
+    base = read_json(variant.weights / "config.json")
+    own = own_config(variant, base)
+    sizes = {name: value for name, value in base.items() if name not in OF_TRAINING}
+    return sizes | {name: own[name] for name in (*OF_TRAINING, "empty_token_id") if name in own}
 
 
 def _adapter(folder: Path) -> Path | None:

@@ -37,8 +37,10 @@ def _quantize(given: argparse.Namespace) -> int:
     from specprune_ros.quantize.quantize import quantize
 
     model = read_robot(given.params_file).model if given.params_file else CheckpointConfig()
-    base = given.base or (Path(model.base_checkpoint) if model.base_checkpoint else None)
-    return quantize(expanded(given.folder), expanded(given.out), given.precision, model, base)
+    base = given.base or model.base_checkpoint
+    return quantize(
+        expanded(given.folder), expanded(given.out), given.precision, model, expanded(base) if base else None
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

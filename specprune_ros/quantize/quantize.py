@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A checkpoint's weights in a small number format, written into a folder of their own."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from specprune_ros.openvla.contents import Contents, read_contents
 from specprune_ros.openvla.digest import digest
 from specprune_ros.openvla.files import exists, trouble
 from specprune_ros.openvla.quantized import write_quantized
+from specprune_ros.openvla.variant import merged_config
 
 NOT_COPIED = (".index.json", "adapter_config.json")
 
@@ -41,10 +43,11 @@ def quantize(
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        for home in dict.fromkeys((contents.variant.weights, folder)):
-            for path in home.glob("*.json"):
-                if not path.name.endswith(NOT_COPIED) and not trouble(path):  # what was needed is read already
-                    shutil.copyfile(path, part / path.name)
+        for path in folder.glob("*.json"):
+            if not path.name.endswith(NOT_COPIED) and not trouble(path):  # what was needed is read already
+                shutil.copyfile(path, part / path.name)
+        if contents.variant.adapter:
+            (part / "config.json").write_text(json.dumps(merged_config(contents.variant), indent=2) + "\n")
         write_quantized(part, loaded.model, _manifest(contents, precision))
         part.rename(out)
     except OSError as error:

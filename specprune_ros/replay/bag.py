@@ -19,6 +19,7 @@ from rosbags.typesys.store import Typestore
 
 from specprune_ros.recording.definitions import CHUNK, STATISTICS, register_own
 from specprune_ros.replay.bag_repair import BagError, check_path, one_by_one, other_files, unreadable, without_metadata
+from specprune_ros.replay.bag_storage import BagReader
 
 ZSTANDARD = bytes.fromhex("28b52ffd")  # how compressed data begins
 # What a damaged file makes of the reader, beside its own error.
@@ -41,11 +42,13 @@ class Bag:
     def __init__(self, path: Path) -> None:
         """Raises BagError, one line, for whatever is wrong with it."""
         self.path = path
-        check_path(path)
         self._stack = ExitStack()
         self.malformed: Counter[str] = Counter()  # topic -> messages that do not deserialize
         try:
-            self._reader = self._stack.enter_context(Reader(path))
+            check_path(path)
+            self._reader = self._stack.enter_context(BagReader(path))
+        except BagError:
+            raise
         except FileNotFoundError:
             raise BagError(without_metadata(path)) from None
         except Exception as error:  # damaged files raise of every kind

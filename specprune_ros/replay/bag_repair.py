@@ -12,6 +12,7 @@ from specprune_ros.errors import UserError
 SUFFIXES = (".mcap", ".db3")
 NEWEST = 9  # version of metadata.yaml that can be read
 METADATA = "metadata.yaml"
+LOG = "-wal"  # of SQLite: written first, and merged when the recorder closes the file
 OTHER_PROFILE = "Profile is not ros2."  # what rosbags says
 
 
@@ -31,6 +32,13 @@ def check_path(path: Path) -> None:
         raise BagError(f"{path} is not a bag; give a folder with {METADATA}, an .mcap or a .db3 file")
     if path.is_file() and not path.stat().st_size:
         raise BagError(f"{path} is empty; its recorder was killed before it wrote anything")
+    for log in sorted(path.glob(f"*.db3{LOG}")) if path.is_dir() else [Path(f"{path}{LOG}")]:
+        if log.exists() and log.stat().st_size:
+            database = str(log).removesuffix(LOG)
+            raise BagError(
+                f"{log} holds messages that are not in the bag yet: its recorder still runs, or was killed; then merge "
+                f"them: sqlite3 {database} 'PRAGMA wal_checkpoint(TRUNCATE)'"
+            )
 
 
 def without_metadata(path: Path) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from specprune_ros.doctor.fit import check_fits
 from specprune_ros.errors import ConfigError, no_space
 from specprune_ros.openvla.digest import digest
+from specprune_ros.openvla.files import expanded
 from specprune_ros.parameter_file import read_own_parameters, read_parameters
 from specprune_ros.recording.custom_data import DIGEST, PARAMETERS, REMAPPINGS
 from specprune_ros.replay import suggest
@@ -52,7 +53,7 @@ def run(options: Options) -> int:
         arms = Arms(node, chosen)
         warnings = [f"there is no parameter {name}; it is ignored" for name in node.unknown]
         recorded = bag.custom_data.get(DIGEST)
-        if recorded and recorded != digest(Path(node.model.checkpoint)):
+        if recorded and recorded != digest(expanded(node.model.checkpoint)):
             warnings.append("the bag was recorded with another checkpoint than the one that is replayed")
         for warning in warnings:
             say(warning)

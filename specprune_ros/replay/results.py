@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from specprune_ros.errors import no_space
 from specprune_ros.openvla.digest import digest
+from specprune_ros.openvla.files import expanded
 from specprune_ros.policy import Observation
 from specprune_ros.replay.arms import Arms
 from specprune_ros.replay.bag import Bag
@@ -133,7 +134,7 @@ class Results:
             "replayed_s": number(outcome.until),
             "inferred_on": _inferred_on(options),
             "checkpoint": node.model.checkpoint,
-            "checkpoint_digest": digest(Path(node.model.checkpoint)),
+            "checkpoint_digest": digest(expanded(node.model.checkpoint)),
             "unnorm_key": arms.dense.unnorm_key,
             "number_format": f"dtype {node.model.dtype}, precision {arms.dense.precision}",
             "machine": machine(str(arms.dense.device)),

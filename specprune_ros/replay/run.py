@@ -4,7 +4,6 @@
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from specprune_ros.control.takeover import InCharge
 from specprune_ros.errors import UserError
+from specprune_ros.openvla.files import expanded
 from specprune_ros.policy import ActionChunk, Observation
 from specprune_ros.replay.arms import Arms
 from specprune_ros.replay.audit import Audit
@@ -120,7 +120,7 @@ class Replay:
         """`instruction`: replaces the recorded one when not empty."""
         self._bag, self._settings, self._topics, self._arms, self._schedule = bag, settings, topics, arms, schedule
         self._instruction = instruction
-        ranges = read_ranges(Path(settings.model.checkpoint), arms.dense.normalization)
+        ranges = read_ranges(expanded(settings.model.checkpoint), arms.dense.normalization)
         self.audit = Audit(settings, topics, bag.start, ranges, arms.dense.unnorm_key)
         own = settings.pruning if settings.pruning_enabled else None
         same = [name for name, config in arms.configs.items() if config == own]

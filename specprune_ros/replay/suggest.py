@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from specprune_ros.errors import UserError
 from specprune_ros.openvla.digest import digest
+from specprune_ros.openvla.files import expanded
 from specprune_ros.parameter_file import SECTION
 from specprune_ros.policy import Observation, Policy
 from specprune_ros.pruning.config import PRESETS, PruningConfig
@@ -238,7 +239,7 @@ def identity(options: Options, node: Settings) -> list[Any]:
     for own in settings:
         own.pop("checkpoint", None)  # the digest says more
     bags = [[str(bag), _size(bag)] for bag in (options.bag, *options.more_bags)]
-    return [bags, digest(Path(node.model.checkpoint)), asked, settings, node.node.instruction, options.names.rules]
+    return [bags, digest(expanded(node.model.checkpoint)), asked, settings, node.node.instruction, options.names.rules]
 
 
 def _size(bag: Path) -> int:
