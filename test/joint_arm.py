@@ -104,12 +104,12 @@ class Publishers(UnknownPeers):
 class Loop:
     """What MotionLoop does in a control period, without ROS. `points`: what was sent to the arm."""
 
-    def __init__(self, arm: SimulatedArm, continuous=CONTINUOUS, trajectory="point"):
+    def __init__(self, arm: SimulatedArm, continuous=CONTINUOUS, trajectory="point", max_age=MAX_AGE, lead=LEAD):
         self.robot, self.now = arm, 1000.0
-        config = dataclasses.replace(CONFIG, trajectory=trajectory)
-        self.arm = Arm(7, config, LIMITS, ExecutorConfig(max_observation_age=10.0), {"joint_states": MAX_AGE})
+        config = dataclasses.replace(CONFIG, trajectory=trajectory, max_lead_angle=lead)
+        self.arm = Arm(7, config, LIMITS, ExecutorConfig(max_observation_age=10.0), {"joint_states": max_age})
         self.arm.set_continuous(continuous)
-        inputs = InputsConfig(cameras=("primary",), own_limits=(f"joint_states.max_age={MAX_AGE}",))
+        inputs = InputsConfig(cameras=("primary",), own_limits=(f"joint_states.max_age={max_age}",))
         self.sensors = ObservationAssembler(
             inputs,
             {"primary": "/cam"},
@@ -120,7 +120,8 @@ class Loop:
             arrival=lambda: self.now,
             peers=Publishers(),
         )
-        self.sensors.set_joint_motions({name: JointMotion(SPEED, name in continuous) for name in NAMES})
+        unseen = max_age + SPEED / ACCELERATION
+        self.sensors.set_joint_motions({name: JointMotion(SPEED, name in continuous, unseen) for name in NAMES})
         self.result, self.points, self.last = None, [], None
 
     def hear(self, message):

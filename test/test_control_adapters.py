@@ -81,6 +81,16 @@ def test_joint_point_stays_inside_the_joint_ranges():
     np.testing.assert_allclose(point.positions, [1.02, -1.0])
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_joint_outside_its_range_comes_back_as_slowly_as_it_is_told(sign):
+    """It was parked there, or the range was made smaller: the range itself would be 0.5 rad away in 0.1 s."""
+    limits = LimitsConfig(joint_min=(-2.0,), joint_max=(2.0,))
+    point = joint_point(np.array([2.5, -2.5]) * sign, np.array([-0.5, 0.0]) * sign, ARM, limits)
+    np.testing.assert_allclose(point.positions, np.array([2.46, -2.5]) * sign)
+    outwards = joint_point(np.array([2.5, -2.5]) * sign, np.array([0.5, -0.5]) * sign, ARM, limits)
+    np.testing.assert_allclose(outwards.positions, np.array([2.5, -2.5]) * sign)
+
+
 def test_joint_hold():
     point = joint_hold(JointStop(np.array([0.1, 0.2]), 0.03), ARM)
     np.testing.assert_array_equal(point.positions, [0.1, 0.2])

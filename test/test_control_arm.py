@@ -124,6 +124,31 @@ def test_joint_policy():
     assert motion.limits_hit == ("joint_speed", "joint_acceleration")
 
 
+@pytest.mark.parametrize("on_violation", ["clamp", "hold"])
+def test_who_executes_the_chunks_may_be_faster_than_our_limits(on_violation):
+    """The limits are of what this node sends, which is nothing here."""
+    config = ControllerConfig(**JOINTS | {"output": "action_chunk"})
+    limits = LimitsConfig(max_joint_speed=(0.5,), on_violation=on_violation)
+    arm = Arm(3, config, limits, ExecutorConfig())
+    arm.drives = False
+    arm.executor.enable()
+    path = np.cumsum(np.full(100, 3.0 * DT))
+    arm.executor.submit(np.stack([path, -path, np.ones(100)], axis=1), 0.0, DT, 0.0)
+    for k in range(100):
+        now = 0.02 * k
+        assert isinstance(arm.tick(now, joints=np.array([3.0, -3.0]) * now), Motion)
+
+
+def test_a_stale_input_says_why_what_comes_is_not_used():
+    arm = cartesian_arm(max_ages={"tf": 0.5})
+    arm.watchdog.feed("tf", 0.0)
+    hold = arm.tick(1.0, problem="TF base -> hand jumps by 0.3 m")
+    assert (hold.reason, hold.detail) == (
+        HoldReason.STALE_INPUT,
+        "tf: 1.000 s old, allowed 0.5 s; TF base -> hand jumps by 0.3 m",
+    )
+
+
 def test_closed_loop_with_late_chunks_has_no_pause_and_no_jump():
     """Chunks of 8 steps at 20 Hz, each 0.18 s late and disagreeing with the last one, on a simulated arm at 100 Hz."""
     config, limits = ControllerConfig(rate=100.0), LimitsConfig(max_acceleration=5.0, max_jerk=200.0)

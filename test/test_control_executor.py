@@ -299,6 +299,12 @@ def test_a_chunk_slightly_ahead_is_blended_from_its_first_step_on():
     assert first(made.step(0.12 + 7 * DT)) == pytest.approx(107.0)  # the last step is what was predicted
 
 
+def test_a_chunk_ahead_by_more_than_the_running_one_is_long_is_no_error():
+    made = executor()
+    assert made.submit(chunk(0), 0.0, 0.01, 0.0).accepted
+    assert made.submit(chunk(100, gripper=1.0), 0.095, 0.01, 0.0).accepted
+
+
 @pytest.mark.parametrize("splice", ["blend", "ensemble"])
 @pytest.mark.parametrize("speed", [2.0, 4.0, 5.0])
 def test_a_joint_that_turns_half_round_during_an_inference_goes_on_the_same_way(splice, speed):

@@ -37,10 +37,11 @@ STEPS = 50
 class Robot:
     """The arm, its driver, and a second publisher; advanced by `run`."""
 
-    def __init__(self, seed, start, trajectory="point"):
+    def __init__(self, seed, start, trajectory="point", farthest=FARTHEST, **loop):
+        """`farthest`: rad that a point may be away from the arm. `loop`: of its control loop."""
         self.random = np.random.default_rng(seed)
         self.arm = SimulatedArm(start)
-        self.loop = Loop(self.arm, trajectory=trajectory)
+        self.loop, self.farthest = Loop(self.arm, trajectory=trajectory, **loop), farthest
         self.alive, self.liar, self.stamps, self.skew, self.delay = True, None, True, 0.0, 0.0
         self.alone_since = self.loop.now
         self.hidden, self.stale_chunk = 0, False
@@ -69,7 +70,7 @@ class Robot:
             if point is not None:
                 far = apart(point.positions, self.arm.position)
                 joint = int(np.argmax(far))
-                assert far[joint] <= FARTHEST, f"{NAMES[joint]}: a point {far[joint]:.3f} rad from the arm"
+                assert far[joint] <= self.farthest, f"{NAMES[joint]}: a point {far[joint]:.3f} rad from the arm"
 
 
 class Faults(RuleBasedStateMachine):
@@ -272,3 +273,42 @@ def test_an_arm_that_does_not_obey_is_told(robot):
     assert "joint_1 was commanded" in robot.loop.arm.effect and "protective stop" in robot.loop.arm.effect
     sent = np.array([point.positions for point in robot.loop.points])
     assert np.abs(sent - robot.arm.position).max() <= LEAD + 0.07
+
+
+@pytest.mark.parametrize("trajectory", ["point", "chunk"])
+@pytest.mark.parametrize("gap", [0.26, 0.4, 0.6])
+def test_an_arm_that_moves_on_while_its_driver_is_silent_is_believed(trajectory, gap):
+    """It moves until the joint states are too old, half a second by default, and so for longer than it may jump."""
+    start = np.array([1.0, 0.5, -0.5, 1.2, -1.0, 0.8, 2.0])
+    robot = Robot(0, start, trajectory, farthest=1.5, max_age=0.5, lead=0.5)
+    robot.run(1.2)
+    robot.loop.enable()
+    goal = start + np.array([2.0, 0, 0, 0, 0, 0, 0])
+    robot.loop.chunk(goal)
+    robot.run(0.6)
+    robot.alive, before = False, robot.arm.position[0]
+    robot.run(gap)
+    assert robot.arm.position[0] > before + 0.2
+    robot.alive = True
+    for _ in range(4):
+        robot.loop.chunk(goal)
+        robot.run(0.5)
+    assert isinstance(robot.loop.result, Motion)
+
+
+@pytest.mark.parametrize("trajectory", ["point", "chunk"])
+@pytest.mark.parametrize("ahead", [0.1, 0.3, 2.0, 3600.0])
+def test_one_stamp_from_the_future_stops_nothing_for_long(trajectory, ahead):
+    start = np.array([1.0, 0.5, -0.5, 1.2, -1.0, 0.8, 2.0])
+    robot = Robot(0, start, trajectory, farthest=1.5, max_age=0.5, lead=0.5)
+    robot.run(1.2)
+    robot.loop.enable()
+    goal = start + np.array([2.0, 0, 0, 0, 0, 0, 0])
+    robot.loop.chunk(goal)
+    robot.run(0.6)
+    robot.loop.hear(joint_state(robot.loop.now + ahead, robot.arm.encoders()))
+    robot.run(0.1)
+    for _ in range(2):
+        robot.loop.chunk(goal)
+        robot.run(0.2)
+        assert isinstance(robot.loop.result, Motion)

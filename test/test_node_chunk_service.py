@@ -107,6 +107,16 @@ def test_no_chunk_in_time_says_why(bench):
     assert not answer.success and "kernel image is broken" in answer.message
 
 
+def test_without_a_clock_it_is_refused(bench):
+    """Time that stands still would keep a request, a run and its end for ever."""
+    b = bench()
+    b.set_time(0)
+    b.node.get_clock()  # simulated time, which nobody publishes
+    answer = b.answer(b.ask())
+    assert not answer.success and "nobody publishes /clock; start the simulator" in answer.message
+    assert "nobody publishes /clock" in b.enable().message
+
+
 def test_a_clock_that_goes_back_ends_it(bench):
     b = bench()
     asked = b.ask()

@@ -102,6 +102,28 @@ def test_nothing_is_sent_without_a_server(world):
     assert world.move(OPEN) == 1 and world.gripper.problem() == ""
 
 
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_server_that_is_started_again_hears_the_opening_again(world, answered):
+    world.move(CLOSED)
+    if answered:
+        world.answers[0].complete()
+    world.ready = False
+    assert world.move(CLOSED) == 1
+    world.ready = True
+    assert world.move(CLOSED) == 2
+    world.answers[1].complete()
+    assert world.move(CLOSED) == 2
+
+
+def test_a_server_that_is_started_again_while_the_arm_holds_hears_it_at_the_next_motion(world):
+    world.move(CLOSED)
+    world.answers[0].complete()
+    for ready in (False, True):
+        world.ready = ready
+        world.gripper.look()
+    assert world.move(CLOSED) == 2
+
+
 @pytest.mark.parametrize("answer", [{"accepted": False}, {"error": RuntimeError("gone")}])
 def test_a_refused_goal_is_told_and_sent_again_after_a_pause(world, answer):
     world.move(OPEN)

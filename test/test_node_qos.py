@@ -109,6 +109,43 @@ def test_a_publisher_of_another_type_is_named(kind, topic, said):
             context.shutdown()
 
 
+def test_tf_at_best_effort_is_named_and_can_be_heard():
+    contexts = [rclpy.Context(), rclpy.Context()]  # as two processes
+    for context in contexts:
+        context.init()
+    override = "--ros-args", "-p", "qos_overrides./tf.subscription.reliability:=best_effort"
+    driver, node = Node("driver", context=contexts[0]), Node("policy", context=contexts[1])
+    hearing = Node("hearing", context=contexts[1], cli_args=override)
+    transforms, heard = open_transforms(node), open_transforms(hearing)
+    executor = SingleThreadedExecutor(context=contexts[1])
+    executor.add_node(hearing)
+    try:
+        tf = driver.create_publisher(TFMessage, "/tf", qos_profile_sensor_data)
+        said, deadline = "", time.monotonic() + 60
+        while "/driver" not in said and time.monotonic() < deadline:
+            with pytest.raises(ObservationError) as error:
+                transforms.lookup("base", "hand", None)
+            said = str(error.value)
+        assert said.startswith("/driver publishes on /tf, but best effort") and "qos_overrides./tf.sub" in said
+        found = None
+        while found is None and time.monotonic() < deadline:
+            transform = TransformStamped(child_frame_id="hand")
+            transform.header.frame_id, transform.header.stamp = "base", driver.get_clock().now().to_msg()
+            transform.transform.rotation.w = 1.0
+            tf.publish(TFMessage(transforms=[transform]))
+            executor.spin_once(timeout_sec=0.1)
+            with contextlib.suppress(ObservationError):
+                found = heard.lookup("base", "hand", None)
+        assert found is not None
+    finally:
+        for source, own in ((transforms, node), (heard, hearing)):
+            source.destroy()
+            own.destroy_node()
+        driver.destroy_node()
+        for context in contexts:
+            context.shutdown()
+
+
 def test_one_turn_of_the_executor_takes_all_that_waits():
     """A busy machine has fewer turns than messages: the queue would stay full, and its newest message old for ever."""
     context = rclpy.Context()

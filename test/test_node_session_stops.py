@@ -137,6 +137,25 @@ def test_no_chunk_may_be_executed_while_an_input_is_missing(open_bench):
     assert executable(bench)[-1]
 
 
+@pytest.mark.parametrize("forget", ["reset", "instruction"])
+def test_whoever_executes_chunks_is_told_that_one_was_forgotten(open_bench, forget):
+    bench = open_bench(**CHUNKS)
+    bench.tick()
+    bench.enable()
+    bench.advance(0.01)
+    bench.infer()
+    assert isinstance(bench.tick(), Motion)
+    assert all(message.steps for message in bench.messages("action_chunk"))
+    if forget == "reset":
+        bench.reset()
+    else:
+        bench.set(instruction="something else")
+    for _ in range(3):
+        assert bench.tick().reason == HoldReason.NO_CHUNK
+    assert [message.steps for message in bench.messages("action_chunk")].count(0) == 1
+    assert bench.messages("action_chunk")[-1].steps == 0
+
+
 def test_whoever_executes_chunks_needs_no_pose_of_ours(open_bench):
     bench = open_bench(**CHUNKS, **NO_TF)
     bench.enable()
@@ -362,6 +381,18 @@ def test_an_arm_that_brakes_when_its_limit_is_lowered_is_believed(open_bench):
     found = [step() for _ in range(60)]
     assert not [r for r in (*held, *found) if isinstance(r, Hold) and r.reason == HoldReason.JOINTS_UNKNOWN]
     assert isinstance(found[-1], Motion)
+
+
+def test_an_arm_that_moved_on_while_tf_was_silent_is_believed(open_bench):
+    """It may, for inputs.max_age; no jump is that."""
+    bench = open_bench()
+    start_moving(bench)
+    with pytest.MonkeyPatch.context() as silent:
+        silent.setattr(bench, "pose", lambda *_: None)
+        for _ in range(8):  # 0.4 s
+            assert isinstance(bench.tick(), Motion)
+            bench.work()
+    assert isinstance(bench.tick(x=0.2), Motion)  # at limits.max_speed
 
 
 def test_limits_of_joints_do_not_matter_to_an_end_effector(open_bench):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which stamp an observation has, and what becomes of transforms without one; without ROS."""
 
+import contextlib
 import re
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from specprune_ros.errors import ObservationError
 from specprune_ros.sensing.assembler import ObservationAssembler
 from specprune_ros.sensing.config import InputsConfig
 from specprune_ros.sensing.end_effector import EndEffector, PoseMotion
+from specprune_ros.sensing.joints import JointMotion
 from specprune_ros.sensing.peers import UnknownPeers
 from specprune_ros.sensing.robot_description import continuous_joints
 from specprune_ros.sensing.transforms import LOOP_PAUSE, BufferedTransforms
@@ -190,6 +192,52 @@ def test_a_pose_that_jumps_is_not_made_a_command(monkeypatch):
     assert all(isinstance(period(0.0), str) for _ in range(100))  # the other publisher alone: still not while it moves
     end_effector.vouch()
     assert [period(0.0) for _ in range(60)][-1].position[0] == 0.0
+
+
+def test_enable_vouches_for_a_pose_that_nobody_has_looked_at_since(monkeypatch):
+    """The arm was jogged while the node was inactive, and the control loop has not run yet."""
+    clock = [100.0]
+    monkeypatch.setattr("specprune_ros.sensing.end_effector.time.monotonic", lambda: clock[0])
+    transforms = BufferedTransforms()
+    end_effector = EndEffector(transforms, "base", "hand")
+    end_effector.set_motion(PoseMotion(0.5, 1.5))
+    for x in (0.0, 0.3):
+        for _ in range(60):
+            clock[0] += 0.02
+            transforms.add(transform(now := round(clock[0] * 1e9), x), static=False, now=now)
+            if not x:
+                with contextlib.suppress(ObservationError):
+                    end_effector.settled()
+    end_effector.vouch()
+    end_effector.set_adopting(False)
+    with pytest.raises(ObservationError, match="listened to for a second"):
+        end_effector.settled()
+    clock[0] += 1.0
+    assert end_effector.settled().position[0] == 0.3
+
+
+@pytest.mark.parametrize("ahead", [0.0, 0.3, 0.45])
+def test_commands_are_made_from_the_newest_position_also_of_a_clock_that_is_ahead(ahead):
+    now = [100.0]
+    inputs = InputsConfig(cameras=("primary",))
+    sensors = ObservationAssembler(
+        inputs, {"primary": "/cam"}, "/joint_states", None, ("a",), np.zeros(3), arrival=lambda: now[0]
+    )
+    sensors.set_joint_motions({"a": JointMotion(1.0)})
+
+    def hear(position, stamp):
+        header = SimpleNamespace(stamp=SimpleNamespace(sec=int(stamp), nanosec=round(stamp % 1 * 1e9)))
+        message = SimpleNamespace(header=header, name=["a"], position=[position])
+        sensors.add_joints(message, round(now[0] * 1e9))
+
+    for k in range(150):
+        now[0] += 0.01
+        hear(0.01 * k, now[0] + ahead)
+    assert sensors.measured_joints(round(now[0] * 1e9))[0] == pytest.approx(1.49)
+    hear(0.0, now[0] + 100.0)  # from before the simulator was reset: no command is made from it
+    now[0] += 0.01
+    hear(1.5, now[0] + ahead)
+    assert sensors.measured_joints(round(now[0] * 1e9))[0] == pytest.approx(1.5)
 
 
 def test_continuous_joints_of_a_urdf():

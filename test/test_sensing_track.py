@@ -9,7 +9,7 @@ from specprune_ros.errors import ObservationError
 from specprune_ros.pose import IDENTITY, Pose
 from specprune_ros.sensing.end_effector import PoseMotion
 from specprune_ros.sensing.joints import JointMotion
-from specprune_ros.sensing.track import JITTER, LONGEST, QUIET, Track
+from specprune_ros.sensing.track import JITTER, QUIET, UNSEEN, Track
 from specprune_ros.sensing.transforms import LOOP_PAUSE, LoopGuard
 
 SECOND = 1_000_000_000
@@ -93,7 +93,10 @@ def test_a_gap_explains_motion_only_to_a_limit_and_by_the_smaller_time():
     heard.hear(0.0, later=0.1)
     assert heard.asked[-1] == pytest.approx(0.1 + JITTER)
     heard.hear(0.0, later=5.0)
-    assert heard.asked[-1] == pytest.approx(LONGEST + JITTER)
+    assert heard.asked[-1] == pytest.approx(UNSEEN + JITTER)
+    heard.track.unseen = 0.7
+    heard.hear(0.0, later=5.0)
+    assert heard.asked[-1] == pytest.approx(0.7 + JITTER)
     heard.hear(0.0, later=0.02)
     assert heard.asked[-1] == pytest.approx(0.02 + JITTER)
     heard.track.add(round((heard.now + 9.0) * SECOND), 0.0, heard.now + 0.04)  # a stamp that lies
@@ -102,10 +105,23 @@ def test_a_gap_explains_motion_only_to_a_limit_and_by_the_smaller_time():
     assert heard.asked[-1] == pytest.approx(0.01 + JITTER)
 
 
+@pytest.mark.parametrize("ahead", [0.3, 3600.0])
+def test_a_stamp_from_the_future_does_not_stay_the_last(ahead):
+    heard = Heard()
+    heard.hear(0.0, 0.1)
+    heard.hear(0.2, age=-ahead)
+    assert heard.hear(0.3) == [True] and heard.track.last.value == 0.3
+    assert all(heard.hear(*(0.1 * k for k in range(4, 60)))) and heard.track.last.value == pytest.approx(5.9)
+
+
+def test_two_absurd_positions_of_a_joint_without_end():
+    assert not JointMotion(1.0, continuous=True).possible(-1.7e308, 1.7e308, 1.0)
+
+
 def test_a_sample_out_of_order_is_believed_and_is_not_the_last():
     heard = Heard()
     heard.hear(0.0, 0.1)
-    assert heard.hear(0.02, age=0.15) == [True] and heard.track.last.value == 0.1
+    assert heard.hear(0.06, later=0.02, age=0.06) == [True] and heard.track.last.value == 0.1
 
 
 def test_clear_forgets_everything():

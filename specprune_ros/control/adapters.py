@@ -95,11 +95,12 @@ def joint_point(
     """A point that passes `joints` (J,) at the end of this control period and goes on with `velocities` (J,) rad/s.
 
     It lies `trajectory_time` ahead, so that the arm does not stop when the next point is late, and inside the joint
-    ranges, which `continuous` (J,) ones don't have. It has no velocities: joint_trajectory_controller refuses a last
-    point that still moves.
+    ranges, which `continuous` (J,) ones don't have; or where the joint is already, for it comes back slowly. It has no
+    velocities: joint_trajectory_controller refuses a last point that still moves.
     """
     beyond = joints + velocities * (controller.trajectory_time - controller.period)
-    inside = np.where(continuous, beyond, np.clip(beyond, limits.joint_min, limits.joint_max))
+    low, high = np.minimum(limits.joint_min, joints), np.maximum(limits.joint_max, joints)
+    inside = np.where(continuous, beyond, np.clip(beyond, low, high))
     return TrajectoryPoint(controller.joint_names, inside, controller.trajectory_time)
 
 

@@ -202,7 +202,8 @@ class Arm:
     def _result(self, now: float, pose: Pose | None, joints: Floats | None, problem: str) -> Motion | Hold:
         command = self.executor.step(now)
         if isinstance(command, Hold):
-            return command
+            told = problem if command.reason == HoldReason.STALE_INPUT else ""  # refused measurements get old, too
+            return Hold(command.reason, f"{command.detail}; {told}") if told else command
         if self._effect.problem and self.drives and self.space.config.on_no_effect == "hold":
             return Hold(HoldReason.NO_EFFECT, f"{self._effect.problem}; then call ~/enable")
         if self.space.config.delta:
@@ -248,6 +249,9 @@ class Arm:
         self._joints.max_lead = allowed
 
     def _joint_motion(self, command: Command, now: float, joints: Floats) -> Motion | Hold:
+        received = self.space.config.output == "action_chunk"
+        if received:
+            self._joints.forget()  # whoever executes the chunks moves the arm, at speeds of its own
         self._draw_in(joints)
         wanted = self.space.joints(command.action)
         doubt = self._joints.doubt(wanted, joints)
@@ -257,7 +261,7 @@ class Arm:
             return self._followed(command, now, wanted, joints)
         if self._joints.velocity is None:
             self._late = True
-            if self._joints.jumps(wanted, joints, now - command.stamp):
+            if not received and self._joints.jumps(wanted, joints, now - command.stamp):
                 return Hold(HoldReason.LIMIT, "joint_speed")
         limited = self._joints.apply(wanted, joints, catching_up=self._late)
         if limited.hold:

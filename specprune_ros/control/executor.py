@@ -257,5 +257,5 @@ class ChunkExecutor:
 
     def _sample(self, plan: Plan, now: float) -> Floats:
         action = plan.mean(now, self._period) if self._delta else plan.interpolate(now)
-        action[self._discrete] = plan.actions[plan.index(now), self._discrete]
+        action[self._discrete] = plan.actions[max(plan.index(now), 0), self._discrete]
         return action

@@ -23,7 +23,7 @@ from specprune_ros.nodes.outputs.commands import header_of, open_commands
 from specprune_ros.nodes.outputs.gripper import open_gripper
 from specprune_ros.pose import Pose
 from specprune_ros.sensing.assembler import ObservationAssembler
-from specprune_ros.sensing.config import TF
+from specprune_ros.sensing.config import JOINT_STATES, TF
 from specprune_ros.sensing.end_effector import EndEffector, PoseMotion
 from specprune_ros.sensing.joints import JointMotion
 from specprune_ros.stamps import NANOSECONDS
@@ -285,11 +285,17 @@ class MotionLoop:
             believed = np.maximum(asked, self._believed)
         self._believed, self._generous = believed, bool((believed > asked).any())
         if not self._config.delta:
+            unseen = self._sensors.config.max_age_of(JOINT_STATES) + believed[2:] / limits.max_joint_acceleration
             self._sensors.set_joint_motions(
-                {name: JointMotion(float(s), name in continuous) for name, s in zip(names, believed[2:], strict=True)}
+                {
+                    name: JointMotion(float(speed), name in continuous, float(seconds))
+                    for name, speed, seconds in zip(names, believed[2:], unseen, strict=True)
+                }
             )
         if self._end_effector is not None:
-            self._end_effector.set_motion(PoseMotion(float(believed[0]), float(believed[1])))
+            accelerations = np.array([limits.max_acceleration, limits.max_angular_acceleration])
+            unseen = self._sensors.config.max_age_of(TF) + (believed[:2] / accelerations).max()
+            self._end_effector.set_motion(PoseMotion(float(believed[0]), float(believed[1]), float(unseen)))
 
     def _rests(self, now: int) -> bool:
         """Whether the arm has had the time to come to rest, at `now` nanoseconds."""
@@ -340,7 +346,7 @@ class MotionLoop:
             self.pauses += 1
         if another and hold.reason not in NATURAL_HOLDS:
             self.holds[hold.reason] += 1
-        if first and hold.reason not in NATURAL_HOLDS:
+        if first and (hold.reason not in NATURAL_HOLDS or hold.reason == HoldReason.NO_CHUNK):  # forgotten, in motion
             self._on_stop()
         if self._gripper:
             self._gripper.look()

@@ -40,7 +40,7 @@ from specprune_ros.nodes.reporting.diagnostics import ERROR, OK, Diagnostics, St
 from specprune_ros.nodes.reporting.repeated_log import RepeatedLog
 from specprune_ros.nodes.run_policy import RunPolicyServer
 from specprune_ros.nodes.session import Session
-from specprune_ros.nodes.subscribing import LATCHED, SILENT, VOLATILE, TopicPeers
+from specprune_ros.nodes.subscribing import LATCHED, SILENT, VOLATILE, TopicPeers, clock_problem
 from specprune_ros.processes.output import relay_output
 from specprune_ros.pruning.config import PruningConfig
 
@@ -239,7 +239,7 @@ class PolicyNode(LifecycleNode):
         """What has to be done before there are inferences; "" when nothing has to be."""
         if self.session is None or self._state != "active":
             return f"the node is {self._state}; activate it first"
-        return ""
+        return "" if self.get_clock().now().nanoseconds else clock_problem(self)  # without time nothing ever ends
 
     def _motion_problem(self) -> str:
         """Why motion cannot be switched on; "" when it can."""

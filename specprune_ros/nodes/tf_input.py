@@ -13,7 +13,7 @@ from tf2_msgs.msg import TFMessage
 
 from specprune_ros.errors import ObservationError
 from specprune_ros.nodes.stamps import to_stamp
-from specprune_ros.nodes.subscribing import SILENT, backlog
+from specprune_ros.nodes.subscribing import SILENT, TopicPeers, backlog, subscribe
 from specprune_ros.pose import Pose
 from specprune_ros.sensing.end_effector import StampedPose, Transforms
 from specprune_ros.sensing.transform_buffer import TransformError, check_transform
@@ -41,16 +41,23 @@ class TransformSubscriptions:
     def __init__(self, node: Node, add: Callable[[TFMessage, bool, int], None]) -> None:
         """`add(message, static, now)` is called on the executor's thread; `now`: nanoseconds."""
         self._node, self._add = node, add
+        self._heard = False
         self._subscriptions = [
-            node.create_subscription(TFMessage, "/tf", partial(self._on_tf, False), TF_QOS),
+            subscribe(node, TFMessage, "/tf", partial(self._on_tf, False), TF_QOS),
             node.create_subscription(
                 TFMessage, "/tf_static", partial(self._on_tf, True), TF_STATIC_QOS, event_callbacks=SILENT
             ),
             # Of a publisher that is not latched at least what comes from now on.
             node.create_subscription(TFMessage, "/tf_static", partial(self._on_tf, True), TF_QOS),
         ]
+        self._peers = TopicPeers(node, self._subscriptions[:1])
+
+    def mismatch(self) -> str:
+        """Why nothing was ever heard on /tf, as far as that is known; "" otherwise."""
+        return "" if self._heard else self._peers.mismatch(self._subscriptions[0].topic_name)
 
     def _on_tf(self, static: bool, message: TFMessage) -> None:
+        self._heard = self._heard or not static
         waiting = () if static else backlog(self._subscriptions[0])
         for one in (message, *waiting):
             self._add(one, static, self._node.get_clock().now().nanoseconds)
@@ -66,6 +73,13 @@ class SubscribedTransforms(BufferedTransforms):
     def __init__(self, node: Node) -> None:
         super().__init__()
         self._subscriptions = TransformSubscriptions(node, self.add)
+
+    def lookup(self, target: str, source: str, stamp: int | None) -> StampedPose:
+        """See `end_effector.Transforms.lookup`."""
+        try:
+            return super().lookup(target, source, stamp)
+        except ObservationError as error:
+            raise ObservationError(self._subscriptions.mismatch() or str(error)) from error
 
     def destroy(self) -> None:
         self._subscriptions.destroy()
@@ -123,7 +137,7 @@ class Tf2Transforms:
             if "loop" in reason:  # tf2 has one exception for this and for frames that are not connected
                 self._loop_guard.block(message)
                 self.clear()
-            raise ObservationError(message) from error
+            raise ObservationError(self._subscriptions.mismatch() or message) from error
         # Zero is tf2's answer for a chain of static transforms; none that came on /tf has it here.
         return StampedPose(Pose(*arrays(found)), from_stamp(found.header.stamp) or None)
 

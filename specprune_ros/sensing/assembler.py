@@ -111,8 +111,10 @@ class ObservationAssembler:
 
     def add_joints(self, message: Any, now: int) -> None:
         assert self._joints is not None
+        stamp = stamp_or_arrival(message.header.stamp, now)
+        ahead = stamp - now > self.config.max_age_of(JOINT_STATES) * NANOSECONDS
         with self._lock:
-            self._joints.add(message, stamp_or_arrival(message.header.stamp, now), self._arrival())
+            self._joints.add(message, stamp, self._arrival(), ahead=ahead)
 
     def assemble(self, now: int, newer_than: int | None = None) -> Sensed | None:
         """The newest complete observation; None when nothing is newer than `newer_than`. Nanoseconds.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pose and twist of the end effector at the stamp of an observation, from TF."""
 
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,7 +12,7 @@ from specprune_ros.arrays import Floats
 from specprune_ros.errors import ObservationError
 from specprune_ros.pose import Pose
 from specprune_ros.sensing.history import History
-from specprune_ros.sensing.track import SPEED_MARGIN, Track
+from specprune_ros.sensing.track import SPEED_MARGIN, UNSEEN, Track
 from specprune_ros.sensing.twist_estimator import TwistEstimator
 from specprune_ros.stamps import NANOSECONDS
 
@@ -43,6 +44,7 @@ class PoseMotion:
 
     speed: float  # m/s
     angular_speed: float  # rad/s
+    unseen: float = UNSEEN  # seconds that it may move without being heard: until it has to hold, and while it brakes
 
     def possible(self, before: Pose, after: Pose, seconds: float) -> bool:
         """Whether the end effector can be at `after` that many seconds after `before`."""
@@ -132,7 +134,7 @@ class EndEffector:
         """How fast the arm can move: what contradicts it is not believed by `settled`."""
         if self._track is None:
             self._track = Track(motion.possible)
-        self._track.possible = motion.possible
+        self._track.possible, self._track.unseen = motion.possible, motion.unseen
         self._motion = motion
 
     def set_adopting(self, adopting: bool) -> None:
@@ -142,6 +144,8 @@ class EndEffector:
 
     def vouch(self) -> None:
         """Motion was enabled by somebody who sees the arm: what contradicted the measured pose is forgotten."""
+        with contextlib.suppress(ObservationError):
+            self.settled()  # nobody has looked while the node was inactive
         if self._track is not None and self._track.contradiction(time.monotonic()):
             self._track.clear()
 

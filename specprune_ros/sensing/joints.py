@@ -12,7 +12,7 @@ from specprune_ros.arrays import Floats
 from specprune_ros.errors import ObservationError
 from specprune_ros.sensing.history import History
 from specprune_ros.sensing.peers import Peers, UnknownPeers
-from specprune_ros.sensing.track import SPEED_MARGIN, Track
+from specprune_ros.sensing.track import SPEED_MARGIN, UNSEEN, Track
 from specprune_ros.stamps import NANOSECONDS
 
 LENGTH = 256  # samples per joint: a quarter of a second at 1 kHz
@@ -27,10 +27,13 @@ class JointMotion:
 
     speed: float  # rad/s
     continuous: bool = False  # it turns without end, so that its angle may be reported with any number of turns
+    unseen: float = UNSEEN  # seconds that it may move without being heard: until it has to hold, and while it brakes
 
     def possible(self, before: float, after: float, seconds: float) -> bool:
         """Whether the joint can be at `after` that many seconds after `before`, rad."""
-        moved = math.remainder(after - before, math.tau) if self.continuous else after - before
+        moved = after - before
+        if self.continuous and math.isfinite(moved):
+            moved = math.remainder(moved, math.tau)
         return abs(moved) <= SPEED_MARGIN * self.speed * seconds + NOISE
 
 
@@ -51,7 +54,8 @@ class JointInput:
         """Believe only samples that these motions explain; joints without one are believed whatever they say."""
         self._motions = dict(motions)
         for name, motion in motions.items():
-            self._tracks.setdefault(name, Track(motion.possible)).possible = motion.possible
+            track = self._tracks.setdefault(name, Track(motion.possible))
+            track.possible, track.unseen = motion.possible, motion.unseen
 
     def set_adopting(self, adopting: bool) -> None:
         """Whether positions that no motion explains may be believed after a while: not while the arm is moved."""
@@ -64,10 +68,11 @@ class JointInput:
             if track.contradiction(now):
                 track.clear()
 
-    def add(self, message: Any, stamp: int, arrival: float) -> None:
+    def add(self, message: Any, stamp: int, arrival: float, *, ahead: bool = False) -> None:
         """Keep what matters of a sensor_msgs/JointState; a broken message is remembered as the problem.
 
-        `stamp`: nanoseconds. `arrival`: seconds of a steady clock.
+        `stamp`: nanoseconds. `arrival`: seconds of a steady clock. `ahead`: the stamp lies so far in the future that it
+        is wrong, or of a time before the clock jumped back; no command is made from it.
         """
         if not len(message.position):
             # Allowed by the message definition, and by a robot that has its positions from another publisher.
@@ -80,15 +85,16 @@ class JointInput:
         if twice:
             self._problem = f"joint {twice[0]} is twice in one message on {self.topic}, at different positions"
             return
-        self._problem = ""
+        self._problem = f"{self.topic} is stamped in the future; synchronise the clocks" if ahead else ""
         if len(self._seen) < 1000:
             self._seen.update(message.name)
         for name, position in zip(message.name, message.position, strict=True):
-            if name in self._positions and self._believed(name, stamp, position, arrival):
+            if name in self._positions and self._believed(name, stamp, position, arrival, ahead):
                 self._positions[name].add(stamp, position, arrival)
 
-    def _believed(self, name: str, stamp: int, position: float, arrival: float) -> bool:
-        if name not in self._tracks or not math.isfinite(position):  # not finite: kept, and refused when it is used
+    def _believed(self, name: str, stamp: int, position: float, arrival: float, ahead: bool) -> bool:
+        # Not finite, or ahead: kept, and refused when it is used.
+        if name not in self._tracks or not math.isfinite(position) or ahead:
             return True
         return self._tracks[name].add(stamp, position, arrival)
 
@@ -116,11 +122,18 @@ class JointInput:
         return np.array(values)
 
     def settled_positions(self, names: Sequence[str], stamp: int, max_age: int, now: float) -> Floats:
-        """As `positions`, and only when commands may be made from them. Raises ObservationError."""
+        """(J,) the newest positions of `names`, at most `max_age` away from `stamp`, only when commands may be made.
+
+        The newest also of a driver whose clock is ahead. Otherwise as `positions`.
+        """
         found = self.positions(names, stamp, max_age, now)
-        for name in names:
-            if name in self._tracks and not self._tracks[name].settled(now):
+        for index, name in enumerate(names):
+            if name not in self._tracks:
+                continue
+            last = self._tracks[name].last
+            if last is None or not self._tracks[name].settled(now):
                 raise ObservationError(f"joint {name} on {self.topic} is listened to for a second before it is used")
+            found[index] = last.value
         return found
 
     def velocities(self, names: Sequence[str]) -> Floats:

@@ -17,7 +17,7 @@ Value = TypeVar("Value")
 SPEED_MARGIN = 1.2  # an arm may overshoot the speed that it is asked for
 QUIET = 1.0  # seconds without a contradiction, before a quantity is believed
 JITTER = 0.03  # seconds by which stamps and arrivals may be wrong
-LONGEST = 0.15  # seconds of motion that a gap explains at most: after a longer one the arm stands still anyway
+UNSEEN = 0.15  # seconds that an arm moves unseen at most, where nobody says how long: after that it stands still
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Track(Generic[Value]):
     def __init__(self, possible: Callable[[Value, Value, float], bool]) -> None:
         """`possible(before, after, seconds)`: whether the arm can have moved so."""
         self.possible = possible
+        self.unseen = UNSEEN  # seconds of motion that a gap explains at most; may be replaced
         self.adopts = True
         self.clear()
 
@@ -64,8 +65,8 @@ class Track(Generic[Value]):
         if self._last is None or self._joined(self._last, sample):
             if self._last is None:
                 self._quiet_since = arrival
-            if self._last is None or stamp >= self._last.stamp:
-                self._last = sample
+            if self._last is None or stamp >= self._last.stamp or arrival - self._last.arrival > JITTER:
+                self._last = sample  # of two that came at once the later one; else that of before had a wrong stamp
             return True
         if self._rival is None or not self._joined(self._rival, sample) or self._last.arrival > self._rival_since:
             self._rival_since = arrival
@@ -79,7 +80,7 @@ class Track(Generic[Value]):
 
     def _joined(self, before: Sample[Value], after: Sample[Value]) -> bool:
         stamps = abs(after.stamp - before.stamp) / NANOSECONDS
-        elapsed = min(stamps, abs(after.arrival - before.arrival), LONGEST)
+        elapsed = min(stamps, abs(after.arrival - before.arrival), self.unseen)
         return self.possible(before.value, after.value, elapsed + JITTER)
 
     @property

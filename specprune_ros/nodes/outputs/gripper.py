@@ -101,7 +101,7 @@ class GripperMessages:
 class GripperGoals:
     """Goals of a control_msgs/GripperCommand action; a new goal replaces the one before it.
 
-    A goal that cannot be sent or is refused is tried again, so a gripper that is started late follows.
+    A goal that cannot be sent or is refused is tried again, so a gripper that is started late, or again, follows.
     """
 
     def __init__(self, node: LifecycleNode, config: ControllerConfig) -> None:
@@ -117,6 +117,7 @@ class GripperGoals:
         # Remapping rules for topics do not reach actions, so the name is resolved as a topic's.
         self.name = node.resolve_topic_name(NAME)
         self._client = ActionClient(node, GripperCommand, self.name)
+        self._ready = False  # whether there was a server at the last look
         self._sent: np.ndarray | None = None
         self._answer: Future | None = None  # to the goal sent last
         self._refused = False
@@ -124,6 +125,7 @@ class GripperGoals:
         self._asked = self._not_before = 0.0  # time.monotonic() of the last goal, and of the next one
 
     def move(self, openings: np.ndarray, header: Header) -> None:
+        self.look()
         now = time.monotonic()
         if self._answer is not None and not self._answer.done():
             if now < self._asked + PATIENCE:
@@ -131,7 +133,7 @@ class GripperGoals:
             self._answer = self._sent = None
         if self._sent is not None and np.array_equal(openings, self._sent):
             return
-        if now < self._not_before or not self._client.server_is_ready():
+        if now < self._not_before or not self._ready:
             return  # in a later period
         (command,) = gripper_commands(openings, self.config)
         goal = self._goal()
@@ -162,7 +164,9 @@ class GripperGoals:
         self._sent = None
 
     def look(self) -> None:
-        pass  # a goal that no server took is tried again
+        before, self._ready = self._ready, self._client.server_is_ready()
+        if self._ready and not before:
+            self._sent = self._answer = None
 
     def problem(self) -> str:
         if not self._client.server_is_ready():

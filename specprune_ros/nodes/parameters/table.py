@@ -23,7 +23,8 @@ Generated from the code by `python -m specprune_ros.nodes.parameters.table`. A r
 *live* parameters change at once, all or nothing: what a node cannot do is refused with the reason. The others take
 effect at the next *configure*: `ros2 lifecycle set /specprune_policy deactivate`, then `cleanup`, `configure` and
 `activate`. A misspelled name in a parameter file is warned about at the start. Beside these there are `use_sim_time`,
-and on a configured policy `qos_overrides.TOPIC.subscription.*` (reliability, depth ...) of cameras and joint states.
+and on a configured policy `qos_overrides.TOPIC.subscription.*` (reliability, depth ...) of cameras, joint states and
+/tf.
 """
 PRUNING = """\
 Choosing `pruning.preset` (paper, fast, careful) sets the other constants of the method, except those set with it, and
