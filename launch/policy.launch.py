@@ -80,7 +80,7 @@ def _policy(context: LaunchContext) -> list:
         overrides["recording"] = ParameterValue(str(Path(_value(context, "record")).expanduser()), value_type=str)
     remappings = [(topic, _value(context, name)) for name, topic, _ in REMAPPINGS if _value(context, name)]
     remappings += [(topic + COMPRESSED, given + COMPRESSED) for topic, given in remappings if "image" in topic]
-    params_file = _value(context, "params_file")
+    params_file = _value(context, "params_file") and str(Path(_value(context, "params_file")).expanduser())
     if params_file and not Path(params_file).is_file():
         raise RuntimeError(f"params_file {params_file} does not exist")  # launch alone would go on without it
     respawn = _is_true(context, "respawn")
@@ -107,8 +107,13 @@ def _recorder(context: LaunchContext, params_file: str, remappings: list[tuple[s
     from specprune_ros.replay.record_command import record_command
 
     around = [tuple(rule) for rule in context.launch_configurations.get("ros_remaps", [])]  # of a SetRemap
-    name = [("__ns", _value(context, "namespace"))] if _value(context, "namespace") else []
+    pushed, own = context.launch_configurations.get("ros_namespace", ""), _value(context, "namespace")
+    namespace = own if own.startswith("/") else "/".join(filter(None, [pushed.rstrip("/"), own]))
+    name = [("__ns", namespace)] if namespace else []
     parameters = {parameter: value for _, parameter, value in _given_parameters(context)}
+    around_parameters = [given for given in context.launch_configurations.get("global_params", []) if len(given) == 2]
+    if dict(around_parameters).get("use_sim_time"):  # of a SetUseSimTime, or SetParameter
+        parameters.setdefault("use_sim_time", True)
     path = Path(params_file) if params_file else None
     command = record_command(Path(folder).expanduser(), path, parameters, [*name, *remappings, *around])
     return [ExecuteProcess(cmd=command, output="screen", sigterm_timeout=CLOSING)]

@@ -120,8 +120,9 @@ class Loop:
             arrival=lambda: self.now,
             peers=Publishers(),
         )
-        unseen = max_age + SPEED / ACCELERATION
-        self.sensors.set_joint_motions({name: JointMotion(SPEED, name in continuous, unseen) for name in NAMES})
+        self.sensors.set_joint_motions(
+            {name: JointMotion(SPEED, name in continuous, max_age, SPEED / ACCELERATION) for name in NAMES}
+        )
         self.result, self.points, self.last = None, [], None
 
     def hear(self, message):
@@ -148,7 +149,9 @@ class Loop:
             joints = self.sensors.measured_joints(now)
         except ObservationError as error:
             problem = str(error)
+        coasting = self.arm.coasts(self.now)
         before, self.result = self.result, self.arm.tick(self.now, joints=joints, problem=problem)
+        self.sensors.tell(isinstance(self.result, Motion) or coasting)
         point = None
         if isinstance(self.result, Motion) and self.arm.space.config.whole_chunks:
             if self.result.trajectory is not None:

@@ -175,6 +175,9 @@ class SessionBench:
         # Somebody has to listen to what moves the arm, or it holds.
         publisher = self.session._motion.publisher or self.session._publisher.chunks
         self.node.create_subscription(publisher.msg_type, publisher.topic_name, lambda message: None, 10)
+        gripper = getattr(self.session._motion._gripper, "publisher", None)
+        if gripper is not None:
+            self.node.create_subscription(gripper.msg_type, gripper.topic_name, lambda message: None, 10)
         self.node.trigger_activate()
         self.until(lambda: publisher.get_subscription_count() > 0)
         for _ in range(25):  # a pose is listened to for a second before it moves the arm

@@ -71,6 +71,7 @@ def test_a_parameter_file_for_none_of_the_arms_is_refused(tmp_path):
         ("arms: {left: a.yaml}", "arms.left may have"),
         ("arms: {left: {params_file: nowhere.yaml}}", "nowhere.yaml does not exist"),
         ("arms: {left: {remappings: [a]}}", "arms.left.remappings has to be a mapping"),
+        ("arms: {left: {remappings: {~/gripper: }}}", "arms.left.remappings: ~/gripper is None; give the name of"),
         ("arms: {left: [", "is not YAML"),
         ("arms:\n  left:\n  right:\n  left: {params_file: b.yaml}", "left is there twice, again in line 4"),
         ("arms: {left: {remappings: {~/twist: /a, ~/twist: /b}}}", "~/twist is there twice, again in line 1"),

@@ -72,6 +72,17 @@ def test_a_device_that_falls_silent_gives_nothing_back_when_a_service_has_to(clo
     assert takeover.release() == ""
 
 
+def test_a_release_that_was_refused_does_not_happen_later(clock):
+    """The device failed a moment after ~/takeover false was answered with "messages still arrive"."""
+    takeover = Takeover(TakeoverConfig(topic="/spacenav", release="service", release_after=0.5), clock)
+    takeover.hear()
+    clock.now += 0.2
+    assert takeover.release() == "/spacenav"
+    clock.now += 100.0
+    assert takeover.person == SERVICE
+    assert takeover.release() == "" == takeover.person
+
+
 def test_hand_and_device_at_once(clock):
     takeover = Takeover(TakeoverConfig(topic="/spacenav"), clock)
     takeover.take()

@@ -94,6 +94,16 @@ def test_an_instruction_becomes_the_nodes(bench):
     assert b.node.get_parameter("instruction").value == "pick up the cup"
 
 
+def test_a_chunk_of_another_clients_instruction_is_no_answer(bench):
+    b = bench()
+    drawer, gripper = b.ask(instruction="open the drawer"), b.ask(instruction="close the gripper")
+    anything = b.ask()
+    b.infer()
+    assert b.answer(gripper).chunk.instruction == "close the gripper" and b.answer(anything).success
+    answer = b.answer(drawer)
+    assert not answer.success and "changed meanwhile, to 'close the gripper'" in answer.message
+
+
 def test_no_chunk_in_time_says_why(bench):
     b = bench()
     b.policy.error = RuntimeError("kernel image is broken")

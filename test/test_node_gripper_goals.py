@@ -60,7 +60,10 @@ class World:
         self.ready, self.now, self.goals, self.answers, self.destroyed = True, 100.0, [], [], False
         monkeypatch.setattr("specprune_ros.nodes.outputs.gripper.ActionClient", lambda *_: self)
         monkeypatch.setattr("specprune_ros.nodes.outputs.gripper.time", SimpleNamespace(monotonic=lambda: self.now))
-        node = SimpleNamespace(resolve_topic_name=lambda name: name.replace("~", "/policy"))
+        self.servers = 1
+        node = SimpleNamespace(
+            resolve_topic_name=lambda name: name.replace("~", "/policy"), count_publishers=lambda topic: self.servers
+        )
         self.gripper = open_gripper(node, ControllerConfig(gripper_output="action", gripper_max_effort=7.0))
 
     def server_is_ready(self):
@@ -111,6 +114,16 @@ def test_a_server_that_is_started_again_hears_the_opening_again(world, answered)
     assert world.move(CLOSED) == 1
     world.ready = True
     assert world.move(CLOSED) == 2
+    world.answers[1].complete()
+    assert world.move(CLOSED) == 2
+
+
+def test_a_server_that_was_killed_and_is_started_again_within_its_lease(world):
+    world.move(CLOSED)
+    world.answers[0].complete()
+    world.servers = 2  # the dead one is not forgotten yet
+    assert world.move(CLOSED) == 2
+    world.servers = 1
     world.answers[1].complete()
     assert world.move(CLOSED) == 2
 
@@ -195,10 +208,18 @@ def test_a_server_that_goes_while_the_answer_is_awaited(world):
 
 
 def test_names_and_kinds_of_outputs():
-    node = SimpleNamespace(create_lifecycle_publisher=lambda kind, topic, qos: SimpleNamespace(kind=kind, topic=topic))
+    listeners = [1]
+    node = SimpleNamespace(
+        create_lifecycle_publisher=lambda kind, topic, qos: SimpleNamespace(
+            kind=kind, topic=topic, topic_name=topic, msg_type=kind, get_subscription_count=lambda: listeners[0]
+        ),
+        get_subscriptions_info_by_topic=lambda topic: [],
+    )
     assert open_gripper(node, ControllerConfig(gripper_output="none")) is None
     made = open_gripper(node, ControllerConfig())
     assert isinstance(made, GripperMessages) and made.publisher.topic == "~/gripper" and made.problem() == ""
+    listeners[0] = 0
+    assert made.problem() == "nobody listens to ~/gripper; start the gripper, or remap ~/gripper"
     two = ControllerConfig(gripper_dimensions=(5, 6))
     assert list(GripperMessages(node, two)._command(np.zeros(2), None).name) == ["gripper_0", "gripper_1"]
     named = ControllerConfig(gripper_dimensions=(5, 6), gripper_joint_names=("left", "right"))

@@ -13,6 +13,7 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from specprune_ros.checkpoint_config import CheckpointConfig
 from specprune_ros.errors import ConfigError
 from specprune_ros.nodes.parameters.declaration import LiveParameters, declare
 from specprune_ros.nodes.parameters.pruning import declare_pruning, expand_preset
@@ -222,6 +223,37 @@ def test_loading_a_file_is_what_starting_with_it_is(make_node, order):
     results = call_set_parameters(loaded.node, *(Parameter(f"pruning.{name}", value=given[name]) for name in order))
     assert all(result.successful for result in results)
     assert loaded.config == started.config and loaded.config.budget_tokens == 100 and loaded.config.preset == ""
+
+
+def test_what_a_file_says_beside_a_preset_counts_also_where_it_is_so_already(make_node):
+    given = {"preset": "fast", "keep_ratio": 0.9, "refresh_interval": 0}
+    arguments = [part for name, value in given.items() for part in ("-p", f"pruning.{name}:={value}")]
+    started, loaded = PolicyParameters(make_node(*arguments)), PolicyParameters(make_node())
+    assert loaded.config.keep_ratio == 0.9 and loaded.config.refresh_interval == 0
+    results = call_set_parameters(loaded.node, *as_parameters(given))
+    assert all(result.successful for result in results)
+    assert loaded.config == started.config and loaded.config.preset == ""
+
+
+def test_a_quality_of_service_is_not_said_to_be_set(make_node):
+    node = make_node()
+    live = live_motor(node)
+    name = "qos_overrides./joint_states.subscription.depth"
+    late, speed = call_set_parameters(node, Parameter(name, value=5), Parameter("motor.speed", value=2.0))
+    assert not late.successful and "put it into the parameter file" in late.reason
+    assert speed.successful and live.running(Motor).speed == 2.0
+    node.declare_parameter(name, 5)  # as its subscription does
+    assert call_set_parameters(node, Parameter(name, value=5))[0].successful  # of a dump
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_on_and_off_survive_a_dump(make_node, read):
+    """`ros2 param load` reads them as true and false, however they are quoted."""
+    node = make_node()
+    live = LiveParameters(node, {"model": (declare(node, "model", CheckpointConfig),)})
+    assert call_set_parameters(node, Parameter("model.center_crop", value=read))[0].successful
+    assert live.declared(CheckpointConfig).center_crop == ("on" if read else "off")
+    assert not call_set_parameters(node, Parameter("model.checkpoint", value=read))[0].successful
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -105,3 +105,11 @@ def test_mistakes_end_with_2(tmp_path):
     process = start_node("specprune_ros.nodes.policy_arms", ["--", tmp_path / "arms.yaml"])
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2 and "two arms have one name" in errors and "Traceback" not in errors, errors
+
+
+def test_a_parameter_file_that_rcl_cannot_read_ends_with_2(tmp_path):
+    (tmp_path / "left.yaml").write_text("/**: {ros__parameters: {limits: {workspace_min: [0, -0.4, 0.02]}}}\n")
+    (tmp_path / "arms.yaml").write_text("arms: {left: {params_file: left.yaml}}")
+    process = start_node("specprune_ros.nodes.policy_arms", ["--", tmp_path / "arms.yaml"])
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 2 and "policy_arms: " in errors and "Traceback" not in errors, errors

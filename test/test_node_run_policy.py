@@ -150,6 +150,16 @@ def test_success_topic(bench):
     assert (status, result.outcome) == (GoalStatus.STATUS_SUCCEEDED, Result.SUCCEEDED)
 
 
+def test_success_that_lasts_less_than_a_period(bench):
+    b = bench()
+    _, future = b.start(until_success=True, time_limit=60.0)
+    b.work_and_tick(count=3)
+    for said in (True, False):
+        b.node.runs._on_success(Bool(data=said))
+    b.work_and_tick()
+    assert b.result(future)[1].outcome == Result.SUCCEEDED
+
+
 def test_time_over_before_the_success_is_a_failure(bench):
     b = bench()
     _, future = b.start(until_success=True, time_limit=0.2)
@@ -311,6 +321,16 @@ def test_a_run_ends_when_a_person_takes_over(bench):
     assert b.send().accepted
 
 
+def test_what_ends_a_run_can_be_changed_while_it_runs(bench):
+    b = bench()
+    _, future = b.start()
+    b.work_and_tick(count=3)
+    b.set(run__on_takeover="end")
+    b.take_over()
+    b.work_and_tick()
+    assert b.result(future)[1].outcome == Result.TAKEN_OVER
+
+
 def test_diagnostics_tell_of_the_run(bench):
     b = bench()
     assert b.node._statuses()[0].values["run"] == "none"
@@ -338,6 +358,16 @@ def test_a_second_goal_preempts(bench):
     b.work_and_tick(count=6)
     assert b.result(second)[1].outcome == Result.TIMED_OUT
     assert b.parameter("instruction") == "go"
+
+
+@pytest.mark.parametrize("goal", [{"preset": "bold"}, {"instruction": "  "}])
+def test_a_goal_that_cannot_run_does_not_preempt(bench, goal):
+    b = bench(**{"run.when_busy": "preempt"})
+    b.start()
+    b.work_and_tick(count=3)
+    first = b.node.runs._active
+    assert not b.send(**goal).accepted
+    assert b.node.runs._active is first and b.session._motion.enabled
 
 
 def test_a_dry_run_moves_nothing_and_is_put_back(bench):

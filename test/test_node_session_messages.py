@@ -279,19 +279,20 @@ def test_without_a_receiver_the_arm_holds(bench):
     start_moving(bench)
 
 
-def test_who_records_the_commands_does_not_receive_them(bench):
+@pytest.mark.parametrize("name", ["rosbag2_recorder", "specprune_watch"])
+def test_who_records_the_commands_does_not_receive_them(bench, name):
     start_moving(bench)
-    recorder = rclpy.create_node("rosbag2_recorder", context=bench.context)
+    recorder = rclpy.create_node(name, context=bench.context)
     topic = bench.session.receivers().topic
     recorder.create_subscription(TwistStamped, topic, lambda message: None, 10)
-    bench.until(lambda: bench.session.receivers().onlookers == ("/rosbag2_recorder",))
+    bench.until(lambda: bench.session.receivers().onlookers == (f"/{name}",))
     assert bench.session.receivers().count == 1 and isinstance(bench.tick(), Motion)
     for subscription in list(bench.node.subscriptions):
         if subscription.topic_name == topic:
             bench.node.destroy_subscription(subscription)
     bench.until(lambda: not bench.session.receivers().count)
     assert isinstance(bench.tick(), Hold)
-    assert f"nobody but /rosbag2_recorder listens to {topic}; start" in bench.status("motion").message
+    assert f"nobody but /{name} listens to {topic}; start" in bench.status("motion").message
     recorder.destroy_node()
 
 

@@ -395,6 +395,22 @@ def test_an_arm_that_moved_on_while_tf_was_silent_is_believed(open_bench):
     assert isinstance(bench.tick(x=0.2), Motion)  # at limits.max_speed
 
 
+@pytest.mark.parametrize("output", ["twist", "pose"])
+def test_an_arm_that_rests_is_not_elsewhere_after_a_silence(open_bench, output):
+    """A driver that was started again, or a second publisher."""
+    bench = open_bench(**{"controller.output": output})
+    start_moving(bench)
+    for _ in range(40):  # the chunk ends, and the arm is at rest
+        held = bench.tick(images=False)
+    assert isinstance(held, Hold)
+    sent = targets(bench)[-1:]
+    bench.advance(1.0)
+    for _ in range(20):
+        bench.tick(x=0.4, images=False)
+    assert "jumps by 0.400 m" in bench.session.measured_problem(bench.now)
+    assert targets(bench)[-1:] == sent
+
+
 def test_limits_of_joints_do_not_matter_to_an_end_effector(open_bench):
     seven = {"limits.joint_min": [-1.0] * 7, "limits.joint_max": [1.0] * 7, "limits.max_joint_speed": [1.0] * 7}
     bench = open_bench(**seven)

@@ -17,8 +17,10 @@ from std_srvs.srv import SetBool
 
 from specprune_ros.control.arm import Motion
 from specprune_ros.control.command import Hold, HoldReason
-from specprune_ros.control.takeover import InCharge
+from specprune_ros.control.takeover import InCharge, TakeoverConfig
+from specprune_ros.errors import ConfigError
 from specprune_ros.nodes.reporting.diagnostics import WARN
+from specprune_ros.nodes.takeover_input import TakeoverInput
 from specprune_ros.policy import Observation
 
 pytestmark = pytest.mark.ros
@@ -323,3 +325,9 @@ def test_holds_of_a_joint_arm_replace_its_trajectory_once(make, trajectory):
     gained = 5.0 * STEP if trajectory == "point" else 5.0 * STEP / 2  # a whole chunk has the speed's mean
     np.testing.assert_allclose(result.joint_velocities, -0.4 + gained, atol=1e-6)
     np.testing.assert_allclose(result.joints, positions + result.joint_velocities * STEP, atol=1e-6)
+
+
+@pytest.mark.parametrize("topic", ["/space nav", "space-nav", "2x", "/joy/"])
+def test_a_device_topic_that_is_none_is_named(make, topic):
+    with pytest.raises(ConfigError, match=f"takeover.topic '{topic}' is no name of a topic"):
+        TakeoverInput(make().node, TakeoverConfig(topic=topic), lambda: None)

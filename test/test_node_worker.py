@@ -221,6 +221,19 @@ def test_problems_have_words(still):
     assert still.worker.problem == ""
 
 
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error"), ObservationError("too late")])
+def test_an_inference_that_fails_while_it_is_stopped_leaves_no_problem(still, monkeypatch, error):
+    def fail(_):
+        still.worker.stop()
+        raise error
+
+    monkeypatch.setattr(still.policy, "act", fail)
+    still.worker.step()
+    assert still.worker.problem == ""
+    still.worker.start()
+    assert still.worker.problem == ""
+
+
 def test_an_unexpected_error_is_one_line_and_resets(still):
     still.policy.error = ValueError("first line\nsecond line")
     still.worker.step()

@@ -87,22 +87,32 @@ def test_rivals_that_contradict_each_other_are_not_believed():
     assert not any(heard.hear(*[5.0, 9.0] * 20))
 
 
-def test_a_gap_explains_motion_only_to_a_limit_and_by_the_smaller_time():
+def test_a_gap_explains_motion_only_to_a_limit_and_whatever_stamps_say():
     heard = Heard()
     heard.hear(0.0)
     heard.hear(0.0, later=0.1)
     assert heard.asked[-1] == pytest.approx(0.1 + JITTER)
     heard.hear(0.0, later=5.0)
     assert heard.asked[-1] == pytest.approx(UNSEEN + JITTER)
-    heard.track.unseen = 0.7
+    heard.track.silence, heard.track.braking = 0.5, 0.2
+    heard.hear(0.0, later=5.0)
+    assert heard.asked[-1] == pytest.approx(UNSEEN + JITTER)  # it rests
+    heard.track.tell(True, heard.now)
     heard.hear(0.0, later=5.0)
     assert heard.asked[-1] == pytest.approx(0.7 + JITTER)
+    heard.track.tell(False, heard.now + 0.3)
+    heard.hear(0.0, later=5.0)
+    assert heard.asked[-1] == pytest.approx(0.5 + JITTER)  # it was told to rest in the middle of the silence
+    heard.track.tell(False, heard.now + 0.3)
+    heard.hear(0.0, later=5.0)
+    assert heard.asked[-1] == pytest.approx(UNSEEN + JITTER)  # and rests since
+    heard.track.tell(True, heard.now)
     heard.hear(0.0, later=0.02)
     assert heard.asked[-1] == pytest.approx(0.02 + JITTER)
     heard.track.add(round((heard.now + 9.0) * SECOND), 0.0, heard.now + 0.04)  # a stamp that lies
     assert heard.asked[-1] == pytest.approx(0.04 + JITTER)
-    heard.track.add(round((heard.now + 9.01) * SECOND), 0.0, heard.now + 3.0)  # one that came late
-    assert heard.asked[-1] == pytest.approx(0.01 + JITTER)
+    heard.track.add(round((heard.now + 9.01) * SECOND), 0.0, heard.now + 0.34)  # its clock stood still
+    assert heard.asked[-1] == pytest.approx(0.3 + JITTER)
 
 
 @pytest.mark.parametrize("ahead", [0.3, 3600.0])
@@ -112,6 +122,26 @@ def test_a_stamp_from_the_future_does_not_stay_the_last(ahead):
     heard.hear(0.2, age=-ahead)
     assert heard.hear(0.3) == [True] and heard.track.last.value == 0.3
     assert all(heard.hear(*(0.1 * k for k in range(4, 60)))) and heard.track.last.value == pytest.approx(5.9)
+
+
+def test_a_jump_does_not_become_possible_by_waiting():
+    """What contradicts is heard all the time: the arm does not move unseen."""
+    heard = Heard()
+    heard.track.silence, heard.track.adopts = 0.8, False
+    heard.track.tell(True, heard.now)
+    heard.hear(*[0.0] * 15)
+    assert not any(heard.hear(*[0.5] * 40))
+    assert heard.hear(0.1) == [True]  # the story that was believed goes on after its silence
+
+
+def test_after_a_silence_both_stories_may_begin():
+    heard = Heard()
+    heard.track.silence, heard.track.adopts = 0.8, False
+    heard.track.tell(True, heard.now)
+    heard.hear(*[0.0] * 15)
+    assert heard.hear(0.5, later=0.6) == [True] and all(heard.hear(0.55, 0.6))
+    heard.hear(9.0)
+    assert heard.hear(1.0, later=0.5) == [True]  # not of the story of 9
 
 
 def test_two_absurd_positions_of_a_joint_without_end():

@@ -173,8 +173,7 @@ class Path:
 class Rest:
     """For how long the arm has stayed where it is, once it has moved at all."""
 
-    def __init__(self, distance: float, angle: float) -> None:
-        self._distance, self._angle = distance, angle
+    def __init__(self) -> None:
         self.moved = False
         self._nanoseconds = 0
         self._pose: Pose | None = None
@@ -184,14 +183,14 @@ class Rest:
     def seconds(self) -> float:
         return self._nanoseconds / NANOSECONDS
 
-    def add(self, period: int, pose: Pose | None, joints: NDArray[np.float64] | None) -> None:
+    def add(self, period: int, pose: Pose | None, joints: NDArray[np.float64] | None, config: RunConfig) -> None:
         """`period` nanoseconds more, at the end of which the arm is there. Where it is unknown, it is not at rest."""
         if pose is None and joints is None:
             self.interrupt()
             return
         if self._pose is None and self._joints is None:
             self._pose, self._joints = pose, joints
-        elif self._left(pose, joints):
+        elif self._left(pose, joints, config):
             self.moved, self._nanoseconds = True, 0
             self._pose, self._joints = pose, joints
         else:
@@ -201,11 +200,11 @@ class Rest:
         """Standing still for another reason does not count."""
         self._nanoseconds = 0
 
-    def _left(self, pose: Pose | None, joints: NDArray[np.float64] | None) -> bool:
+    def _left(self, pose: Pose | None, joints: NDArray[np.float64] | None, config: RunConfig) -> bool:
         if joints is not None and self._joints is not None:
-            return bool((np.abs(joints - self._joints) > self._angle).any())
+            return bool((np.abs(joints - self._joints) > config.rest_angle).any())
         if pose is not None and self._pose is not None:
-            return not _within(pose, self._pose, self._distance, self._angle)
+            return not _within(pose, self._pose, config.rest_distance, config.rest_angle)
         return True
 
 
@@ -218,13 +217,14 @@ class Run:
         """`now`: nanoseconds of the node's clock. `continuous`: (J,) which joints turn without end."""
         self._continuous = continuous
         self._joints: NDArray[np.float64] | None = None  # unwrapped
-        self.goal, self.config = goal, config
+        self.goal = goal
+        self.config = config  # may be replaced
         self.success = False  # set when ~/success says so
         self.elapsed = 0.0  # seconds
         self.taken_over = 0.0  # seconds that a person was in charge
         self.holds: Counter[str] = Counter()  # reason -> times that something forbade motion
         self.path = Path()
-        self._rest = Rest(config.rest_distance, config.rest_angle)
+        self._rest = Rest()
         self._start = self._last = now
         self._held_since: int | None = None
         self._reason = ""
@@ -257,7 +257,7 @@ class Run:
 
     def _count_rest(self, tick: Tick, period: int) -> None:
         if not isinstance(tick.result, Hold):
-            self._rest.add(period, tick.pose, tick.joints)
+            self._rest.add(period, tick.pose, tick.joints, self.config)
         elif tick.result.reason not in NATURAL_HOLDS:  # a pause between chunks neither counts nor interrupts
             self._rest.interrupt()
 

@@ -79,14 +79,20 @@ class Takeover:
         self._by_hand = self._by_hand or self.config.release == "service"
 
     def release(self) -> str:
-        """Give the arm back. Answers who still keeps it; "" when nobody does."""
-        self._by_hand = False
+        """Give the arm back. Answers who still keeps it; "" when nobody does.
+
+        What is refused must not happen later: a device that keeps the arm until it is released goes on keeping it.
+        """
+        self._by_hand = self._by_hand and self.config.release == "service" and self._device_sends
         return self.person
+
+    @property
+    def _device_sends(self) -> bool:
+        return self._heard is not None and self._arrival() - self._heard <= self.config.release_after
 
     @property
     def person(self) -> str:
         """By what a person is in charge, "~/takeover" or the device's topic; "" when none is."""
-        heard = self._heard
-        if heard is not None and self._arrival() - heard <= self.config.release_after:
+        if self._device_sends:
             return self.topic or self.config.topic
         return SERVICE if self._by_hand else ""

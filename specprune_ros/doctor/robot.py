@@ -12,7 +12,7 @@ from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.doctor.fit import check_fits, doubts, gripper_doubt, proprio_numbers
 from specprune_ros.doctor.statistics import fitting_keys
 from specprune_ros.doctor.subject import Subject
-from specprune_ros.errors import ConfigError
+from specprune_ros.errors import CheckpointError, ConfigError
 from specprune_ros.openvla.contents import Contents
 from specprune_ros.parameter_file import read_parameters
 from specprune_ros.parameters import configured, full_name
@@ -65,8 +65,10 @@ def check_robot(subject: Subject, robot: Robot) -> list[Check]:
     rows += [Check("units", WARN, doubt) for doubt in doubts(robot.pruning, robot.controller)]
     variant = subject.variant
     if variant and variant.quantized:
-        quantized = variant.quantized
-        subject.attempt("robot", lambda: quantized.check(robot.model.precision))
+        try:
+            variant.quantized.check(robot.model.precision)
+        except CheckpointError as error:
+            rows.append(Check("robot", FAIL, str(error)))
     if variant and robot.model.base_checkpoint and variant.adapter is None:
         detail = (
             f"model.base_checkpoint is {robot.model.base_checkpoint}, but {subject.folder} needs none; leave it out"

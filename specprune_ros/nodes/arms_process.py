@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NoReturn
 
 import rclpy
@@ -15,7 +16,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 
 from specprune_ros.errors import ConfigError
 from specprune_ros.nodes.model import SharedModel
-from specprune_ros.nodes.node_process import SIGNAL_TIME, START_TIME, SUSPENDED, init_rclpy, leave, spin_some
+from specprune_ros.nodes.node_process import SIGNAL_TIME, START_TIME, SUSPENDED, init_rclpy, leave, made, spin_some
 from specprune_ros.nodes.parameters.arms import ArmArguments
 from specprune_ros.nodes.parameters.groups import NodeConfig
 from specprune_ros.nodes.policy_node import PolicyNode
@@ -116,7 +117,7 @@ class ArmsProcess:
             self.heartbeat.beat()
             init_rclpy()
             for given in arms:
-                node = PolicyNode(self.model, cli_args=given.arguments)
+                node = made(partial(PolicyNode, self.model, cli_args=given.arguments))
                 self.arms.append(ArmThread(node, self._ending))
         names = [arm.node.get_fully_qualified_name() for arm in self.arms]
         if len(set(names)) < len(names):
@@ -172,7 +173,7 @@ class ArmsProcess:
     def _tell_hang(hanging: list[ArmThread]) -> None:
         for arm in hanging:
             name = arm.node.get_fully_qualified_name()
-            with contextlib.suppress(BlockingIOError):  # nobody has read for long, see output.py
+            with contextlib.suppress(OSError):  # nobody reads, see output.py
                 print(f"{name}: the control thread hangs; every arm is held", file=sys.stderr)
         faulthandler.dump_traceback(sys.__stderr__ or sys.stderr)
 

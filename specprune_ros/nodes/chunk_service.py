@@ -57,6 +57,7 @@ class Waiting:
     header: Any
     since: int  # the observation has to be newer
     until: int
+    instruction: str  # that the chunk has to be of; "": whatever the node's is
 
 
 class ChunkService:
@@ -100,7 +101,7 @@ class ChunkService:
             return
         now = self._node.get_clock().now().nanoseconds
         patience = min(request.timeout or PATIENCE, LONGEST)
-        self._waiting.append(Waiting(header, now, now + round(patience * NANOSECONDS)))
+        self._waiting.append(Waiting(header, now, now + round(patience * NANOSECONDS), request.instruction))
         assert self._node.session is not None  # or there would be a problem
         self._node.session.want_inference()
 
@@ -121,6 +122,9 @@ class ChunkService:
             return
         stamp = from_stamp(newest.header.stamp)
         for waiting in [waiting for waiting in self._waiting if stamp > waiting.since]:
+            if waiting.instruction not in ("", newest.instruction):
+                self._fail(waiting, f"the instruction was changed meanwhile, to '{newest.instruction}'")
+                continue
             chunk = copy.copy(newest)
             chunk.execute = False
             self._waiting.remove(waiting)

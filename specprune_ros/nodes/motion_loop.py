@@ -228,8 +228,12 @@ class MotionLoop:
             self._yields = False
             self._move(self.result, measured.pose, now)
         motion = None if isinstance(self.result, Hold) else self.result
-        if motion is not None or coasting:
+        moves = motion is not None or coasting
+        if moves:
             self._moved = now
+        self._sensors.tell(moves)
+        if self._end_effector is not None:
+            self._end_effector.tell(moves)
         if self.replanner.due(motion, self._mode(), self.latency):
             self._on_due()
 
@@ -285,17 +289,20 @@ class MotionLoop:
             believed = np.maximum(asked, self._believed)
         self._believed, self._generous = believed, bool((believed > asked).any())
         if not self._config.delta:
-            unseen = self._sensors.config.max_age_of(JOINT_STATES) + believed[2:] / limits.max_joint_acceleration
+            silence, braking = (
+                self._sensors.config.max_age_of(JOINT_STATES),
+                believed[2:] / limits.max_joint_acceleration,
+            )
             self._sensors.set_joint_motions(
                 {
-                    name: JointMotion(float(speed), name in continuous, float(seconds))
-                    for name, speed, seconds in zip(names, believed[2:], unseen, strict=True)
+                    name: JointMotion(float(speed), name in continuous, silence, float(seconds))
+                    for name, speed, seconds in zip(names, believed[2:], braking, strict=True)
                 }
             )
         if self._end_effector is not None:
             accelerations = np.array([limits.max_acceleration, limits.max_angular_acceleration])
-            unseen = self._sensors.config.max_age_of(TF) + (believed[:2] / accelerations).max()
-            self._end_effector.set_motion(PoseMotion(float(believed[0]), float(believed[1]), float(unseen)))
+            longest, silence = float((believed[:2] / accelerations).max()), self._sensors.config.max_age_of(TF)
+            self._end_effector.set_motion(PoseMotion(float(believed[0]), float(believed[1]), silence, longest))
 
     def _rests(self, now: int) -> bool:
         """Whether the arm has had the time to come to rest, at `now` nanoseconds."""
@@ -346,7 +353,7 @@ class MotionLoop:
             self.pauses += 1
         if another and hold.reason not in NATURAL_HOLDS:
             self.holds[hold.reason] += 1
-        if first and (hold.reason not in NATURAL_HOLDS or hold.reason == HoldReason.NO_CHUNK):  # forgotten, in motion
+        if first and hold.reason not in NATURAL_HOLDS:
             self._on_stop()
         if self._gripper:
             self._gripper.look()

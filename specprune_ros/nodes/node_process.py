@@ -60,10 +60,7 @@ class NodeProcess:
         with self.interruption.at_once(lambda: None):  # nothing to stop yet
             self.heartbeat.beat()
             init_rclpy()
-            try:
-                self.node = make_node()
-            except RuntimeError as error:  # RCLError: DDS has refused its settings
-                raise _of_ros(error) from error
+            self.node = made(make_node)
             self.node.while_loading = self._loading
         self._use_limit()
         return self.node
@@ -112,6 +109,14 @@ class NodeProcess:
         if self.node is not None:
             self.node.destroy_node()
         rclpy.try_shutdown()
+
+
+def made(make_node: "Callable[[], PolicyNode]") -> "PolicyNode":
+    """The node. Raises UserError for ROS arguments that do not parse, or settings that DDS refuses (RCLError)."""
+    try:
+        return make_node()
+    except RuntimeError as error:
+        raise _of_ros(error) from error
 
 
 def spin_some(executor: SingleThreadedExecutor, node: "PolicyNode") -> None:

@@ -4,6 +4,7 @@
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,7 +19,7 @@ from specprune_ros.doctor.fit import doubts, gripper_doubt
 from specprune_ros.doctor.instruction import check_instruction
 from specprune_ros.errors import ObservationError, UserError
 from specprune_ros.nodes.model import SharedModel, free_memory_mb, memory_mb
-from specprune_ros.nodes.node_process import NodeProcess, transport_problems
+from specprune_ros.nodes.node_process import NodeProcess, made, transport_problems
 from specprune_ros.nodes.parameters.arms import ArmArguments, read_arms
 from specprune_ros.nodes.parameters.groups import NodeConfig
 from specprune_ros.nodes.policy_node import PolicyNode
@@ -168,10 +169,9 @@ def _arm(session: Session, node: PolicyNode) -> Check:
 
 
 def _gripper(session: Session, controller: ControllerConfig) -> Check:
-    problem = session.gripper_problem()
+    problem, doubt = session.gripper_problem(), gripper_doubt(session.policy, controller)
     if problem:
-        return Check("gripper", FAIL, problem)
-    doubt = gripper_doubt(session.policy, controller)
+        return Check("gripper", FAIL, "; ".join(filter(None, [problem, doubt])))
     if doubt:
         return Check("gripper", WARN, doubt)
     closed, opened = controller.gripper_closed_value, controller.gripper_open_value
@@ -272,7 +272,7 @@ def open_nodes(process: NodeProcess, arms: list[ArmArguments]) -> list[PolicyNod
     model = SharedModel()
     arguments: list[list[str] | None] = [*(arm.arguments for arm in arms)] or [None]
     nodes = [process.start(lambda: PolicyNode(model, cli_args=arguments[0]))]
-    nodes += [PolicyNode(model, cli_args=own) for own in arguments[1:]]
+    nodes += [made(partial(PolicyNode, model, cli_args=own)) for own in arguments[1:]]
     for node in nodes:
         node.while_loading = nodes[0].while_loading
         node.trigger_configure()

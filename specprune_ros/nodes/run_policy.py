@@ -104,7 +104,8 @@ class RunPolicyServer:
         asks_where = controller.delta and (goal.until_rest or goal.region_distance)
         if asks_where and (end_effector is None or end_effector.newest() is None):
             return "the goal asks where the end effector is; check TF, inputs.base_frame and inputs.ee_frame"
-        return ""
+        # One that cannot run must not end the one that does; otherwise the result says what is wrong.
+        return self._parameters.refusal(self._wanted(request)) if self._active is not None else ""
 
     def _on_accepted(self, handle: ServerGoalHandle) -> None:
         self.end(Outcome.PREEMPTED, "a newer goal came")
@@ -130,7 +131,7 @@ class RunPolicyServer:
 
     def _on_success(self, message: Bool) -> None:
         if self._active is not None:
-            self._active.run.success = message.data
+            self._active.run.success |= message.data  # one that says no longer so within a period has said so
 
     # What happens
 
@@ -139,6 +140,7 @@ class RunPolicyServer:
         active = self._active
         if active is None:
             return
+        active.run.config = self._parameters.running(RunConfig)
         ending = active.run.update(self._session().run_tick(now))
         if ending is not None:
             self.end(ending.outcome, ending.message)
@@ -183,16 +185,7 @@ class RunPolicyServer:
     def _set_parameters(self, request: RunPolicy.Goal) -> str:
         """Set what the goal asks for; "" or why that is refused."""
         assert self._active is not None
-        wanted: dict[str, Any] = {}
-        node = self._parameters.declared(NodeConfig)
-        if request.instruction and request.instruction != node.instruction:
-            wanted["instruction"] = request.instruction
-        if request.dry_run and not node.dry_run:
-            wanted["dry_run"] = True
-        if request.preset == DENSE:
-            wanted[PREFIX + "enabled"] = False
-        elif request.preset:
-            wanted |= {PREFIX + "enabled": True, PREFIX + "preset": request.preset}
+        wanted = self._wanted(request)
         if not wanted:
             return ""
         before = self._touched(wanted)
@@ -204,6 +197,20 @@ class RunPolicyServer:
             name: (before[name], after[name]) for name in before if before[name].value != after[name].value
         }
         return ""
+
+    def _wanted(self, request: RunPolicy.Goal) -> dict[str, Any]:
+        """The parameters that the goal asks for and the node does not have, by name."""
+        wanted: dict[str, Any] = {}
+        node = self._parameters.declared(NodeConfig)
+        if request.instruction and request.instruction != node.instruction:
+            wanted["instruction"] = request.instruction
+        if request.dry_run and not node.dry_run:
+            wanted["dry_run"] = True
+        if request.preset == DENSE:
+            wanted[PREFIX + "enabled"] = False
+        elif request.preset:
+            wanted |= {PREFIX + "enabled": True, PREFIX + "preset": request.preset}
+        return wanted
 
     def _touched(self, names: Iterable[str]) -> dict[str, Parameter]:
         """The parameters `names`, and every pruning parameter if there is one among them: a preset sets many."""

@@ -16,7 +16,7 @@ from std_msgs.msg import String
 from specprune_ros.checkpoint_config import CheckpointConfig
 from specprune_ros.checks import PASS
 from specprune_ros.control.action_space import ControllerConfig
-from specprune_ros.control.arm import Arm
+from specprune_ros.control.arm import Arm, Motion
 from specprune_ros.control.executor import ExecutorConfig
 from specprune_ros.control.limits import LimitsConfig
 from specprune_ros.control.replan import ReplanConfig, Replanner
@@ -267,6 +267,7 @@ class Session:
         self._motion.stop(self._now())
         self._worker.stop()
         self.timer.stop()
+        self._status_text.publish("the node is not active; motion is off")  # to late listeners, too
 
     def close(self, patience: float | None = None) -> None:
         """Release everything; waits for a running inference, `patience` seconds at most."""
@@ -309,7 +310,13 @@ class Session:
         return self._worker.problem
 
     def reset(self) -> None:
-        """New task or scene: forget history and the running chunk."""
+        """New task or scene: forget history and the running chunk, which its receiver must not go on with."""
+        moving = isinstance(self._motion.result, Motion)
+        self._forget()
+        if moving:
+            self._publisher.publish_stop(self._motion.in_charge)  # before another inference can end
+
+    def _forget(self) -> None:
         self._worker.reset()  # first: a chunk that is just being submitted must not survive
         self._record.interrupt()
         self.run_record.interrupt()
@@ -325,7 +332,7 @@ class Session:
         if self.end_effector is not None:
             self.end_effector.clear()
         self._last_now = self._now()
-        self.reset()
+        self._forget()
         self._motion.start_over(self._last_now)  # the clock may stand still from now on, and so the timer
 
     @property

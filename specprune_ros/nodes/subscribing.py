@@ -19,7 +19,7 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 from specprune_ros.errors import ConfigError
 
 # Names of nodes that subscribe to anything and move nothing: the recorder, command line, plots and pictures of ROS.
-ONLOOKERS = ("rosbag2_recorder", "_ros2cli", "rqt_", "plotjuggler", "rviz", "foxglove_bridge")
+ONLOOKERS = ("rosbag2_recorder", "_ros2cli", "rqt_", "plotjuggler", "rviz", "foxglove_bridge", "specprune_watch")
 LOOK_AGAIN = 0.5  # seconds
 CLOCK = "/clock"
 VOLATILE = QoSProfile(depth=10)
@@ -158,8 +158,9 @@ def full_name(info: TopicEndpointInfo) -> str:
 
 def _incompatible(offered: QoSProfile, subscription: Subscription) -> str:
     wanted, override = subscription.qos_profile, f"qos_overrides.{subscription.topic_name}.subscription"
+    where = "in the parameter file"  # it is read at the start only
     if offered.reliability == ReliabilityPolicy.BEST_EFFORT and wanted.reliability != offered.reliability:
-        return f"but best effort, and this node asks for reliable; set {override}.reliability to best_effort"
+        return f"but best effort, and this node asks for reliable; set {override}.reliability to best_effort {where}"
     if offered.durability == DurabilityPolicy.VOLATILE and wanted.durability != offered.durability:
-        return f"but volatile, and this node asks for transient local; set {override}.durability to volatile"
+        return f"but volatile, and this node asks for transient local; set {override}.durability to volatile {where}"
     return f"with another quality of service than this node asks for; see {override}.*"

@@ -26,7 +26,10 @@ class TakeoverInput:
         self._node = node
         self._subscriptions: list[Any] = []
         self._peers = TopicPeers(node, self._subscriptions, "let the device publish that, or set takeover.message")
-        self.topic = node.resolve_topic_name(config.topic) if config.topic else ""
+        try:
+            self.topic = node.resolve_topic_name(config.topic) if config.topic else ""
+        except RuntimeError as error:  # RCLError, which names a source file
+            raise ConfigError(f"takeover.topic '{config.topic}' is no name of a topic; see REP 144") from error
         if self.topic and self.topic in [node.resolve_topic_name(name) for name in OWN]:
             raise ConfigError(
                 f"takeover.topic {self.topic} is one that this node publishes; let the device publish on a topic of "

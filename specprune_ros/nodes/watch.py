@@ -44,7 +44,7 @@ class WatchNode(Node):
     """Subscribes to what the policy node says; never asks it for anything."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__("watch", **kwargs)
+        super().__init__("specprune_watch", **kwargs)
         self.declare_parameter("node", "specprune_policy")
         name = self.get_parameter("node").get_parameter_value().string_value
         self.watched = Watched(self.resolve_topic_name(name))

@@ -71,7 +71,7 @@ class InferenceWorker:
         with self._lock:
             self.active = False
             self._generation = object()
-        self.problem = ""
+            self.problem = ""
 
     def reset(self) -> None:
         """Forget all history before the next inference, and drop the result of a running one."""
@@ -107,13 +107,18 @@ class InferenceWorker:
             if self._infer(self._prepare()):
                 self.waits.add(waited)
         except UserError as error:
-            self.problem = str(error) or type(error).__name__  # "" would mean that all is well
+            self._tell(str(error) or type(error).__name__)  # "" would mean that all is well
         except Exception as error:  # the node must outlive whatever an inference does
             self.errors += 1
-            self.problem = describe(error)
+            self._tell(describe(error))
             self.reset()
             self._on_error(error)
             self.turns.quiet(self)  # and does not spin on it
+
+    def _tell(self, problem: str) -> None:
+        """Unless it was stopped meanwhile: then nobody would take it back."""
+        with self._lock:
+            self.problem = problem if self.active else ""
 
     def _prepare(self) -> object:
         """Apply what was asked for since the last inference; returns the generation that starts now."""

@@ -25,15 +25,17 @@ def relay_output() -> None:
     """From now on this process never waits for who reads its stdout and stderr. Those that are closed are thrown away.
 
     Call it before threads are started. A `cat` that heeds no signal passes everything on, also after a crash, and ends
-    behind this process.
+    behind this process; but with the first process of a container all others end at once, so that has none.
     """
     _open_closed()
+    if os.getpid() == 1:
+        return
     writers: dict[tuple[int, int], int] = {}  # identity of a file -> what writes to its relay: one keeps the order
     for stream in STREAMS:
         found = os.fstat(stream)
         if not (stat.S_ISFIFO(found.st_mode) or stat.S_ISSOCK(found.st_mode) or os.isatty(stream)):
             continue  # a file has no reader
-        if os.isatty(stream):
+        if os.isatty(stream) and stream == (1 if os.environ.get("RCUTILS_LOGGING_USE_STDOUT") == "1" else 2):
             os.environ.setdefault("RCUTILS_COLORIZED_OUTPUT", "1")  # ROS no longer sees that it is one
         key = found.st_dev, found.st_ino
         if key not in writers:

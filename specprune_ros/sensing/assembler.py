@@ -112,9 +112,9 @@ class ObservationAssembler:
     def add_joints(self, message: Any, now: int) -> None:
         assert self._joints is not None
         stamp = stamp_or_arrival(message.header.stamp, now)
-        ahead = stamp - now > self.config.max_age_of(JOINT_STATES) * NANOSECONDS
+        max_ahead = int(self.config.max_age_of(JOINT_STATES) * NANOSECONDS)
         with self._lock:
-            self._joints.add(message, stamp, self._arrival(), ahead=ahead)
+            self._joints.add(message, stamp, self._arrival(), now, max_ahead)
 
     def assemble(self, now: int, newer_than: int | None = None) -> Sensed | None:
         """The newest complete observation; None when nothing is newer than `newer_than`. Nanoseconds.
@@ -166,6 +166,12 @@ class ObservationAssembler:
         with self._lock:
             if self._joints:
                 self._joints.set_adopting(adopting)
+
+    def tell(self, moves: bool) -> None:
+        """Whether the controlled joints are told to move."""
+        with self._lock:
+            if self._joints:
+                self._joints.tell(moves, self._arrival())
 
     def vouch(self) -> None:
         """Motion was enabled by somebody who sees the arm: what contradicted the measured joints is forgotten."""

@@ -44,7 +44,8 @@ class PoseMotion:
 
     speed: float  # m/s
     angular_speed: float  # rad/s
-    unseen: float = UNSEEN  # seconds that it may move without being heard: until it has to hold, and while it brakes
+    silence: float = UNSEEN  # seconds after which it holds when it is not seen
+    braking: float = 0.0  # seconds in which it comes to rest then
 
     def possible(self, before: Pose, after: Pose, seconds: float) -> bool:
         """Whether the end effector can be at `after` that many seconds after `before`."""
@@ -134,13 +135,18 @@ class EndEffector:
         """How fast the arm can move: what contradicts it is not believed by `settled`."""
         if self._track is None:
             self._track = Track(motion.possible)
-        self._track.possible, self._track.unseen = motion.possible, motion.unseen
+        self._track.possible, self._track.silence, self._track.braking = motion.possible, motion.silence, motion.braking
         self._motion = motion
 
     def set_adopting(self, adopting: bool) -> None:
         """Whether poses that no motion explains may be believed after a while: not while the arm is moved."""
         if self._track is not None:
             self._track.adopts = adopting
+
+    def tell(self, moves: bool) -> None:
+        """Whether the arm is told to move."""
+        if self._track is not None:
+            self._track.tell(moves, time.monotonic())
 
     def vouch(self) -> None:
         """Motion was enabled by somebody who sees the arm: what contradicted the measured pose is forgotten."""

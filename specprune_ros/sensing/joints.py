@@ -17,6 +17,7 @@ from specprune_ros.stamps import NANOSECONDS
 
 LENGTH = 256  # samples per joint: a quarter of a second at 1 kHz
 NOISE = 0.01  # rad or m, of an encoder
+MAX_AHEAD = NANOSECONDS // 2
 WINDOW = NANOSECONDS // 10  # over which a velocity is measured
 CHECK = "check its publisher and the clocks"
 
@@ -27,7 +28,8 @@ class JointMotion:
 
     speed: float  # rad/s
     continuous: bool = False  # it turns without end, so that its angle may be reported with any number of turns
-    unseen: float = UNSEEN  # seconds that it may move without being heard: until it has to hold, and while it brakes
+    silence: float = UNSEEN  # seconds after which it holds when it is not heard
+    braking: float = 0.0  # seconds in which it comes to rest then
 
     def possible(self, before: float, after: float, seconds: float) -> bool:
         """Whether the joint can be at `after` that many seconds after `before`, rad."""
@@ -55,12 +57,17 @@ class JointInput:
         self._motions = dict(motions)
         for name, motion in motions.items():
             track = self._tracks.setdefault(name, Track(motion.possible))
-            track.possible, track.unseen = motion.possible, motion.unseen
+            track.possible, track.silence, track.braking = motion.possible, motion.silence, motion.braking
 
     def set_adopting(self, adopting: bool) -> None:
         """Whether positions that no motion explains may be believed after a while: not while the arm is moved."""
         for track in self._tracks.values():
             track.adopts = adopting
+
+    def tell(self, moves: bool, now: float) -> None:
+        """Whether the arm is told to move. `now`: as `arrival`."""
+        for track in self._tracks.values():
+            track.tell(moves, now)
 
     def forget_contradictions(self, now: float) -> None:
         """Somebody vouches for what is measured from now on. `now`: as `arrival`."""
@@ -68,12 +75,16 @@ class JointInput:
             if track.contradiction(now):
                 track.clear()
 
-    def add(self, message: Any, stamp: int, arrival: float, *, ahead: bool = False) -> None:
+    def add(self, message: Any, stamp: int, arrival: float, now: int | None = None, max_ahead: int = MAX_AHEAD) -> None:
         """Keep what matters of a sensor_msgs/JointState; a broken message is remembered as the problem.
 
-        `stamp`: nanoseconds. `arrival`: seconds of a steady clock. `ahead`: the stamp lies so far in the future that it
-        is wrong, or of a time before the clock jumped back; no command is made from it.
+        `stamp`, `now`: nanoseconds of the node's clock. `arrival`: seconds of a steady clock. `max_ahead`: a stamp that
+        is later than `now` by more is wrong, or of a time before the clock jumped back, and is not believed.
         """
+        if now is not None and stamp - now > max_ahead:
+            ahead = (stamp - now) / NANOSECONDS
+            self._problem = f"{self.topic} is stamped {ahead:.3f} s in the future; synchronise the clocks"
+            return
         if not len(message.position):
             # Allowed by the message definition, and by a robot that has its positions from another publisher.
             self._problem = self._problem or f"{self.topic} has velocities or efforts and no positions"
@@ -85,24 +96,24 @@ class JointInput:
         if twice:
             self._problem = f"joint {twice[0]} is twice in one message on {self.topic}, at different positions"
             return
-        self._problem = f"{self.topic} is stamped in the future; synchronise the clocks" if ahead else ""
+        self._problem = ""
         if len(self._seen) < 1000:
             self._seen.update(message.name)
         for name, position in zip(message.name, message.position, strict=True):
-            if name in self._positions and self._believed(name, stamp, position, arrival, ahead):
+            if name not in self._positions:
+                continue
+            # What is not finite is kept, and refused when it is used.
+            tracked = name in self._tracks and math.isfinite(position)
+            if not tracked or self._tracks[name].add(stamp, position, arrival):
                 self._positions[name].add(stamp, position, arrival)
 
-    def _believed(self, name: str, stamp: int, position: float, arrival: float, ahead: bool) -> bool:
-        # Not finite, or ahead: kept, and refused when it is used.
-        if name not in self._tracks or not math.isfinite(position) or ahead:
-            return True
-        return self._tracks[name].add(stamp, position, arrival)
-
-    def positions(self, names: Sequence[str], stamp: int, max_skew: int, now: float) -> Floats:
+    def positions(
+        self, names: Sequence[str], stamp: int, max_skew: int, now: float, limit: str = "inputs.max_skew"
+    ) -> Floats:
         """(J,) float64 positions of `names` nearest to `stamp`, m or rad.
 
-        `stamp`, `max_skew`: nanoseconds. `now`: as `arrival`. Raises ObservationError that says which joint and what
-        to do.
+        `stamp`, `max_skew`: nanoseconds. `now`: as `arrival`. `limit`: the parameter that `max_skew` comes from. Raises
+        ObservationError that says which joint and what to do.
         """
         values = []
         for name in names:
@@ -114,7 +125,7 @@ class JointInput:
                 apart = (sample[0] - stamp) / NANOSECONDS
                 raise ObservationError(
                     f"joint {name} on {self.topic} is {apart:+.3f} s away from what it is used with "
-                    f"(inputs.max_skew {max_skew / NANOSECONDS:g} s); {self._problem or CHECK}"
+                    f"({limit} {max_skew / NANOSECONDS:g} s); {self._problem or CHECK}"
                 )
             if not math.isfinite(sample[1]):
                 raise ObservationError(f"joint {name} on {self.topic} is {sample[1]}; check the robot driver")
@@ -126,7 +137,7 @@ class JointInput:
 
         The newest also of a driver whose clock is ahead. Otherwise as `positions`.
         """
-        found = self.positions(names, stamp, max_age, now)
+        found = self.positions(names, stamp, max_age, now, "inputs.max_age")
         for index, name in enumerate(names):
             if name not in self._tracks:
                 continue

@@ -6,18 +6,17 @@ command moves an arm. A sample is believed when the arm can have come there sinc
 believed of a quantity before it has been free of contradictions for `QUIET` seconds.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
-
-from specprune_ros.stamps import NANOSECONDS
 
 Value = TypeVar("Value")
 
 SPEED_MARGIN = 1.2  # an arm may overshoot the speed that it is asked for
 QUIET = 1.0  # seconds without a contradiction, before a quantity is believed
 JITTER = 0.03  # seconds by which stamps and arrivals may be wrong
-UNSEEN = 0.15  # seconds that an arm moves unseen at most, where nobody says how long: after that it stands still
+UNSEEN = 0.15  # seconds of motion that a silence explains of an arm that is told to rest
 
 
 @dataclass(frozen=True)
@@ -47,41 +46,68 @@ class Track(Generic[Value]):
     def __init__(self, possible: Callable[[Value, Value, float], bool]) -> None:
         """`possible(before, after, seconds)`: whether the arm can have moved so."""
         self.possible = possible
-        self.unseen = UNSEEN  # seconds of motion that a gap explains at most; may be replaced
+        self.silence = UNSEEN  # seconds after which a silence makes the arm hold; may be replaced, as the next one
+        self.braking = 0.0  # seconds in which it comes to rest then
+        self._told_until = -math.inf  # when the arm was told to rest, seconds as `arrival`; inf: it is told to move
         self.adopts = True
         self.clear()
 
     def clear(self) -> None:
         """Forget everything: the clock jumped, or a human vouches for what is measured from now on."""
         self._last: Sample[Value] | None = None
-        self._rival: Sample[Value] | None = None
-        self._rival_since = 0.0
+        self._rival: Sample[Value] | None = None  # the newest of another story
+        self._rival_first: Sample[Value] | None = None  # with which that began
         self._quiet_since: float | None = None
         self._contradiction: Contradiction[Value] | None = None
+
+    def tell(self, moves: bool, now: float) -> None:
+        """Whether the arm is told to move. `now`: as `arrival`."""
+        if moves:
+            self._told_until = math.inf
+        elif self._told_until == math.inf:
+            self._told_until = now
 
     def add(self, stamp: int, value: Value, arrival: float) -> bool:
         """Whether the sample continues what is believed. `stamp`: nanoseconds; `arrival`: seconds of a steady clock."""
         sample = Sample(stamp, value, arrival)
-        if self._last is None or self._joined(self._last, sample):
+        if self._last is None or self._continues(self._last, sample):
             if self._last is None:
                 self._quiet_since = arrival
             if self._last is None or stamp >= self._last.stamp or arrival - self._last.arrival > JITTER:
                 self._last = sample  # of two that came at once the later one; else that of before had a wrong stamp
             return True
-        if self._rival is None or not self._joined(self._rival, sample) or self._last.arrival > self._rival_since:
-            self._rival_since = arrival
+        first = self._rival_first
+        if first is None or self._last.arrival > first.arrival or not self._is_rivals(sample):
+            first = self._rival_first = sample
         self._contradiction = Contradiction(self._last.value, value)
         self._rival, self._quiet_since = sample, arrival
-        if self.adopts and arrival - self._rival_since >= QUIET:
+        if self.adopts and arrival - first.arrival >= QUIET:
             self.clear()
             self._last, self._quiet_since = sample, arrival - QUIET
             return True
         return False
 
+    def _continues(self, last: Sample[Value], sample: Sample[Value]) -> bool:
+        """One of a story that contradicts the `last` is judged by when that began: the arm is not unseen meanwhile."""
+        first = self._rival_first
+        if first is not None and first.arrival > last.arrival and self._is_rivals(sample):
+            return self.possible(last.value, sample.value, self._elapsed(last, first))
+        return self._joined(last, sample)
+
+    def _is_rivals(self, sample: Sample[Value]) -> bool:
+        return self._rival is not None and self._joined(self._rival, sample)
+
     def _joined(self, before: Sample[Value], after: Sample[Value]) -> bool:
-        stamps = abs(after.stamp - before.stamp) / NANOSECONDS
-        elapsed = min(stamps, abs(after.arrival - before.arrival), self.unseen)
-        return self.possible(before.value, after.value, elapsed + JITTER)
+        return self.possible(before.value, after.value, self._elapsed(before, after))
+
+    def _elapsed(self, before: Sample[Value], after: Sample[Value]) -> float:
+        """Seconds for which the arm may have moved unseen: by when they came, for a stamp may lie.
+
+        An arm that is told to move goes on until the silence makes it hold; one that rests has no reason to.
+        """
+        silent = after.arrival - before.arrival
+        told = min(silent, self.silence, self._told_until - before.arrival)
+        return min(silent, max(UNSEEN, told + self.braking if told > 0 else 0.0)) + JITTER
 
     @property
     def last(self) -> Sample[Value] | None:

@@ -19,6 +19,7 @@ from specprune_ros.control.action_space import ControllerConfig
 from specprune_ros.control.adapters import gripper_commands, gripper_point
 from specprune_ros.errors import ConfigError
 from specprune_ros.nodes.outputs.trajectory import trajectory
+from specprune_ros.nodes.subscribing import deaf
 
 QOS = QoSProfile(depth=1)
 NAME = "~/gripper"
@@ -92,7 +93,10 @@ class GripperMessages:
             self._sent = None
 
     def problem(self) -> str:
-        return ""
+        if self.publisher.get_subscription_count():
+            return ""
+        topic = self.publisher.topic_name
+        return deaf(self._node, self.publisher) or f"nobody listens to {topic}; start the gripper, or remap {NAME}"
 
     def destroy(self) -> None:
         self._node.destroy_lifecycle_publisher(self.publisher)
@@ -117,7 +121,8 @@ class GripperGoals:
         # Remapping rules for topics do not reach actions, so the name is resolved as a topic's.
         self.name = node.resolve_topic_name(NAME)
         self._client = ActionClient(node, GripperCommand, self.name)
-        self._ready = False  # whether there was a server at the last look
+        self._node, self._ready = node, False
+        self._servers = 0  # at the last look
         self._sent: np.ndarray | None = None
         self._answer: Future | None = None  # to the goal sent last
         self._refused = False
@@ -164,8 +169,10 @@ class GripperGoals:
         self._sent = None
 
     def look(self) -> None:
-        before, self._ready = self._ready, self._client.server_is_ready()
-        if self._ready and not before:
+        ready, self._ready = self._ready, self._client.server_is_ready()
+        servers, self._servers = self._servers, self._node.count_publishers(f"{self.name}/_action/status")
+        # One that was killed is there until its lease is over, beside the one that was started again.
+        if (self._ready and not ready) or self._servers > servers:
             self._sent = self._answer = None
 
     def problem(self) -> str:

@@ -85,6 +85,8 @@ def _arm(path: Path, name: str, given: Any, parameters: Sequence[tuple[str, str]
     if not isinstance(remappings, dict):
         raise ConfigError(f"{where}.remappings has to be a mapping of names to topics")
     for source, target in remappings.items():
+        if not isinstance(target, str) or not target:
+            raise ConfigError(f"{where}.remappings: {source} is {target!r}; give the name of a topic")
         arguments += ["-r", f"{source}:={target}"]
     for option, value in parameters:
         if option != FILE or means(value, _node(name)):

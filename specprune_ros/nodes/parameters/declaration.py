@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Config = TypeVar("Config", bound="DataclassInstance")
 
 WAITS = "in force at the next configure (deactivate, cleanup, configure, activate)"
+READ_ONCE = "is read when the node configures its inputs; put it into the parameter file and start the node again"
 INT64_MAX = 2**63 - 1
 _SCALARS = {
     bool: Parameter.Type.BOOL,
@@ -124,6 +125,11 @@ class LiveParameters:
         """Make every declared value the running one: called by *configure*."""
         self._running = dict(self._declared)
 
+    def refusal(self, changes: Mapping[str, Any]) -> str:
+        """Why these values, by name, would be refused; "" when they would not."""
+        result = self._check(self._before([Parameter(name, value=value) for name, value in changes.items()]))
+        return str(result.reason)
+
     def _before(self, parameters: list[Parameter]) -> list[Parameter]:
         """Turn integers into floats where a float is meant, and expand what stands for several parameters."""
         result = {}
@@ -143,11 +149,15 @@ class LiveParameters:
     def _set_together(self, request: SetParameters.Request, response: SetParameters.Response) -> SetParameters.Response:
         """~/set_parameters, which `ros2 param set` and `load` call: all of a request or, with the reason, nothing.
 
-        So the order of a file does not matter. What has its value already is left alone: a dump also holds what cannot
-        be set.
+        So the order of a file does not matter. What has its value already is left alone, unless a preset beside it
+        would change that: a dump also holds what cannot be set.
         """
         wanted = [Parameter.from_parameter_msg(message) for message in request.parameters]
-        changes = [p for p in wanted if not (self._has_value(p) or p.name.startswith(LATER))]
+        different = [p for p in wanted if not self._has_value(p)]
+        late = {p.name for p in different if p.name.startswith(LATER)}
+        changes = [p for p in different if p.name not in late]
+        entailed = self._expand({p.name: plain(p.value) for p in changes if p.name in self._owner}, self._values())
+        changes += [p for p in wanted if p.name in entailed and p not in changes]
         unknown = [p.name for p in changes if not self._node.has_parameter(p.name)]
         try:
             # These name the parameter, which rclpy does not for an unknown one or a wrong type.
@@ -164,6 +174,9 @@ class LiveParameters:
             result.reason = f"nothing was set: {result.reason}"
         changed = {parameter.name for parameter in changes}
         for parameter in wanted:
+            if parameter.name in late:
+                response.results.append(SetParametersResult(successful=False, reason=READ_ONCE))
+                continue
             waits = parameter.name in self._owner and not self._owner[parameter.name][1].metadata["live"]
             reason = WAITS if waits and parameter.name in changed else ""
             response.results.append(
@@ -184,6 +197,11 @@ class LiveParameters:
     def _coerced(self, parameter: Parameter) -> Parameter:
         type_ = self._type(parameter.name)
         value = _as(type_, parameter.value)
+        choices = self._owner[parameter.name][1].metadata["choices"] or ()
+        if isinstance(value, bool) and {"on", "off"} <= set(
+            choices
+        ):  # what `ros2 param load` reads of "on", quoted too
+            value = "on" if value else "off"
         return Parameter(parameter.name, type_, value) if type_.check(value) else parameter
 
     def _type(self, name: str) -> Parameter.Type:
