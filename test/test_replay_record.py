@@ -41,11 +41,18 @@ def test_what_is_recorded(tmp_path):
 def test_simulated_time_compressed_images_and_a_namespace(tmp_path):
     parameters = {"use_sim_time": True, "inputs.image_transport": "compressed", "inputs.cameras": ["front"]}
     words, _, topics = parts(record_command(tmp_path / "bag", None, parameters, [("__ns", "left")]))
-    assert "--use-sim-time" in words
+    assert "--use-sim-time" not in words  # a simulator that is reset would mix its episodes
     own = "/left/specprune_policy"
     outputs = [f"{own}/action_chunk", f"{own}/pruning", "/clock"]
     inputs = [f"{own}/image_front/compressed", "/left/joint_states", "/tf", "/tf_static", f"{own}/instruction"]
     assert topics == [*inputs, *outputs, f"{own}/camera_info"]
+
+
+def test_compressed_images_beside_remapped_ones(tmp_path):
+    parameters = {"inputs.image_transport": "compressed", "inputs.cameras": ["front"]}
+    rules = [("~/image_front", "/front/color/image_raw")]
+    topics = parts(record_command(tmp_path / "bag", None, parameters, rules))[2]
+    assert topics[0] == "/front/color/image_raw/compressed" and "/front/color/camera_info" in topics
 
 
 def test_a_recording_brings_along_what_its_replay_needs(tmp_path):

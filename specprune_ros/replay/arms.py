@@ -42,7 +42,7 @@ def pruning_of(arm: str, node: Settings, node_name: str) -> PruningConfig | None
         if found.unknown or not own:
             problem = f"there is no parameter {found.unknown[0]}" if found.unknown else f"it has no {PRUNING}*"
             raise ConfigError(f"--arms {path}: {problem}; docs/parameters.md lists what there is")
-        return found.pruning
+        return found.pruning if found.pruning_enabled else None
     raise ConfigError(f"--arms {arm} is unknown; allowed: {', '.join(DEFAULT_ARMS)}, or a YAML file with pruning.*")
 
 
@@ -53,6 +53,9 @@ def distinct_arms(names: Iterable[str], node: Settings, node_name: str) -> dict[
     if NODE in chosen and chosen[NODE] in others:
         del chosen[NODE]
     titles = [Path(name).stem if name.endswith((".yaml", ".yml")) else name for name in chosen]
+    for name, title in zip(chosen, titles, strict=True):
+        if title != name and title in (DENSE, NODE, *PRESETS):
+            raise ConfigError(f"--arms {name} would be called as what is no file, {title}; rename it")
     if twice := [title for title in titles if titles.count(title) > 1]:
         raise ConfigError(f"--arms has two that are called {twice[0]}; rename one of the files")
     return dict(zip(titles, chosen.values(), strict=True))

@@ -219,7 +219,7 @@ class Audit:
 
     def on_seen(self, seen: Seen, time: float) -> None:
         if seen.sensed is None:
-            kind = re.sub(r"[+-]?\d+(\.\d+)?", "#", seen.refusal)
+            kind = re.sub(r"(?<![\w/])[+-]?\d+(\.\d+)?", "#", seen.refusal)  # of one kind, but of another input
             self.refusals[kind] += 1
             example = self._examples.setdefault(kind, {"text": seen.refusal, "first_s": round(time, 3), "count": 0})
             example["count"] += 1

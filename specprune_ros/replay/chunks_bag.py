@@ -125,4 +125,6 @@ class ChunksBag:
 
 
 def _topic_part(arm: str) -> str:
-    return "".join(letter if letter.isalnum() else "_" for letter in arm)
+    """Of ASCII letters, digits and _, and not a digit first: a name that ROS allows."""
+    part = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in arm)
+    return f"_{part}" if part[:1].isdigit() else part

@@ -5,6 +5,7 @@ import argparse
 import html
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -114,9 +115,8 @@ def comparison(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 
 def _apart(one: list[dict[str, Any]], other: list[dict[str, Any]], arm: str) -> dict[str, Any]:
-    chunks = {moment["stamp"]: moment["arms"][arm]["actions"] for moment in other}
-    pairs = [(moment["arms"][arm]["actions"], chunks[moment["stamp"]]) for moment in one if moment["stamp"] in chunks]
-    arrays = [(np.array(own), np.array(their)) for own, their in pairs]
+    own_chunks, their_chunks = _by_stamp(one, arm), _by_stamp(other, arm)
+    arrays = [(np.array(own), np.array(their_chunks[at])) for at, own in own_chunks.items() if at in their_chunks]
     largest = [float(np.abs(own - their).max()) for own, their in arrays if own.shape == their.shape]
     return {
         "compared": len(largest),
@@ -124,6 +124,17 @@ def _apart(one: list[dict[str, Any]], other: list[dict[str, Any]], arm: str) -> 
         "median": number(np.median(largest)) if largest else None,
         "largest": number(max(largest)) if largest else None,
     }
+
+
+def _by_stamp(moments: list[dict[str, Any]], arm: str) -> dict[tuple[int, int], Any]:
+    """(Stamp, how often it was there before) -> actions: a clock that is set back repeats stamps."""
+    seen: Counter[int] = Counter()
+    chunks = {}
+    for moment in moments:
+        stamp = moment["stamp"]
+        chunks[stamp, seen[stamp]] = moment["arms"][arm]["actions"]
+        seen[stamp] += 1
+    return chunks
 
 
 def _warnings(

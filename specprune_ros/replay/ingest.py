@@ -2,10 +2,11 @@
 """From a bag's messages to observations, through the live node's own assembler.
 
 The live node assembles an observation when an image wakes its worker, from what has arrived by then. Here that moment
-is `SETTLE` after the image, or earlier when the same camera's next image comes: the other inputs of that stamp are
-there then, whatever the order in which a recorder wrote them.
+is `SETTLE` after the image, or earlier when another image comes, which wakes the worker, too: the other inputs of that
+stamp are there then, whatever the order in which a recorder wrote them.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -38,6 +39,7 @@ class Seen:
     pose: Pose | None = None  # of the end effector in the base frame
     joints: np.ndarray | None = None  # (J,) positions of the controlled joints, rad
     refusal: str = ""
+    restarted: bool = False  # the clock went back since the one before
 
 
 class Watch(Protocol):
@@ -59,15 +61,19 @@ class Ingest:
         watch: Watch,
         instruction: str = "",
         locates_cameras: bool = False,
+        told: Iterable[tuple[int, str]] = (),
     ) -> None:
         """`axis_angle_near`: (3,) see `proprio.axis_angle`. `instruction`: replaces the recorded one.
 
-        `locates_cameras`: whether observations say where the cameras are.
+        `locates_cameras`: whether observations say where the cameras are. `told`: (stamp, instruction) of recorded
+        chunks whose instruction is another than that of the one before, by whatever way the node was told.
         """
         inputs = settings.inputs
         self._settings, self._topics, self._watch = settings, topics, watch
         self._fixed_instruction = bool(instruction)
-        self._instruction = instruction or settings.node.instruction
+        self._told = [] if instruction else list(told)
+        first = self._told[0][1] if self._told else ""
+        self._instruction = instruction or settings.node.instruction or first
         self._seconds = 0.0  # the recorder's clock
         self._transforms = BufferedTransforms(clock=lambda: self._seconds)
         self.end_effector = None
@@ -92,6 +98,7 @@ class Ingest:
         self._waiting: set[str] = set()  # topics whose image waits to be assembled
         self._due = 0
         self._last: int | None = None
+        self._restarted = False
         self._known: int | None = None  # stamp of the end effector's newest pose
 
     def observations(
@@ -109,6 +116,12 @@ class Ingest:
     def _flushed(self, message: BagMessage, wanted: Callable[[int], bool], start: int) -> Iterator[Seen]:
         if self._waiting and (message.time > self._due or message.topic in self._waiting):
             yield from self._assembled(wanted, start)
+        elif self._waiting and message.topic in self._cameras:
+            waiting = set(self._waiting)
+            for seen in self._assembled(wanted, start):
+                if seen.sensed is not None:  # else this camera may be what lacks
+                    yield seen
+            self._waiting = waiting
 
     def _assembled(self, wanted: Callable[[int], bool], start: int) -> Iterator[Seen]:
         if not self._waiting:
@@ -116,11 +129,15 @@ class Ingest:
         self._waiting.clear()
         time = self._due - SETTLE
         if time < start:
+            with contextlib.suppress(ObservationError):
+                self._last = self.assembler.newest_common_stamp(self._now)  # is not caught up with
             return
         try:
             stamp = self.assembler.newest_common_stamp(self._now)
             if (self._last is not None and stamp <= self._last) or not wanted(stamp):
                 return
+            while self._told and self._told[0][0] <= stamp:
+                self._instruction = self._told.pop(0)[1]
             if not self._instruction.strip():
                 raise ObservationError("no instruction; publish it on ~/instruction or set the parameter instruction")
             sensed = self.assembler.assemble(self._now, self._last)
@@ -129,7 +146,9 @@ class Ingest:
             return
         if sensed is not None:
             self._last = sensed.stamp
-            yield Seen(time, self._instruction, sensed, self._pose(sensed.stamp), self._joints(sensed.stamp))
+            restarted, self._restarted = self._restarted, False
+            pose, joints = self._pose(sensed.stamp), self._joints(sensed.stamp)
+            yield Seen(time, self._instruction, sensed, pose, joints, restarted=restarted)
 
     def _pose(self, stamp: int) -> Pose | None:
         if self.end_effector is None:
@@ -211,5 +230,6 @@ class Ingest:
             self.assembler.clear()
             self._transforms.clear()
             self._last = None
+            self._restarted = True
             self._waiting.clear()
         self._now = now

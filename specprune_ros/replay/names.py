@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from specprune_ros.errors import ConfigError
+from specprune_ros.sensing.camera_check import COMPRESSED
 
 NODE = "specprune_policy"
 
@@ -54,3 +55,8 @@ class Names:
             if self.expand(source) == full:
                 return self.expand(target)
         return full
+
+    def compressed(self, name: str) -> str:
+        """The topic of compressed images of `name`: by a rule of its own, or beside that of the raw ones."""
+        own = self.resolve(name + COMPRESSED)
+        return own if own != self.expand(name + COMPRESSED) else self.resolve(name) + COMPRESSED

@@ -15,7 +15,7 @@ from specprune_ros.parameter_file import SECTION, read_parameters
 from specprune_ros.parameters import from_mapping
 from specprune_ros.recording.custom_data import CHECKPOINT, DIGEST, PARAMETERS, REMAPPINGS
 from specprune_ros.replay.names import Names
-from specprune_ros.sensing.camera_check import COMPRESSED, info_topic
+from specprune_ros.sensing.camera_check import info_topic
 from specprune_ros.sensing.config import InputsConfig, image_input
 
 INPUTS = "inputs."
@@ -37,11 +37,11 @@ def record_command(
     merged |= parameters
     inputs = _inputs(merged)
     simulated = bool(merged.get("use_sim_time", False))
-    suffix = COMPRESSED if inputs.image_transport == "compressed" else ""
-    images = [f"~/{image_input(camera)}{suffix}" for camera in inputs.cameras]
-    wanted = [*images, "joint_states", "/tf", "/tf_static", "~/instruction", *OUTPUTS]
-    topics = [names.resolve(name) for name in wanted] + (["/clock"] if simulated else [])
-    topics += [info_topic(names.resolve(name)) for name in images]  # calibrations, where there are any
+    topic_of = names.compressed if inputs.image_transport == "compressed" else names.resolve
+    images = [topic_of(f"~/{image_input(camera)}") for camera in inputs.cameras]
+    others = ("joint_states", "/tf", "/tf_static", "~/instruction", *OUTPUTS)
+    topics = [*images, *map(names.resolve, others)] + (["/clock"] if simulated else [])
+    topics += [info_topic(topic) for topic in images]  # calibrations, where there are any
     checkpoint = Path(str(merged.get("model.checkpoint", ""))).expanduser()
     custom = {
         PARAMETERS: _quoted({"/**": {SECTION: merged}}),
@@ -51,7 +51,6 @@ def record_command(
     }
     return [
         *("ros2", "bag", "record", "-s", "mcap", "-o", str(folder), "--disable-keyboard-controls"),
-        *(["--use-sim-time"] if simulated else []),
         *("--custom-data", *(f"{name}={value}" for name, value in custom.items())),
         *("--topics", *dict.fromkeys(topics)),
     ]

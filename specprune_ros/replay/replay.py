@@ -24,7 +24,7 @@ from specprune_ros.replay.moment import Spool
 from specprune_ros.replay.names import Names
 from specprune_ros.replay.options import INTERRUPTED, Options, say
 from specprune_ros.replay.results import FILES, Results, about, nothing
-from specprune_ros.replay.run import Outcome, Replay
+from specprune_ros.replay.run import Outcome, Replay, told_instructions
 from specprune_ros.replay.schedule import Schedule
 from specprune_ros.replay.settings import Settings, settings
 from specprune_ros.replay.topics import find_topics
@@ -39,7 +39,8 @@ def run(options: Options) -> int:
         names = options.names if options.renamed else _recorded_names(bag)
         node = _settings(options, bag, names)
         topics = find_topics(bag, node, names)
-        if not (options.instruction or node.node.instruction or topics.instruction):
+        told = options.instruction or node.node.instruction or topics.instruction
+        if not told and not (topics.chunks and told_instructions(bag, topics.chunks)):
             expected = names.resolve("~/instruction")
             raise BagError(
                 f"{bag.path} has no instruction on {expected}; say with --instruction TEXT what the arm does"

@@ -120,6 +120,7 @@ class Replay:
         """`instruction`: replaces the recorded one when not empty."""
         self._bag, self._settings, self._topics, self._arms, self._schedule = bag, settings, topics, arms, schedule
         self._instruction = instruction
+        self._told = told_instructions(bag, topics.chunks) if topics.chunks and not instruction else []
         ranges = read_ranges(expanded(settings.model.checkpoint), arms.dense.normalization)
         self.audit = Audit(settings, topics, bag.start, ranges, arms.dense.unnorm_key)
         own = settings.pruning if settings.pruning_enabled else None
@@ -150,7 +151,7 @@ class Replay:
             low, high = self._arms.dense.proprio_range
             near = ((low + high) / 2)[AXIS_ANGLE]
         located = any(config is not None and config.history_motion == "tf" for config in self._arms.configs.values())
-        ingest = Ingest(self._settings, self._topics, near, self.audit, self._instruction, located)
+        ingest = Ingest(self._settings, self._topics, near, self.audit, self._instruction, located, self._told)
         wanted = self._schedule.wanted if self._settings.continuous else lambda stamp: True
         return ingest.observations(self._messages(end, bar), wanted, begin)
 
@@ -175,6 +176,8 @@ class Replay:
         if seen.sensed is None:
             return
         sensed = seen.sensed
+        if seen.restarted:
+            self._arms.reset()  # as the node does, however small the jump
         observation = Observation(
             sensed.views, sensed.proprio, seen.instruction, sensed.stamp / NANOSECONDS, sensed.twist, sensed.cameras
         )
@@ -227,6 +230,16 @@ class Replay:
         self.outcome.failures.append(
             {"stamp": stamp, "time": round(time, 4), "error": " ".join(error.split()), "traceback": trace}
         )
+
+
+def told_instructions(bag: Bag, topic: str) -> list[tuple[int, str]]:
+    """(stamp, instruction) of the recorded chunks that have another instruction than the one before."""
+    told: list[tuple[int, str]] = []
+    for seen in bag.messages([topic]):
+        chunk = seen.message
+        if len(chunk.actions) and chunk.instruction and (not told or chunk.instruction != told[-1][1]):
+            told.append((from_stamp(chunk.header.stamp), chunk.instruction))
+    return told
 
 
 def _picture(frame: NDArray[np.uint8], side: int) -> bytes:

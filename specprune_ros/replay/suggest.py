@@ -239,7 +239,14 @@ def identity(options: Options, node: Settings) -> list[Any]:
     for own in settings:
         own.pop("checkpoint", None)  # the digest says more
     bags = [[str(bag), _size(bag)] for bag in (options.bag, *options.more_bags)]
-    return [bags, digest(expanded(node.model.checkpoint)), asked, settings, node.node.instruction, options.names.rules]
+    return [
+        bags,
+        digest(expanded(node.model.checkpoint)),
+        asked,
+        settings,
+        node.node.instruction,
+        asdict(options.names),
+    ]
 
 
 def _size(bag: Path) -> int:

@@ -63,9 +63,7 @@ def find_topics(bag: Bag, settings: Settings, names: Names) -> Topics:
 def _image_topic(bag: Bag, settings: Settings, names: Names, camera: str) -> str:
     """The configured transport's topic, else the other's: the pictures are the same."""
     name = f"~/{image_input(camera)}"
-    raw, compressed = names.resolve(name), names.resolve(name + COMPRESSED)
-    if compressed == names.expand(name + COMPRESSED):
-        compressed = raw + COMPRESSED  # no rule of its own: that of the images applies
+    raw, compressed = names.resolve(name), names.compressed(name)
     if raw.endswith(COMPRESSED):
         raw, compressed = raw.removesuffix(COMPRESSED), raw
     found = [topic for topic, kind in ((raw, IMAGE), (compressed, COMPRESSED_IMAGE)) if _present(bag, topic, kind)]
