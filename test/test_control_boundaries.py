@@ -407,7 +407,8 @@ def test_an_arm_that_does_not_obey_holds_when_it_is_asked_to():
 
 
 def test_live_fields_reach_the_joints():
-    config = ControllerConfig(action_space="absolute_joint", joint_names=("a",), gripper_dimensions=(1,), rate=16.0)
+    joints = {"action_space": "absolute_joint", "joint_names": ("a",), "gripper_dimensions": (1,)}
+    config = ControllerConfig(output="joint_trajectory", trajectory="point", rate=16.0, **joints)
     limits = LimitsConfig(max_joint_speed=(1.0,), max_joint_acceleration=(1000.0,))
     arm = Arm(2, config, limits, ExecutorConfig())
     arm.enable()
