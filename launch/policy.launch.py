@@ -111,8 +111,8 @@ def _recorder(context: LaunchContext, params_file: str, remappings: list[tuple[s
     namespace = own if own.startswith("/") else "/".join(filter(None, [pushed.rstrip("/"), own]))
     name = [("__ns", namespace)] if namespace else []
     parameters = {parameter: value for _, parameter, value in _given_parameters(context)}
-    around_parameters = [given for given in context.launch_configurations.get("global_params", []) if len(given) == 2]
-    if dict(around_parameters).get("use_sim_time"):  # of a SetUseSimTime, or SetParameter
+    globally = [given for given in context.launch_configurations.get("global_params", []) if isinstance(given, tuple)]
+    if str(dict(globally).get("use_sim_time")).lower() == "true":  # of a SetUseSimTime, or SetParameter
         parameters.setdefault("use_sim_time", True)
     path = Path(params_file) if params_file else None
     command = record_command(Path(folder).expanduser(), path, parameters, [*name, *remappings, *around])

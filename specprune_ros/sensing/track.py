@@ -15,7 +15,7 @@ Value = TypeVar("Value")
 
 SPEED_MARGIN = 1.2  # an arm may overshoot the speed that it is asked for
 QUIET = 1.0  # seconds without a contradiction, before a quantity is believed
-JITTER = 0.03  # seconds by which stamps and arrivals may be wrong
+JITTER = 0.03  # seconds by which a message may come early or late
 UNSEEN = 0.15  # seconds of motion that a silence explains of an arm that is told to rest
 
 

@@ -197,10 +197,8 @@ class LiveParameters:
     def _coerced(self, parameter: Parameter) -> Parameter:
         type_ = self._type(parameter.name)
         value = _as(type_, parameter.value)
-        choices = self._owner[parameter.name][1].metadata["choices"] or ()
-        if isinstance(value, bool) and {"on", "off"} <= set(
-            choices
-        ):  # what `ros2 param load` reads of "on", quoted too
+        choices = set(self._owner[parameter.name][1].metadata["choices"] or ())
+        if isinstance(value, bool) and {"on", "off"} <= choices:  # `ros2 param load` reads "on" so, quoted too
             value = "on" if value else "off"
         return Parameter(parameter.name, type_, value) if type_.check(value) else parameter
 
