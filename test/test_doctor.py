@@ -448,14 +448,16 @@ def test_a_merged_adapter_that_may_not_be_entered(good):
         Path(name).chmod(0o755)
         folder = shutil.copytree(good, Path(name) / "checkpoint")
         (folder / "lora_adapter").mkdir(mode=0)
+        (folder / "config.json").write_text(LFS_POINTER)
         root = os.geteuid() == 0
         if root:
             os.seteuid(65534)
         try:
-            (row,) = check_files(folder)
+            row, config = check_files(folder)
         finally:
             if root:
                 os.seteuid(0)
+    assert config.verdict == "fail" and "config.json" in config.detail  # the other files are looked at all the same
     assert row.verdict == "warn" and "lora_adapter cannot be read (Permission denied)" in row.detail
 
 

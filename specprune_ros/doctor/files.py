@@ -17,11 +17,13 @@ UNUSED = ("generation_config.json", "special_tokens_map.json", "added_tokens.jso
 def check_files(folder: Path) -> list[Check]:
     """A row for every file that is damaged or unfinished; one row when none is."""
     rows, size, count = [], 0, 0
-    try:
-        paths = _files(folder)
-    except OSError as error:  # a merged adapter's folder, which nobody else enters
-        row = Check("files", WARN, f"{error.filename} cannot be read ({error.strerror}); 'chmod -R a+rX' it")
-        return [row]
+    paths = _files(folder)
+    if (folder / ADAPTER).is_dir():
+        try:
+            paths += _files(folder / ADAPTER)
+        except OSError as error:  # one that is merged already nobody else enters
+            wrong = f"{error.filename} cannot be read ({error.strerror}); 'chmod -R a+rX' it"
+            rows.append(Check("files", WARN, wrong))
     for path in paths:
         if path.name.endswith(UNFINISHED):
             rows.append(Check("files", WARN, f"{path.name} is half downloaded; fetch it again, or delete it"))
@@ -39,8 +41,7 @@ def check_files(folder: Path) -> list[Check]:
 
 
 def _files(folder: Path) -> list[Path]:
-    folders = [folder] + ([folder / ADAPTER] if (folder / ADAPTER).is_dir() else [])
-    return [path for place in folders for path in sorted(place.iterdir()) if not path.is_dir()]
+    return [path for path in sorted(folder.iterdir()) if not path.is_dir()]
 
 
 def _json_trouble(path: Path) -> str:
