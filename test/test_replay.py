@@ -708,7 +708,7 @@ def test_files_that_say_nothing_of_the_node_are_refused(raw, tmp_path, option, c
 @pytest.mark.parametrize("name", ["fast", "node", "dense"])
 def test_a_file_that_is_called_as_an_arm_is_refused(raw, tmp_path, name):
     (tmp_path / f"{name}.yaml").write_text("/**: {ros__parameters: {pruning: {budget_tokens: 150}}}")
-    with pytest.raises(UserError, match=f"would be called as what is no file, {name}; rename it"):
+    with pytest.raises(UserError, match=f"would be called {name}, as an arm that is no file; rename it"):
         replay(raw[0], tmp_path / "out", "--arms", f"dense,{tmp_path / name}.yaml")
 
 

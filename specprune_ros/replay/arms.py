@@ -55,7 +55,7 @@ def distinct_arms(names: Iterable[str], node: Settings, node_name: str) -> dict[
     titles = [Path(name).stem if name.endswith((".yaml", ".yml")) else name for name in chosen]
     for name, title in zip(chosen, titles, strict=True):
         if title != name and title in (DENSE, NODE, *PRESETS):
-            raise ConfigError(f"--arms {name} would be called as what is no file, {title}; rename it")
+            raise ConfigError(f"--arms {name} would be called {title}, as an arm that is no file; rename it")
     if twice := [title for title in titles if titles.count(title) > 1]:
         raise ConfigError(f"--arms has two that are called {twice[0]}; rename one of the files")
     return dict(zip(titles, chosen.values(), strict=True))
