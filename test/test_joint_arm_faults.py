@@ -275,10 +275,8 @@ def test_an_arm_that_does_not_obey_is_told(robot):
     assert np.abs(sent - robot.arm.position).max() <= LEAD + 0.07
 
 
-@pytest.mark.parametrize("trajectory", ["point", "chunk"])
-@pytest.mark.parametrize("gap", [0.26, 0.4, 0.6])
-def test_an_arm_that_moves_on_while_its_driver_is_silent_is_believed(trajectory, gap):
-    """It moves until the joint states are too old, half a second by default, and so for longer than it may jump."""
+def on_its_way(trajectory):
+    """A robot that moves its first joint, believed for half a second of silence, and where to."""
     start = np.array([1.0, 0.5, -0.5, 1.2, -1.0, 0.8, 2.0])
     robot = Robot(0, start, trajectory, farthest=1.5, max_age=0.5, lead=0.5)
     robot.run(1.2)
@@ -286,6 +284,14 @@ def test_an_arm_that_moves_on_while_its_driver_is_silent_is_believed(trajectory,
     goal = start + np.array([2.0, 0, 0, 0, 0, 0, 0])
     robot.loop.chunk(goal)
     robot.run(0.6)
+    return robot, goal
+
+
+@pytest.mark.parametrize("trajectory", ["point", "chunk"])
+@pytest.mark.parametrize("gap", [0.26, 0.4, 0.6])
+def test_an_arm_that_moves_on_while_its_driver_is_silent_is_believed(trajectory, gap):
+    """It moves until the joint states are too old, half a second by default, and so for longer than it may jump."""
+    robot, goal = on_its_way(trajectory)
     robot.alive, before = False, robot.arm.position[0]
     robot.run(gap)
     assert robot.arm.position[0] > before + 0.2
@@ -299,13 +305,7 @@ def test_an_arm_that_moves_on_while_its_driver_is_silent_is_believed(trajectory,
 @pytest.mark.parametrize("trajectory", ["point", "chunk"])
 @pytest.mark.parametrize("ahead", [0.1, 0.3, 2.0, 3600.0])
 def test_one_stamp_from_the_future_stops_nothing_for_long(trajectory, ahead):
-    start = np.array([1.0, 0.5, -0.5, 1.2, -1.0, 0.8, 2.0])
-    robot = Robot(0, start, trajectory, farthest=1.5, max_age=0.5, lead=0.5)
-    robot.run(1.2)
-    robot.loop.enable()
-    goal = start + np.array([2.0, 0, 0, 0, 0, 0, 0])
-    robot.loop.chunk(goal)
-    robot.run(0.6)
+    robot, goal = on_its_way(trajectory)
     robot.loop.hear(joint_state(robot.loop.now + ahead, robot.arm.encoders()))
     robot.run(0.1)
     for _ in range(2):

@@ -289,10 +289,8 @@ class MotionLoop:
             believed = np.maximum(asked, self._believed)
         self._believed, self._generous = believed, bool((believed > asked).any())
         if not self._config.delta:
-            silence, braking = (
-                self._sensors.config.max_age_of(JOINT_STATES),
-                believed[2:] / limits.max_joint_acceleration,
-            )
+            silence = self._sensors.config.max_age_of(JOINT_STATES)
+            braking = believed[2:] / limits.max_joint_acceleration
             self._sensors.set_joint_motions(
                 {
                     name: JointMotion(float(speed), name in continuous, silence, float(seconds))
@@ -301,7 +299,7 @@ class MotionLoop:
             )
         if self._end_effector is not None:
             accelerations = np.array([limits.max_acceleration, limits.max_angular_acceleration])
-            longest, silence = float((believed[:2] / accelerations).max()), self._sensors.config.max_age_of(TF)
+            silence, longest = self._sensors.config.max_age_of(TF), float((believed[:2] / accelerations).max())
             self._end_effector.set_motion(PoseMotion(float(believed[0]), float(believed[1]), silence, longest))
 
     def _rests(self, now: int) -> bool:
