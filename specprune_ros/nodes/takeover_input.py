@@ -29,7 +29,9 @@ class TakeoverInput:
         try:
             self.topic = node.resolve_topic_name(config.topic) if config.topic else ""
         except RuntimeError as error:  # RCLError, which names a source file
-            raise ConfigError(f"takeover.topic '{config.topic}' is no name of a topic, which has letters, digits, _ and /") from error
+            raise ConfigError(
+                f"takeover.topic '{config.topic}' is no name of a topic, which has letters, digits, _ and /"
+            ) from error
         if self.topic and self.topic in [node.resolve_topic_name(name) for name in OWN]:
             raise ConfigError(
                 f"takeover.topic {self.topic} is one that this node publishes; let the device publish on a topic of "
